@@ -1,0 +1,66 @@
+# Every target sets up .venv by itself. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
+READY := $(VENV)/.ready
+
+# What is built at set-up (the demo reranker) stays inside the project.
+export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
+
+# TASK and SET take several values, separated by blanks.
+EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup eval tasks leaderboard schema lint format test test-all clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make eval                                        embedded tasks: no GPU, no hub"
+	@echo "  make eval TASK=SciFact                           hub data, Qwen3-Embedding-0.6B, Qwen3-Reranker-0.6B"
+	@echo "  make eval TASK=MTEB-R CONFIG=configs/qwen3-8b.yaml"
+	@echo "  make eval TASK=path/to/beir_folder               your corpus.jsonl, queries.jsonl, qrels/test.tsv"
+	@echo "  make eval SET='embedded.size=medium reranker=null'"
+
+setup: $(READY) ## make .venv with everything in it
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12 ..."; exit 2; }
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[offline,dev]'
+	@touch $@
+
+eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
+	@$(BIN)/rerank-eval eval $(EVAL_ARGS)
+
+tasks: $(READY) ## list every suite and task with sizes
+	@$(BIN)/rerank-eval tasks
+
+leaderboard: $(READY) ## make the leaderboard again from results/
+	@$(BIN)/rerank-eval leaderboard
+
+schema: $(READY) ## write configs/schema.json
+	@$(BIN)/rerank-eval schema --output configs/schema.json
+
+lint: $(READY) ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## let ruff format and mend what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+test: $(READY) ## the tests, without the slow ones
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-all: $(READY) ## all tests
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow'
+
+clean: ## remove .venv, .cache and tool caches; results stay
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build

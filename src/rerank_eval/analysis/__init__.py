@@ -1,0 +1,1 @@
+"""Reads result files only: metrics, tables. Never imports torch."""

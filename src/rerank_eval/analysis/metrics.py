@@ -1,0 +1,150 @@
+"""Per-query metrics from scores and judgements, with what ties and candidates leave open.
+
+The ranking metrics are trec_eval's, by pytrec_eval, as in mteb: nDCG with linear gain and log2 discount. It holds
+scores as 32-bit floats and lets the larger document id win a tie; what counts as a tie here is what ties there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytrec_eval
+
+from rerank_eval.errors import ModelError
+
+DEPTH = 10
+"""Cut-off of nDCG@10, its bounds and its oracle."""
+
+_MEASURES = {
+    "ndcg_cut_1": "ndcg_at_1",
+    "ndcg_cut_10": "ndcg_at_10",
+    "recall_10": "recall_at_10",
+    "recall_100": "recall_at_100",
+    "map_cut_100": "map_at_100",
+    "recip_rank": "mrr",
+}
+_REQUESTED = {"ndcg_cut.1,10", "recall.10,100", "map_cut.100", "recip_rank"}
+_DISCOUNT = 1.0 / np.log2(np.arange(2, DEPTH + 2))
+
+Floats = npt.NDArray[np.float64]
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class _Query:
+    query_id: str
+    document_ids: list[str]
+    scores: npt.NDArray[np.float32]
+    gains: Floats
+
+
+def per_query(scores: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
+    """Judge every query of one cell.
+
+    Args:
+        scores: Columns query_id, doc_id, score; one row a candidate, in any order.
+        qrels: query id -> document id -> relevance. Every query here gets a row; one without candidates counts 0.
+
+    Returns:
+        One row a query, sorted by id: query_id, ndcg_at_1, ndcg_at_10, recall_at_10, recall_at_100, map_at_100, mrr,
+        n_candidates, n_relevant, n_tied (candidates whose 32-bit score another one has), ndcg_at_10_best and
+        ndcg_at_10_worst (over all ways to order ties), oracle_ndcg_at_10 (the best order of these very candidates).
+
+    Raises:
+        ModelError: A score is NaN or infinite; names query and document.
+        ValueError: A document stands twice among a query's candidates.
+    """
+    _check(scores)
+    known = scores[scores["query_id"].isin(set(qrels))]
+    queries = {query.query_id: query for query in _queries(known, qrels)}
+    run = {
+        query.query_id: dict(zip(query.document_ids, query.scores.tolist(), strict=True)) for query in queries.values()
+    }
+    judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
+    trec = pytrec_eval.RelevanceEvaluator(judged, _REQUESTED).evaluate(run)
+    rows = [_row(query_id, qrels[query_id], queries.get(query_id), trec.get(query_id)) for query_id in sorted(qrels)]
+    return pd.DataFrame(rows)
+
+
+def _check(scores: pd.DataFrame) -> None:
+    values = scores["score"].to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        row = scores.iloc[bad[0]]
+        raise ModelError(
+            f"query {row['query_id']!r}, document {row['doc_id']!r}: the score is {row['score']}; "
+            f"{len(bad)} scores are not finite"
+        )
+    twice = scores.duplicated(["query_id", "doc_id"])
+    if twice.any():
+        row = scores[twice].iloc[0]
+        raise ValueError(f"query {row['query_id']!r}: document {row['doc_id']!r} is scored twice")
+
+
+def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:
+    ordered = scores.sort_values("query_id", kind="stable")
+    ids = ordered["query_id"].to_numpy(dtype=object)
+    documents = ordered["doc_id"].tolist()
+    values = ordered["score"].to_numpy(dtype=np.float32)
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, dtype=np.int64)
+    for start, stop in zip(starts, np.r_[starts[1:], len(ids)], strict=True):
+        judged = qrels[ids[start]]
+        mine = documents[start:stop]
+        # trec_eval gives no gain to a negative judgement.
+        gains = np.array([max(judged.get(document, 0), 0) for document in mine], dtype=np.float64)
+        yield _Query(ids[start], mine, values[start:stop], gains)
+
+
+def _row(
+    query_id: str, judged: Mapping[str, int], query: _Query | None, trec: Mapping[str, float] | None
+) -> dict[str, object]:
+    ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
+    row: dict[str, object] = {"query_id": query_id}
+    row |= {ours: float(trec[theirs]) if trec is not None else 0.0 for theirs, ours in _MEASURES.items()}
+    row["n_candidates"] = len(query.document_ids) if query is not None else 0
+    row["n_relevant"] = sum(value > 0 for value in judged.values())
+    best = worst = oracle = 0.0
+    tied = 0
+    if query is not None:
+        _, inverse, counts = np.unique(query.scores, return_inverse=True, return_counts=True)
+        tied = int((counts[inverse] > 1).sum())
+    if query is not None and ideal > 0:
+        oracle = _dcg(np.sort(query.gains)[::-1]) / ideal
+        best = _dcg(query.gains[np.lexsort((-query.gains, -query.scores))]) / ideal
+        worst = _dcg(query.gains[np.lexsort((query.gains, -query.scores))]) / ideal
+    return row | {
+        "n_tied": tied,
+        "ndcg_at_10_best": best,
+        "ndcg_at_10_worst": worst,
+        "oracle_ndcg_at_10": oracle,
+    }
+
+
+def _dcg(gains: Floats) -> float:
+    """Discounted cumulative gain at `DEPTH`, Järvelin and Kekäläinen (2002) with linear gain, as trec_eval has it."""
+    top = gains[:DEPTH]
+    return float((top * _DISCOUNT[: len(top)]).sum())
+
+
+def summarise(frame: pd.DataFrame) -> dict[str, float]:
+    """Average one cell's per-query metrics.
+
+    Args:
+        frame: What `per_query` returned.
+
+    Returns:
+        Means over queries of all metrics, tie_rate (share of candidates that tie), tied_queries (share of queries with
+        a tie) and candidates (mean number for a query).
+    """
+    names = [*_MEASURES.values(), "ndcg_at_10_best", "ndcg_at_10_worst", "oracle_ndcg_at_10"]
+    means = {name: float(frame[name].mean()) for name in names}
+    candidates = int(frame["n_candidates"].sum())
+    return means | {
+        "tie_rate": float(frame["n_tied"].sum()) / candidates if candidates else 0.0,
+        "tied_queries": float((frame["n_tied"] > 0).mean()),
+        "candidates": candidates / len(frame),
+    }

@@ -1,0 +1,94 @@
+"""Reads the manifests that the pipeline leaves beside each result."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+RANKING = "ndcg_at_10"
+_FOREIGN = (KeyError, TypeError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """One row on one task.
+
+    Attributes:
+        kind: `retriever` or `reranker`.
+        label: The model's short name.
+        detail: The settings that tell this row from others of the same model.
+        order: The row's position in its plan.
+        notes: What a reader has to know.
+        identity: Digest of all that can change the row's scores.
+        candidates: Identity of the retriever row whose candidates these are; a retriever's own for itself.
+        retriever: The retriever's short name.
+        top_k: Candidates kept for each query.
+        task: The task's name.
+        revision: The data's revision.
+        main_score: Name of the task's main score.
+        main: Its value on mteb's scale: mean over all split x subset cells.
+        recall: recall@100 of the candidates, 0..1.
+        oracle: nDCG@10 of the best order of these candidates, 0..1.
+    """
+
+    kind: str
+    label: str
+    detail: str
+    order: int
+    notes: tuple[str, ...]
+    identity: str
+    candidates: str
+    retriever: str
+    top_k: int
+    task: str
+    revision: str
+    main_score: str
+    main: float
+    recall: float
+    oracle: float
+
+
+def load_manifests(results_dir: Path) -> list[ResultRecord]:
+    """Read all manifests of a results folder.
+
+    Args:
+        results_dir: The folder; manifests stand under `runs/*/*/*/manifest.json`.
+
+    Returns:
+        The complete ones, in a fixed order. A broken or foreign file is skipped with a warning that names it.
+    """
+    records = []
+    for path in sorted(results_dir.glob("runs/*/*/*/manifest.json")):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if manifest["schema"] == 1 and manifest["complete"] is True:
+                records.append(_record(manifest))
+        except (OSError, *_FOREIGN) as error:
+            logger.warning("%s: not a readable manifest (%s); left out", path, type(error).__name__)
+    return sorted(records, key=lambda record: (record.candidates, record.order, record.identity, record.task))
+
+
+def _record(manifest: dict[str, Any]) -> ResultRecord:
+    row, task, scores = manifest["row"], manifest["task"], manifest["scores"]
+    return ResultRecord(
+        kind=str(row["kind"]),
+        label=str(row["label"]),
+        detail=str(row["detail"]),
+        order=int(row["order"]),
+        notes=tuple(str(note) for note in row["notes"]),
+        identity=str(manifest["identity"]["digest"]),
+        candidates=str(manifest["identity"]["candidates"]),
+        retriever=str(manifest["retriever"]["label"]),
+        top_k=int(manifest["retriever"]["top_k"]),
+        task=str(task["name"]),
+        revision=str(task["revision"]),
+        main_score=str(task["main_score"]),
+        main=float(scores["main"]),
+        recall=float(scores["recall_at_100"]),
+        oracle=float(scores["oracle_ndcg_at_10"]),
+    )

@@ -1,0 +1,220 @@
+"""What the commands do, between the command line and the rooms behind it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from tabulate import tabulate
+
+from rerank_eval.config import LoadedConfig, load_config
+from rerank_eval.errors import ConfigError
+
+CONFIGS = Path("configs")
+OFFLINE_CONFIG = CONFIGS / "offline.yaml"
+HUB_CONFIG = CONFIGS / "qwen3-0.6b.yaml"
+_SHOWN_SPLITS = 2
+
+
+def choose_config(tasks: Sequence[str], config: Path | None) -> tuple[Path, str]:
+    """Choose the config, and say why.
+
+    Args:
+        tasks: Tasks given on the command line.
+        config: The config given on the command line, or None.
+
+    Returns:
+        The file and the reason.
+
+    Raises:
+        ConfigError: A task is unknown.
+    """
+    if config is not None:
+        return config, "you named it"
+    if not tasks:
+        return OFFLINE_CONFIG, "the default: no GPU and no hub needed"
+    from rerank_eval.tasks.registry import resolve
+
+    kinds = {ref.kind for ref in resolve(tasks, where="TASK")}
+    if "mteb" in kinds:
+        return HUB_CONFIG, "TASK names hub data; name another with CONFIG="
+    if "beir" in kinds and _gpu():
+        return HUB_CONFIG, "TASK is a folder and a GPU is here; name another with CONFIG="
+    if "beir" in kinds:
+        return OFFLINE_CONFIG, "TASK is a folder and no GPU is here; name another with CONFIG="
+    return OFFLINE_CONFIG, "TASK is embedded: no GPU and no hub needed"
+
+
+def _gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _load(tasks: Sequence[str], config: Path | None, overrides: Sequence[str], console: Console) -> LoadedConfig:
+    path, why = choose_config(tasks, config)
+    console.print(f"config: {path} ({why})", markup=False)
+    if config is None and not path.is_file():
+        raise ConfigError(f"{path}: not here; run from the project's folder, or name a config with --config")
+    return load_config(path, overrides, {"tasks": list(tasks)} if tasks else None)
+
+
+def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str], console: Console) -> None:
+    """Plan, run, and show the leaderboard.
+
+    Args:
+        tasks: Tasks from the command line; empty keeps the config's.
+        config: The config from the command line, or None.
+        overrides: `--set` arguments.
+        console: For what the user asked for.
+    """
+    started = time.monotonic()
+    loaded = _load(tasks, config, overrides, console)
+    from rerank_eval.hub import go_offline_if_unreachable
+    from rerank_eval.pipeline.plan import make_plan
+    from rerank_eval.pipeline.progress import Reporter, open_log
+    from rerank_eval.pipeline.run import Runner
+
+    log = open_log(Path(loaded.base.results_dir), console)
+    reporter = Reporter(console)
+    plan = make_plan(loaded)
+    if any(task.kind == "mteb" for task in plan.tasks):
+        go_offline_if_unreachable()
+    names = ", ".join(task.name for task in plan.tasks)
+    reporter.say(f"tasks: {names}")
+    reporter.say(f"runs: {len(plan.retrievers)} retriever(s), {len(plan.rerankers())} reranker run(s); log: {log}")
+    outcome = Runner(plan, reporter).run()
+    seconds = time.monotonic() - started
+    reporter.say(f"computed {len(outcome.computed)}, done before {len(outcome.skipped)}, {seconds:.0f} s in all")
+    show_leaderboard(plan.results_dir, outcome.revisions, console)
+
+
+def show_leaderboard(results_dir: Path, revisions: Mapping[str, str], console: Console) -> None:
+    """Print the leaderboard of a results folder and write it in four formats.
+
+    Args:
+        results_dir: The folder.
+        revisions: Task name -> data revision; results of these tasks on other data are left out.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: The folder holds no results.
+    """
+    from rerank_eval.analysis import render, tables
+    from rerank_eval.analysis.records import load_manifests
+    from rerank_eval.tasks.suites import load_suites
+
+    records = [
+        record
+        for record in load_manifests(results_dir)
+        if revisions.get(record.task, record.revision) == record.revision
+    ]
+    if not records:
+        raise ConfigError(
+            f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
+        )
+    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    board = tables.leaderboard(records, suites)
+    console.print()
+    console.print(render.to_rich(board))
+    written = render.write_all(board, results_dir)
+    console.print("written: " + ", ".join(str(path) for path in written), markup=False)
+
+
+def show_tasks(suite: str | None, console: Console) -> None:
+    """List suites, or the tasks of one.
+
+    Args:
+        suite: A suite's name, or None for all.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: The suite is unknown.
+    """
+    from rerank_eval.names import did_you_mean
+    from rerank_eval.tasks.registry import catalogue
+
+    rows = catalogue()
+    names = list(dict.fromkeys(row.suite for row in rows))
+    wanted = {name.lower(): name for name in names}
+    if suite is not None and suite.lower() not in wanted:
+        raise ConfigError(f"unknown suite {suite!r}; {did_you_mean(suite, names)}")
+    shown = [row for row in rows if suite is None or row.suite == wanted[suite.lower()]]
+    lines = [
+        [
+            row.suite,
+            row.name,
+            row.main_score,
+            ", ".join(row.splits),
+            row.subsets,
+            _count(row.queries),
+            _count(row.pairs),
+        ]
+        for row in shown
+    ]
+    heads = ["suite", "task", "main score", "splits", "subsets", "queries", "pairs"]
+    align = ["left", "left", "left", "left", "right", "right", "right"]
+    console.print(
+        tabulate(lines, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True), markup=False
+    )
+    for name in dict.fromkeys(row.suite for row in shown):
+        own = [row for row in shown if row.suite == name]
+        queries, pairs = sum(row.queries or 0 for row in own), sum(row.pairs or 0 for row in own)
+        size = f"{queries:,} queries, {pairs:,} pairs at 100 candidates" if pairs else "sized by embedded.size"
+        console.print(f"{name}: {len(own)} task(s), {size}", markup=False)
+    console.print(
+        "\nGive any of these names to TASK= or `tasks:`; any other retrieval task of mteb and any BEIR folder do too.",
+        markup=False,
+    )
+
+
+def _splits(splits: Sequence[str]) -> str:
+    return f"{len(splits)} splits" if len(splits) > _SHOWN_SPLITS else ", ".join(splits)
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def score_pair(
+    pair: tuple[str, str], instruction: str | None, config: Path | None, overrides: Sequence[str], console: Console
+) -> None:
+    """Score one pair and show what the model read.
+
+    Args:
+        pair: Query and document.
+        instruction: The instruction, or None for what the config says.
+        config: The config from the command line, or None.
+        overrides: `--set` arguments.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: The config has no reranker, or it is not a causal one.
+    """
+    loaded = _load([], config, overrides, console)
+    reranker = loaded.runs[0].reranker
+    if reranker is None:
+        raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
+    from rerank_eval.models.resolve import resolve_model
+    from rerank_eval.models.scorers import EngineScorer, load_scorer
+
+    ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model")
+    scorer = load_scorer(reranker, ref, loaded.base.device)
+    chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
+    query, document = pair
+    result = scorer.score(query, chosen, [document])
+    if isinstance(scorer, EngineScorer):
+        prompt = scorer.engine.render(query, document, chosen)
+        console.rule("prompt")
+        console.print(prompt.text, markup=False)
+        console.rule()
+        cut = ", cut to max_length" if prompt.truncated else ""
+        console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
+    console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
+    for note in ref.notes:
+        console.print(f"note:    {note}", markup=False)
+    console.print(f"margin:  {result.margins[0]:.6f}")
+    console.print(f"P(yes):  {1 / (1 + math.exp(-result.margins[0])):.6f}")

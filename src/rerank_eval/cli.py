@@ -1,0 +1,186 @@
+"""The command line: parse, call one function, render.
+
+Exit codes: 0 success, 1 a bug, 2 config or command line, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device,
+130 Ctrl-C (`rerank_eval.errors`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from rerank_eval import __version__
+from rerank_eval.errors import INTERRUPTED, ConfigError, RerankEvalError
+from rerank_eval.files import storage_error
+
+# Read by tqdm when it is imported: this project shows its own progress.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Evaluate rerankers: retrieve the top 100 candidates, rerank them, score with mteb.
+
+Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` lists what can be evaluated,
+`rerank-eval score` shows one pair with its exact prompt.""",
+    epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device, 130 Ctrl-C.",
+)
+
+# Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", "-t", help="Suite, task or BEIR folder; may be given several times. Overrides the config."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML config. Without it one is chosen, and the first line says why."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a key, such as `reranker.dtype=float16`. May be given several times."),
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"rerank-eval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("eval")
+def evaluate(task: TaskOption = None, config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Retrieve, rerank, score, and write the leaderboard.
+
+    Examples:
+        rerank-eval eval
+
+        rerank-eval eval --task PyFunctionRetrieval --set embedded.size=medium
+
+        rerank-eval eval --task SciFact --config configs/qwen3-0.6b.yaml
+
+        rerank-eval eval --task path/to/my_beir_folder
+
+    What is done already is not done again; Ctrl-C loses the task under way at most.
+    """
+    from rerank_eval.app import run_eval
+
+    run_eval(task or [], config, set_ or [], console)
+
+
+@app.command()
+def tasks(
+    suite: Annotated[str | None, typer.Argument(help="Show this suite's tasks; without it, all suites.")] = None,
+) -> None:
+    """List every suite and task with splits, subsets, queries and pairs at 100 candidates."""
+    from rerank_eval.app import show_tasks
+
+    show_tasks(suite, console)
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
+) -> None:
+    """Print the JSON Schema of a config; editors read it through `configs/schema.json`."""
+    import json
+
+    from rerank_eval.config import json_schema
+    from rerank_eval.files import write_text
+
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
+@app.command()
+def score(
+    query: Annotated[str, typer.Option("--query", "-q", help="The query.")],
+    document: Annotated[str, typer.Option("--document", "-d", help="The document.")],
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", "-i", help="The instruction; without it, what the config says.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Score one pair: the exact rendered prompt, its token count, the margin and P(yes).
+
+    Example:
+        rerank-eval score -q "What is the capital of China?" -d "The capital of China is Beijing."
+    """
+    from rerank_eval.app import score_pair
+
+    score_pair((query, document), instruction, config, set_ or [], console)
+
+
+@app.command()
+def leaderboard(
+    results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
+) -> None:
+    """Make the leaderboard again from the files in a results folder."""
+    from rerank_eval.app import show_leaderboard
+
+    show_leaderboard(results_dir, {}, console)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every error that a user can mend ends in one line and a documented exit code.
+
+    Args:
+        arguments: Command-line arguments; None takes the process's own.
+    """
+    raise SystemExit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    code = 0
+    try:
+        result: Any = app(args=arguments, prog_name="rerank-eval", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except RerankEvalError as error:
+        code = _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        clear = storage_error(error, Path(error.filename or "."))
+        if clear is None:
+            raise
+        code = _fail(str(clear), clear.exit_code)
+    except Exception as error:
+        # Typer imports click in some releases and carries a copy in others, so its usage errors have no one class.
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        code = _fail(usage(), ConfigError.exit_code)
+    if code == INTERRUPTED:  # typer turns Ctrl-C inside a command into this code by itself
+        error_console.print("interrupted: finished tasks are kept; the same command goes on with what is missing")
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    error_console.print(f"[bold red]error:[/] {escape(message)}")
+    return code

@@ -1,0 +1,283 @@
+"""From a YAML file and `--set` overrides to validated runs.
+
+Precedence, strongest first: command line (`--set`, `TASK=`), the file, what it `extends`, defaults.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rerank_eval.config.schema import RerankerConfig, RetrieverConfig, RunConfig, UnknownNameError
+from rerank_eval.errors import ConfigError
+from rerank_eval.names import did_you_mean
+
+_MAX_BYTES = 1_000_000
+_MAX_RUNS = 1000
+_COMMAND_LINE = "--set"
+
+Origins = dict[str, str]
+"""Dotted key -> the file (or `--set`) that gave it its value: an error names the place a user has to edit."""
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config file as resolved.
+
+    Attributes:
+        path: The file.
+        base: The config without its grid.
+        runs: The grid's runs in order, each a full config with an empty grid; one run when there is no grid.
+        variants: For each run, the grid's keys and the values it took.
+    """
+
+    path: Path
+    base: RunConfig
+    runs: tuple[RunConfig, ...]
+    variants: tuple[dict[str, Any], ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few lines of them can expand to gigabytes) and without silent duplicate keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not allowed here: use `extends`", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Args:
+        path: The file, at most 1 MB.
+
+    Returns:
+        The mapping; an empty file gives an empty one.
+
+    Raises:
+        ConfigError: The file is missing, too large, not UTF-8, or not a YAML mapping.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MB; is this a config file?")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = [p.as_posix() for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such config file; {did_you_mean(path.as_posix(), siblings)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_yaml_problem(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a usable YAML file ({type(error).__name__})") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: the top level must be `key: value` lines, not a {type(value).__name__}")
+    return value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return f"line {mark.line + 1}: {problem}" if mark is not None else f"not valid YAML: {problem}"
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, Any] | None = None) -> LoadedConfig:
+    """Read, merge, override, validate and expand a config.
+
+    Args:
+        path: The YAML file.
+        overrides: `--set` arguments, `dotted.key=value` with the value in YAML.
+        extra: Further top-level keys from the command line, such as `tasks`.
+
+    Returns:
+        The resolved config and its runs.
+
+    Raises:
+        ConfigError: One line that names the file, the key path and the nearest valid name.
+    """
+    merged, origins = _read_merged(path, ())
+    for key, value in (extra or {}).items():
+        _merge(merged, {key: value}, origins, "command line", "")
+    for override in overrides:
+        key, value = _parse_override(override)
+        _merge(merged, _nest(key, value), origins, _COMMAND_LINE, "")
+        grid = merged.get("grid")
+        if isinstance(grid, dict) and not key.startswith("grid"):
+            grid.pop(key, None)  # what the command line fixes is no longer varied
+    merged.pop("extends", None)
+    base = _validate(merged, origins, path)
+    runs, variants = _expand(merged, base, origins, path)
+    return LoadedConfig(path, base.model_copy(update={"grid": {}}), tuple(runs), tuple(variants))
+
+
+def _read_merged(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Origins]:
+    resolved = path.resolve()
+    if resolved in chain:
+        raise ConfigError(f"{path}: extends: the files extend each other in a circle")
+    own = read_yaml(path)
+    parents = own.get("extends")
+    names = [parents] if isinstance(parents, str) else (parents or [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: extends: must be a file name or a list of file names")
+    merged: dict[str, Any] = {}
+    origins: Origins = {}
+    for name in names:
+        parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved))
+        _merge(merged, parent, origins, "", "")
+        origins.update(parent_origins)
+    _merge(merged, own, origins, str(path), "")
+    return merged, origins
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, origin: str, prefix: str) -> None:
+    for key, value in source.items():
+        dotted = f"{prefix}{key}"
+        if origin:
+            origins[dotted] = origin
+        # `grid` maps whole dotted keys to lists, so its entries replace each other like any other list.
+        if isinstance(value, Mapping):
+            mine = target.get(key)
+            target[key] = dict(mine) if isinstance(mine, dict) else {}
+            _merge(target[key], value, origins, origin, f"{dotted}.")
+        else:
+            target[key] = value
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{_COMMAND_LINE} {text!r}: write it as key=value, such as reranker.dtype=float16")
+    try:
+        return key.strip(), yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"{_COMMAND_LINE} {key}: {raw!r} is not valid YAML") from None
+
+
+def _nest(dotted: str, value: Any) -> dict[str, Any]:
+    if dotted.startswith("grid."):
+        return {"grid": {dotted.removeprefix("grid."): value}}
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _validate(data: Mapping[str, Any], origins: Origins, path: Path, grid_key: str | None = None) -> RunConfig:
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, origins, path, grid_key)) from None
+
+
+def _first_problem(error: ValidationError, origins: Origins, path: Path, grid_key: str | None) -> str:
+    # An unknown key explains the others (a misspelt key is also a missing one), so it is told first.
+    problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    problem = problems[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    origin = _origin(f"grid.{grid_key}" if grid_key else key, origins, path)
+    shown = f"grid.{grid_key}" if grid_key else key
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{origin}: {shown}: {_explain(problem, location)}{rest}"
+
+
+def _origin(key: str, origins: Origins, path: Path) -> str:
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        found = origins.get(".".join(parts[:length]))
+        if found is not None:
+            return found
+    return str(path)
+
+
+def _explain(problem: Any, location: list[str]) -> str:
+    kind, context = problem["type"], problem.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return f"unknown key; {did_you_mean(location[-1], _valid_keys(location[:-1]))}"
+    if kind == "literal_error":
+        choices = [part.strip().strip("'") for part in context["expected"].replace(" or ", ", ").split(",")]
+        return f"unknown value {problem['input']!r}; {did_you_mean(str(problem['input']), choices)}"
+    if kind == "value_error":
+        cause = context.get("error")
+        if isinstance(cause, UnknownNameError):
+            return f"{cause}; {did_you_mean(cause.name, cause.choices)}"
+        return str(cause)
+    return f"{problem['msg']}, got {_shown(problem['input'])}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - what fits on a line
+
+
+def _valid_keys(section: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for part in section:
+        model = {"retriever": RetrieverConfig, "reranker": RerankerConfig}.get(part) or _section(model, part)
+    return list(model.model_fields)
+
+
+def _section(model: Any, part: str) -> Any:
+    field = model.model_fields.get(part)
+    annotation = getattr(field, "annotation", None)
+    return annotation if hasattr(annotation, "model_fields") else RunConfig
+
+
+def _expand(
+    merged: dict[str, Any], base: RunConfig, origins: Origins, path: Path
+) -> tuple[list[RunConfig], list[dict[str, Any]]]:
+    grid = base.grid
+    count = 1
+    for key, values in grid.items():
+        count *= len(values)
+        if key.split(".")[0] in {"grid", "extends", "tasks", "results_dir", "description"}:
+            raise ConfigError(
+                f"{_origin(f'grid.{key}', origins, path)}: grid.{key}: this key cannot be varied in a grid"
+            )
+    if count > _MAX_RUNS:
+        raise ConfigError(f"{path}: grid: {count} combinations; more than {_MAX_RUNS} is surely a mistake")
+    plain = {key: value for key, value in merged.items() if key != "grid"}
+    for key, values in grid.items():  # each value alone first: the error then names the key and nothing else
+        for value in values:
+            _validate(_with(plain, {key: value}), origins, path, grid_key=key)
+    runs: list[RunConfig] = []
+    variants: list[dict[str, Any]] = []
+    for combination in itertools.product(*grid.values()):
+        variant = dict(zip(grid, combination, strict=True))
+        runs.append(_validate(_with(plain, variant), origins, path))
+        variants.append(variant)
+    return runs, variants
+
+
+def _with(data: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    _merge(result, data, {}, "", "")
+    for key, value in variant.items():
+        _merge(result, _nest(key, value), {}, "", "")
+    return result

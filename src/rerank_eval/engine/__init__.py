@@ -1,0 +1,1 @@
+"""Scoring engines: recipe, segments, packs, margins. Needs torch, transformers and numpy alone."""

@@ -1,0 +1,190 @@
+"""From a model's name or folder to an engine, refusing whatever would score at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rerank_eval.engine import attention
+from rerank_eval.engine.base import EngineParts
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.head import Head, HeadName
+from rerank_eval.engine.interface import Engine
+from rerank_eval.engine.packed import DEFAULT_TOKEN_BUDGET, PackedEngine
+from rerank_eval.engine.prompts import PromptTokenizer
+from rerank_eval.engine.recipe import Recipe, get_recipe
+from rerank_eval.engine.reference import ReferenceEngine
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+EngineName = Literal["packed", "reference"]
+
+MODEL_TYPES = ("qwen3",)
+"""Model types whose attention takes its function from transformers' interface and whose layers all attend in full."""
+
+
+def load_engine(
+    model: str | Path,
+    *,
+    recipe: Recipe | str,
+    revision: str | None = None,
+    dtype: DtypeName = "float32",
+    device: str = "auto",
+    engine: EngineName = "packed",
+    head: HeadName = "float32",
+    max_length: int = 8192,
+    batch_size: int = 16,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    trust_remote_code: bool = False,
+) -> Engine:
+    """Load a checkpoint and put an engine together.
+
+    Args:
+        model: A folder or a name on the hub. Only safetensors are read.
+        recipe: A recipe or its name.
+        revision: Branch, tag or commit on the hub.
+        dtype: What the weights are cast to.
+        device: `auto` (CUDA, else MPS, else CPU), or a torch device.
+        engine: `packed`, or `reference` for the recipe's plain padded code.
+        head: `float32` for the margin, or `faithful` for the recipe's own arithmetic.
+        max_length: Limit in tokens, as the recipe's truncation mode reads it.
+        batch_size: Prompts in a batch of the reference engine.
+        token_budget: Most tokens in a row of the packed engine.
+        trust_remote_code: Let the checkpoint run code of its own.
+
+    Returns:
+        The engine.
+
+    Raises:
+        EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
+    """
+    chosen = get_recipe(recipe)
+    _check_choice("dtype", dtype, get_args(DtypeName))
+    _check_choice("engine", engine, get_args(EngineName))
+    target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
+    tokenizer, network = _load_checkpoint(str(model), engine, dtype, hub)
+    _check_positions(str(model), network, max_length)
+    network = network.to(target).eval()
+    parts = EngineParts(
+        model=network,
+        prompts=PromptTokenizer(tokenizer, chosen, max_length),
+        head=Head(network.lm_head, *_answer_ids(tokenizer), head, chosen.softmax_dtype),
+        pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
+        settings={
+            "model": str(model),
+            "revision": revision or getattr(network.config, "_commit_hash", None) or "",
+            "dtype": dtype,
+            "device": str(target),
+            "engine": engine,
+            "head": head,
+            "recipe": chosen.name,
+            "max_length": max_length,
+            **({"token_budget": token_budget} if engine == "packed" else {"batch_size": batch_size}),
+        },
+    )
+    return PackedEngine(parts, token_budget) if engine == "packed" else ReferenceEngine(parts, batch_size)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Choose a device.
+
+    Args:
+        device: `auto`, or what `torch.device` takes.
+
+    Returns:
+        The device.
+
+    Raises:
+        EngineError: It is malformed or this machine does not have it.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise EngineError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps") from error
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if chosen.type not in present:
+        raise EngineError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps")
+    if not present[chosen.type]:
+        raise EngineError(f"device {device!r} is not available on this machine; use auto or cpu")
+    return chosen
+
+
+def _load_checkpoint(
+    model: str, engine: EngineName, dtype: DtypeName, hub: dict[str, Any]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load tokenizer and weights, and check that they are what an engine can run."""
+    implementation = attention.register() if engine == "packed" else "sdpa"
+    try:
+        config = AutoConfig.from_pretrained(model, **hub)
+        _check_config(model, config)
+        tokenizer = AutoTokenizer.from_pretrained(model, **hub)
+        network, report = AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            attn_implementation=implementation,
+            output_loading_info=True,
+            **hub,
+        )
+    except EngineError:
+        raise
+    except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
+        raise EngineError(f"{model} cannot be loaded: {error}") from error
+    absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
+    if absent:
+        raise EngineError(
+            f"{model} lacks {len(absent)} weights that would be left random: {', '.join(absent[:3])}; "
+            "the download is incomplete or the checkpoint is not a causal language model's"
+        )
+    if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+        raise EngineError(
+            f"{model}: the tokenizer has {len(tokenizer)} tokens, more than the model's embedding has rows"
+        )
+    return tokenizer, network
+
+
+def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse a setting that is not among the valid ones."""
+    if value not in valid:
+        raise EngineError(f"unknown {name} {value!r}; valid: {', '.join(valid)}")
+
+
+def _check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
+    """Refuse prompts longer than the model's position range, where it would answer without having learnt to."""
+    limit = getattr(network.config, "max_position_embeddings", max_length)
+    if max_length > limit:
+        raise EngineError(f"max_length {max_length} exceeds the {limit} positions that {model} was made for")
+
+
+def _check_config(model: str, config: Any) -> None:
+    """Refuse what the packed attention does not compute."""
+    if config.model_type not in MODEL_TYPES:
+        raise EngineError(f"{model} is of type {config.model_type!r}; the engine runs {', '.join(MODEL_TYPES)}")
+    architectures = getattr(config, "architectures", None) or []
+    if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
+        raise EngineError(
+            f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
+        )
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
+
+
+def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Return the ids of `yes` and `no`, refusing a tokenizer that has no single token for them."""
+    found = []
+    for word in ("yes", "no"):
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            raise EngineError(f"the tokenizer splits {word!r} into {len(ids)} tokens; the answer must be a single one")
+        found.append(int(ids[0]))
+    return found[0], found[1]

@@ -1,0 +1,246 @@
+"""Recipe and texts to token ids: what a group's prompts share once, and what each document adds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
+from rerank_eval.engine.recipe import Recipe
+
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's and Qwen3's split pattern, from transformers' tokenization_qwen2.py."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class TokenizedGroup:
+    """A group's prompts: prompt i is `shared + own[i]`.
+
+    Attributes:
+        shared: Ids that all prompts begin with.
+        own: Per document the ids that follow, at least the recipe's suffix.
+        truncated: (n,) bool, whether the prompt lost tokens to `max_length`.
+    """
+
+    shared: list[int]
+    own: list[list[int]]
+    truncated: BoolArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """(n,) int64, tokens of each prompt."""
+        return np.array([len(self.shared) + len(ids) for ids in self.own], dtype=np.int64)
+
+
+class PromptTokenizer:
+    """Turns groups into token ids by one recipe.
+
+    Args:
+        tokenizer: A Hugging Face fast tokenizer.
+        recipe: The recipe.
+        max_length: Limit in tokens, as the recipe's truncation mode reads it.
+
+    Raises:
+        EngineError: The tokenizer is a slow one or adds tokens of its own around a text, or `max_length` leaves no
+            room behind the recipe's prefix and suffix.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        self.recipe = recipe
+        self._tokenizer = tokenizer
+        # The recipes' own code lets the tokenizer add its special tokens to the body; Qwen's adds none.
+        if tokenizer("x")["input_ids"] != tokenizer("x", add_special_tokens=False)["input_ids"]:
+            raise EngineError("the tokenizer adds special tokens around a text, which no recipe provides for")
+        self._prefix, self._suffix = self._encode([recipe.prefix, recipe.suffix])
+        self._closing = self._encode([recipe.closing])[0] if recipe.closing else []
+        frame = len(self._prefix) + len(self._suffix)
+        if max_length <= frame:
+            raise EngineError(f"max_length {max_length} leaves no room: prefix and suffix alone take {frame} tokens")
+        # What is cut in mode "message" is the whole message; in mode "body" what stands between prefix and suffix.
+        self._limit = max_length - (frame if recipe.truncation == "body" else 0)
+        self.exact_split = splits_exactly(tokenizer, recipe)
+
+    def whole(self, group: QueryGroup) -> TokenizedGroup:
+        """Tokenise each prompt as the recipe's own code does: in one string, nothing shared.
+
+        Args:
+            group: The group.
+
+        Returns:
+            The prompts, with an empty shared part.
+        """
+        bodies = [self.recipe.body(group.query, document, group.instruction) for document in group.documents]
+        if self.recipe.truncation == "message":
+            fixed: list[int] = []
+            cuttable = self._encode([self.recipe.prefix + body + self.recipe.closing for body in bodies])
+        else:
+            fixed = self._prefix
+            cuttable = self._encode([body + self.recipe.closing for body in bodies])
+        truncated = np.array([len(ids) > self._limit for ids in cuttable], dtype=np.bool_)
+        return TokenizedGroup([], [fixed + ids[: self._limit] + self._suffix for ids in cuttable], truncated)
+
+    def factored(self, group: QueryGroup) -> TokenizedGroup:
+        """Tokenise what the prompts share once and each distinct document once.
+
+        Args:
+            group: The group.
+
+        Returns:
+            The prompts, with ids equal to those of `whole`. Where tokenising the parts apart is not proved to be
+            exact, the whole strings are tokenised and their longest common prefix is what is shared.
+        """
+        if not self.exact_split:
+            return share_common_prefix(self.whole(group), keep=len(self._suffix))
+        head = self.recipe.instruct_text(group.instruction)
+        distinct = list(dict.fromkeys(group.documents))
+        first = [self.recipe.prefix + head if self.recipe.truncation == "message" else head]
+        first.append(self.recipe.query_text(group.query))
+        root, query, *documents = self._encode(first + [self.recipe.document_text(text) for text in distinct])
+        room = max(0, self._limit - len(root) - len(query))
+        shared = (root + query)[: self._limit]
+        if self.recipe.truncation == "body":
+            shared = self._prefix + shared
+        cut = len(root) + len(query) > self._limit
+        own: dict[str, tuple[list[int], bool]] = {}
+        for text, ids in zip(distinct, documents, strict=True):
+            tail = ids + self._closing
+            own[text] = (tail[:room] + self._suffix, cut or len(tail) > room)
+        return TokenizedGroup(
+            shared,
+            [own[text][0] for text in group.documents],
+            np.array([own[text][1] for text in group.documents], dtype=np.bool_),
+        )
+
+    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+        """Render one pair.
+
+        Args:
+            query: The query's text.
+            document: The document's text.
+            instruction: The instruction, or None to leave its line out.
+
+        Returns:
+            The whole rendered text and the ids as sent.
+        """
+        prompt = self.whole(QueryGroup(query, instruction, [document]))
+        text = _encodable(self.recipe.prompt(query, document, instruction))
+        return RenderedPrompt(text, tuple(prompt.own[0]), bool(prompt.truncated[0]))
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise texts in one batch; marker strings inside become the special tokens, as in the recipes' code."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            [_encodable(text) for text in texts],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            padding=False,
+            truncation=False,
+            verbose=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD, so that one broken text does not end a run."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text
+
+
+def share_common_prefix(prompts: TokenizedGroup, keep: int) -> TokenizedGroup:
+    """Move the longest token prefix that all prompts have in common into the shared part.
+
+    Args:
+        prompts: Prompts with an empty shared part.
+        keep: How many tokens at the end of each prompt stay its own.
+
+    Returns:
+        The same prompts, factored.
+    """
+    columns = zip(*(ids[: len(ids) - keep] for ids in prompts.own), strict=False)
+    common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    return TokenizedGroup(common, [ids[len(common) :] for ids in prompts.own], prompts.truncated)
+
+
+def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
+    """Say whether tokenising a recipe's parts apart provably gives the ids of tokenising the prompt whole.
+
+    The proof holds for every text. With NFC (or no) normalisation, Qwen2's split pattern and byte-level BPE, no piece
+    spans a boundary `line break | <` (whatever matches the break stops before `<`, which begins a new piece) nor
+    `: | blank` (a blank only ever begins or continues blanks, and the run of punctuation stops before it), and
+    neither pair composes under NFC. Added tokens are cut out before all that; none may reach over a boundary, and the
+    closing must begin with one of them. Held by a property test with the real vocabulary.
+
+    Args:
+        tokenizer: The fast tokenizer.
+        recipe: The recipe.
+
+    Returns:
+        True when the parts may be tokenised apart.
+    """
+    if not _is_qwen_pipeline(tokenizer.backend_tokenizer):
+        return False
+    added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
+    if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in added):
+        return False
+    markers = [str(token.content) for token in added]
+    instruct_head, _, instruct_tail = recipe.instruct_template.partition("{instruction}")
+    query_head, _, query_tail = recipe.query_template.partition("{query}")
+    boundaries = [(instruct_tail, query_head), (query_tail, recipe.document_template.partition("{document}")[0])]
+    if recipe.truncation == "message":
+        boundaries += [(recipe.prefix, instruct_head), (recipe.prefix, query_head)]
+    if recipe.closing:
+        if not any(recipe.closing.startswith(marker) for marker in markers):
+            return False
+        if any(_reaches_over(marker, "", recipe.closing) for marker in markers):
+            return False
+    safe_pairs = {("\n", "<"), (":", " ")}
+    return all(
+        (left[-1:], right[:1]) in safe_pairs and not any(_reaches_over(marker, left, right) for marker in markers)
+        for left, right in boundaries
+    )
+
+
+def _is_qwen_pipeline(backend: Any) -> bool:
+    """Say whether a tokenizer is NFC or nothing, then Qwen2's pattern, then byte-level BPE."""
+    # The states are the components' JSON; serialising the whole tokenizer would take half a second for its vocabulary.
+    parts = (backend.normalizer, backend.pre_tokenizer)
+    normalizer, splitter = (json.loads(part.__getstate__()) if part is not None else {} for part in parts)
+    steps = splitter.get("pretokenizers", [])
+    return (
+        normalizer in ({}, {"type": "NFC"})
+        and type(backend.model).__name__ == "BPE"
+        and [step["type"] for step in steps] == ["Split", "ByteLevel"]
+        and steps[0]["pattern"] == {"Regex": QWEN2_PATTERN}
+        and (steps[0]["behavior"], steps[0]["invert"]) == ("Isolated", False)
+        and (steps[1]["add_prefix_space"], steps[1]["use_regex"]) == (False, False)
+    )
+
+
+def _reaches_over(marker: str, left: str, right: str) -> bool:
+    """Say whether a marker can stand across the boundary between the end `left` of a text and the beginning `right`."""
+    for cut in range(1, len(marker)):
+        head, tail = marker[:cut], marker[cut:]
+        meets_left = head.endswith(left) or left.endswith(head)
+        meets_right = tail.startswith(right) or right.startswith(tail)
+        if meets_left and meets_right:
+            return True
+    return False

@@ -1,0 +1,70 @@
+"""Errors that a user can cause or mend, each with the exit code that the command line returns.
+
+| code | class | meaning |
+|---|---|---|
+| 0 | | success |
+| 1 | | a bug of ours (the only case that shows a traceback) |
+| 2 | ConfigError | a config, a name or a command-line value is wrong |
+| 3 | DataError | a data set is missing, malformed or empty |
+| 4 | ModelError | a model or tokenizer cannot be loaded, or returned unusable scores |
+| 5 | OfflineError | something has to come from the hub and the hub cannot be reached |
+| 6 | StorageError | results cannot be written (disk full, read-only folder) |
+| 7 | DeviceError | the device ran out of memory or does not support what was asked |
+| 130 | | interrupted by Ctrl-C; finished tasks are kept |
+"""
+
+from __future__ import annotations
+
+
+class RerankEvalError(Exception):
+    """Base of all errors that end in one clear line instead of a traceback.
+
+    Args:
+        message: One line: what is wrong, where (file, key), and how to mend it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # The line is promised to be one line: text from data or from a library may hold newlines.
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(RerankEvalError):
+    """A config file, a name in it or a command-line value is wrong."""
+
+    exit_code = 2
+
+
+class DataError(RerankEvalError):
+    """A data set is missing, malformed or empty."""
+
+    exit_code = 3
+
+
+class ModelError(RerankEvalError):
+    """A model or tokenizer cannot be loaded, or returned unusable scores."""
+
+    exit_code = 4
+
+
+class OfflineError(RerankEvalError):
+    """Something has to come from the hub and the hub cannot be reached."""
+
+    exit_code = 5
+
+
+class StorageError(RerankEvalError):
+    """Results cannot be written."""
+
+    exit_code = 6
+
+
+class DeviceError(RerankEvalError):
+    """The device ran out of memory or does not support what was asked."""
+
+    exit_code = 7
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C (128 + SIGINT, the shell's convention)."""

@@ -1,0 +1,95 @@
+"""Atomic writes: a file is whole or absent, whatever happens to the process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def storage_error(error: OSError, path: Path) -> StorageError | None:
+    """Translate an operating-system error into one clear line, if it is one that a user can mend.
+
+    Args:
+        error: What was raised while writing.
+        path: The file or folder being written.
+
+    Returns:
+        The error to raise instead, or None when it is something else.
+    """
+    if error.errno in _FULL:
+        return StorageError(f"{path}: no space left on the disk; free some and run the same command again")
+    if error.errno in _READ_ONLY:
+        return StorageError(f"{path}: the folder cannot be written; choose another with --set results_dir=DIR")
+    if error.errno in {errno.ENOTDIR, errno.EEXIST}:
+        return StorageError(
+            f"{path}: a file stands where a folder is needed; move it away or choose another results_dir"
+        )
+    return None
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, renamed to `path` when the block ends without an error.
+
+    Args:
+        path: Where the file shall stand in the end. Its folder is created.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        clear = storage_error(error, path)
+        if clear is None:
+            raise
+        raise clear from error
+    finally:
+        with suppress(OSError):  # what went wrong before is the news, not the cleaning up
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8 with Unix line ends.
+
+    Args:
+        path: The file.
+        text: Its content.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, indented, with sorted keys and no NaN.
+
+    Args:
+        path: The file.
+        value: Anything that json can serialise.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+        ValueError: The value holds NaN or an infinity.
+    """
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,1 @@
+"""mteb protocols around the engine: retrievers and rerankers."""

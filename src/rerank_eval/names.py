@@ -1,0 +1,90 @@
+"""Names and digests: nearest valid name, safe file names, canonical digests."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_MAX_SLUG = 120
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Return the valid name closest to a misspelt one, or None when nothing is near.
+
+    Args:
+        name: What the user wrote.
+        choices: The valid names.
+
+    Returns:
+        The closest choice by difflib's ratio, ignoring case.
+    """
+    by_lower: dict[str, str] = {}
+    for choice in choices:
+        by_lower.setdefault(choice.lower(), choice)
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Render the remedy for an unknown name: the nearest valid one, else the whole list.
+
+    Args:
+        name: What the user wrote.
+        choices: The valid names.
+
+    Returns:
+        A clause to append to an error message, without a leading blank.
+    """
+    valid = list(choices)
+    best = nearest(name, valid)
+    if best is not None:
+        return f"did you mean {best!r}?"
+    return "valid: " + ", ".join(sorted(valid)) if valid else "there are no valid names here"
+
+
+def slug(text: str) -> str:
+    """Turn any text into a file name that stays inside its folder.
+
+    Args:
+        text: A model name, a task name or anything else that came from outside.
+
+    Returns:
+        ASCII letters, digits, `.`, `_` and `-` only, at most 120 characters, never empty and never starting with
+        a dot. `/` becomes `__`, as in mteb's own result layout. Distinct texts that would collide after cutting
+        keep apart by a digest suffix.
+    """
+    safe = _UNSAFE.sub("_", text.replace("/", "__")).lstrip(".") or "_"
+    if len(safe) > _MAX_SLUG:
+        safe = f"{safe[: _MAX_SLUG - 13]}-{digest(text, 12)}"
+    return safe
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise to JSON with sorted keys and no blanks, so that equal values give equal bytes.
+
+    Args:
+        value: Anything that json can serialise; NaN is refused.
+
+    Returns:
+        The JSON text.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """Digest a JSON-serialisable value.
+
+    Args:
+        value: Anything that `canonical_json` takes.
+        length: How many hexadecimal characters to keep (4 bits each).
+
+    Returns:
+        The first `length` characters of the SHA-256 of the canonical JSON.
+    """
+    # surrogatepass: a text read from disk may hold lone surrogates, and must still have a digest.
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]

@@ -1,0 +1,1 @@
+"""Plan, candidates, run: what turns a config into result files."""

@@ -1,0 +1,139 @@
+"""The manifest beside each result: what was run, on what, with which outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.pipeline.plan import Row
+from rerank_eval.pipeline.progress import Bar
+from rerank_eval.pipeline.provenance import environment
+from rerank_eval.pipeline.results import Judged
+from rerank_eval.tasks.registry import TaskRef
+
+_NOT_OF_A_RESULT = {"grid", "extends", "description", "tasks", "results_dir"}
+"""Config keys that say nothing about one row on one task."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row on one task.
+
+    Attributes:
+        row: The row.
+        task: The task.
+        folder: Where its files go.
+        results_dir: Folder of all results.
+        inputs: Digests of data and candidates: the result holds for these and no others.
+        size: Size of embedded tasks.
+    """
+
+    row: Row
+    task: TaskRef
+    folder: Path
+    results_dir: Path
+    inputs: dict[str, Any]
+    size: Any
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a job came to.
+
+    Attributes:
+        task: The mteb task.
+        result: mteb's `TaskResult`.
+        judged: Frames and summary.
+        bar: Counts and time.
+        started: Unix time, seconds.
+        facts: What only this stage knows: counts, truncation, instruction, digest of the scores.
+    """
+
+    task: Any
+    result: Any
+    judged: Judged
+    bar: Bar
+    started: float
+    facts: Mapping[str, Any]
+
+
+def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
+    """Describe a finished job.
+
+    Args:
+        job: What was to be done.
+        finished: What came of it.
+        mteb_json: mteb's result file, under the results folder.
+
+    Returns:
+        A JSON-serialisable mapping; times and surroundings stand under `timings` and `environment` alone.
+    """
+    row = job.row
+    first = row.retriever or row
+    metadata = finished.task.metadata
+    cells = _cell_scores(finished)
+    config = row.config.model_dump(mode="json", exclude=_NOT_OF_A_RESULT)
+    if row.kind == "retriever":
+        del config["reranker"]
+    return {
+        "row": {
+            "kind": row.kind,
+            "label": row.ref.label,
+            "detail": row.detail,
+            "order": row.order,
+            "notes": list(row.ref.notes),
+        },
+        "identity": {"digest": row.digest, "candidates": first.digest, row.kind: row.identity},
+        "retriever": {"label": first.ref.label, "top_k": first.config.retriever.top_k, "detail": first.detail},
+        "task": {
+            "name": job.task.name,
+            "kind": job.task.kind,
+            "suite": job.task.suite,
+            "main_score": metadata.main_score,
+            "dataset": metadata.dataset.get("path"),
+            "revision": metadata.dataset.get("revision"),
+            "candidates": "native" if finished.facts["native"] else f"top {first.config.retriever.top_k}",
+        },
+        "scores": {
+            "main": sum(cell["main"] for cell in cells) / len(cells),
+            **finished.judged.summary,
+            "cells": cells,
+        },
+        "inputs": job.inputs,
+        "config": config,
+        "mteb_result": mteb_json.relative_to(job.results_dir).as_posix(),
+        "timings": _timings(finished),
+        "environment": environment(),
+        **finished.facts,
+    }
+
+
+def _cell_scores(finished: Finished) -> list[dict[str, Any]]:
+    counts = finished.judged.per_query.groupby(["subset", "split"]).size()
+    return [
+        {
+            "subset": entry["hf_subset"],
+            "split": split,
+            "main": float(entry["main_score"]),
+            "n_queries": int(counts[entry["hf_subset"], split]),
+        }
+        for split, entries in sorted(finished.result.scores.items())
+        for entry in entries
+    ]
+
+
+def _timings(finished: Finished) -> dict[str, float]:
+    bar = finished.bar
+    seconds = max(bar.seconds, 1e-9)
+    timings = {
+        "seconds": seconds,
+        f"{bar.unit}_per_second": bar.done / seconds,
+        "started": finished.started,
+        "finished": time.time(),
+    }
+    if bar.tokens:
+        timings["tokens_per_second"] = bar.tokens / seconds
+    return timings

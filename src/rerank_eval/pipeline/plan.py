@@ -1,0 +1,211 @@
+"""What a config comes to: models resolved, identities, folders. Nothing is loaded here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mteb.models.model_meta import ModelMeta
+
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
+from rerank_eval.config.schema import BM25, INSTRUCTION_NAMES
+from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.models.scorers import is_classifier
+from rerank_eval.names import digest, slug
+from rerank_eval.tasks.registry import TaskRef, resolve
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the leaderboard: a retriever alone, or a reranker on a retriever's candidates.
+
+    Attributes:
+        kind: `retriever` or `reranker`.
+        order: Position in the plan; a retriever stands before its rerankers.
+        config: The run's config.
+        ref: The model that this row is about.
+        retriever: For a reranker, the row whose candidates it reorders.
+        identity: All that can change a score of this row on given data, and nothing else.
+    """
+
+    kind: str
+    order: int
+    config: RunConfig
+    ref: ModelRef
+    identity: dict[str, Any]
+    retriever: Row | None = None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal characters that stand for the identity."""
+        return digest(self.identity, 12)
+
+    @property
+    def detail(self) -> str:
+        """The settings that tell this row from others of the same model, for a table."""
+        if self.kind == "retriever":
+            shown = ["dtype", "instruction", "max_length"]
+        else:
+            shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length"]
+        parts = []
+        for key in shown:
+            value = self.identity.get(key)
+            if value is None or (key in _UNREMARKABLE and value == _UNREMARKABLE[key]):
+                continue
+            parts.append(
+                f"{key}={_short(value)}" if key in {"instruction", "max_length", "engine", "head"} else str(value)
+            )
+        return ", ".join(parts)
+
+    def folder(self, results_dir: Path, task: str) -> Path:
+        """Return the folder that holds this row's files for a task."""
+        return results_dir / "runs" / slug(self.ref.label) / self.digest / slug(task)
+
+    def meta(self) -> ModelMeta:
+        """Return the identity as mteb files results under it, first stage and top_k included."""
+        settings = {key: _short(value) for key, value in self.identity.items() if key in _FILED and value is not None}
+        if self.retriever is not None:
+            settings["retriever"] = self.retriever.ref.label
+            settings["top_k"] = self.retriever.identity["top_k"]
+        settings["id"] = self.digest
+        kind = (
+            "cross-encoder" if self.kind == "reranker" else "sparse" if self.config.retriever.model == BM25 else "dense"
+        )
+        return ModelMeta.create_empty(
+            overwrites={
+                "name": self.ref.name,
+                "revision": self.ref.revision,
+                "model_type": [kind],
+                "experiment_kwargs": settings,
+            }
+        )
+
+
+_UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
+_FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length")
+_SHORT = 24
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str) and value not in INSTRUCTION_NAMES and len(value) > _SHORT:
+        return f"text-{digest(value, 8)}"
+    return value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do.
+
+    Attributes:
+        loaded: The config as resolved.
+        tasks: Tasks in order.
+        rows: Retriever rows and reranker rows, each retriever before its rerankers.
+        results_dir: Folder for all results.
+    """
+
+    loaded: LoadedConfig
+    tasks: tuple[TaskRef, ...]
+    rows: tuple[Row, ...]
+    results_dir: Path
+
+    @property
+    def retrievers(self) -> list[Row]:
+        """Rows of the first stage."""
+        return [row for row in self.rows if row.kind == "retriever"]
+
+    def rerankers(self, retriever: Row | None = None) -> list[Row]:
+        """Rows of the second stage, of one retriever or of all."""
+        rows = [row for row in self.rows if row.kind == "reranker"]
+        return [row for row in rows if retriever is None or row.retriever == retriever]
+
+
+def make_plan(loaded: LoadedConfig) -> Plan:
+    """Resolve a config's names, without loading a model or a data set.
+
+    Args:
+        loaded: The config.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: A task is unknown.
+        ModelError: A model's files are unusable.
+        OfflineError: A model has to come from the hub and cannot.
+    """
+    tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
+    retrievers: dict[str, Row] = {}
+    rerankers: dict[str, Row] = {}
+    resolved: dict[tuple[str, str | None], ModelRef] = {}
+
+    def model(name: str, revision: str | None, where: str) -> ModelRef:
+        key = (name, revision)
+        if key not in resolved:
+            resolved[key] = resolve_model(name, revision, where)
+        return resolved[key]
+
+    for run in loaded.runs:
+        ref = model(run.retriever.model, run.retriever.revision, f"{loaded.path}: retriever.model")
+        first = Row("retriever", 0, run, ref, retriever_identity(run.retriever, ref))
+        first = retrievers.setdefault(first.digest, first)
+        if run.reranker is None:
+            continue
+        ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
+        second = Row("reranker", 0, run, ref, reranker_identity(run.reranker, ref, first), first)
+        rerankers.setdefault(second.digest, second)
+    rows = _ordered(list(retrievers.values()), list(rerankers.values()))
+    return Plan(loaded, tuple(tasks), tuple(rows), Path(loaded.base.results_dir))
+
+
+def _ordered(retrievers: Sequence[Row], rerankers: Sequence[Row]) -> list[Row]:
+    rows: list[Row] = []
+    for first in retrievers:
+        numbered = Row(first.kind, len(rows), first.config, first.ref, first.identity)
+        rows.append(numbered)
+        for second in rerankers:
+            if second.retriever == first:
+                rows.append(Row(second.kind, len(rows), second.config, second.ref, second.identity, numbered))
+    return rows
+
+
+def retriever_identity(config: RetrieverConfig, ref: ModelRef) -> dict[str, Any]:
+    """Return all that can change a candidate list on given data.
+
+    Args:
+        config: The retriever's section.
+        ref: The model, resolved.
+    """
+    identity: dict[str, Any] = {
+        "stage": "retriever",
+        "model": ref.name,
+        "revision": ref.revision,
+        "top_k": config.top_k,
+        "candidates": config.candidates,
+    }
+    if config.model != BM25:
+        identity |= {"dtype": config.dtype, "instruction": config.instruction, "max_length": config.max_length}
+    return identity
+
+
+def reranker_identity(config: RerankerConfig, ref: ModelRef, retriever: Row) -> dict[str, Any]:
+    """Return all that can change a reranker's scores on given data.
+
+    Args:
+        config: The reranker's section.
+        ref: The model, resolved.
+        retriever: The row whose candidates it reorders.
+    """
+    identity: dict[str, Any] = {
+        "stage": "reranker",
+        "model": ref.name,
+        "revision": ref.revision,
+        "dtype": config.dtype,
+        "instruction": config.instruction,
+        "max_length": config.max_length,
+        "candidates": retriever.digest,
+    }
+    if not is_classifier(config, ref):
+        identity |= {"recipe": config.recipe, "engine": config.engine, "head": config.head}
+    return identity

@@ -1,0 +1,184 @@
+"""What a long run shows: a bar with rates on a terminal, a line now and then elsewhere, a log file always."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+from rerank_eval.errors import StorageError
+from rerank_eval.files import storage_error
+
+logger = logging.getLogger("rerank_eval")
+
+_QUIET_SECONDS = 30.0
+"""Without a terminal, a stage that lasts longer than this reports once in so many seconds."""
+
+
+class _Rate(ProgressColumn):
+    """Items and tokens a second."""
+
+    def render(self, task: RichTask) -> Text:
+        elapsed = task.elapsed or 0.0
+        if elapsed <= 0 or not task.completed:
+            return Text("")
+        text = f"{task.completed / elapsed:,.0f} {task.fields['unit']}/s"
+        if task.fields["tokens"]:
+            text += f", {task.fields['tokens'] / elapsed:,.0f} tokens/s"
+        return Text(text, style="progress.data.speed")
+
+
+class Bar:
+    """Progress of one stage of one task.
+
+    Args:
+        reporter: Where it is shown.
+        label: What is being done, such as `rerank SciFact`.
+        total: Items in all.
+        unit: What an item is: `pairs` or `texts`.
+        progress: The live display, or None where there is no terminal.
+    """
+
+    def __init__(self, reporter: Reporter, label: str, total: int, unit: str, progress: Progress | None) -> None:
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.tokens = 0
+        self.started = time.monotonic()
+        self._reporter = reporter
+        self._progress = progress
+        self._last_line = self.started
+        self._task = progress.add_task(label, total=total, unit=unit, tokens=0) if progress is not None else None
+
+    def advance(self, items: int, tokens: int = 0) -> None:
+        """Count items as done.
+
+        Args:
+            items: How many.
+            tokens: Prompt tokens among them.
+        """
+        self.done += items
+        self.tokens += tokens
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=items, tokens=self.tokens)
+        elif time.monotonic() - self._last_line >= _QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            self._reporter.say(f"  {self.label}: {self.describe()}")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self.started
+
+    def describe(self) -> str:
+        """Say how far it is, how fast, and how long it still takes."""
+        seconds = max(self.seconds, 1e-9)
+        rate = self.done / seconds
+        left = (self.total - self.done) / rate if rate else float("inf")
+        text = f"{self.done:,}/{self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+        if self.tokens:
+            text += f", {self.tokens / seconds:,.0f} tokens/s"
+        return text + (f", {left:,.0f} s left" if self.done < self.total else f", {seconds:,.1f} s")
+
+
+class Reporter:
+    """Prints what happens and writes it to a log file.
+
+    Args:
+        console: For what the user asked for (standard output).
+        progress_console: For progress (standard error).
+    """
+
+    def __init__(self, console: Console | None = None, progress_console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.progress_console = progress_console or Console(file=sys.stderr, highlight=False)
+        self.live = self.progress_console.is_terminal
+
+    def say(self, text: str) -> None:
+        """Print a line and log it; the text is not markup."""
+        self.console.print(text, markup=False)
+        logger.info(text.strip())
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str) -> Iterator[Bar]:
+        """Show one stage's progress.
+
+        Args:
+            label: What is being done.
+            total: Items in all.
+            unit: What an item is.
+
+        Yields:
+            The bar to advance.
+        """
+        if not self.live:
+            yield Bar(self, label, total, unit, None)
+            return
+        with Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=self.progress_console,
+            transient=True,
+        ) as progress:
+            yield Bar(self, label, total, unit, progress)
+
+
+def open_log(results_dir: Path, console: Console) -> Path:
+    """Send our log to a file in the results folder, and warnings to the console as well.
+
+    Args:
+        results_dir: The results folder; the file stands under its `logs`.
+        console: For warnings.
+
+    Returns:
+        The log file.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    path = results_dir / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, path) or StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    shown = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING, markup=False)
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    logger.addHandler(shown)
+    _quieten(handler)
+    return path
+
+
+def _quieten(handler: logging.Handler) -> None:
+    """Keep other libraries' bars and chatter off the terminal; their warnings go to the log file."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.captureWarnings(capture=True)
+    for name in ("mteb", "datasets", "sentence_transformers", "bm25s", "huggingface_hub", "py.warnings"):
+        other = logging.getLogger(name)
+        other.handlers = [handler]
+        other.setLevel(logging.WARNING)
+        other.propagate = False

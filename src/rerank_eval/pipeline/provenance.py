@@ -1,0 +1,82 @@
+"""Where a number came from: packages, device, commit, command line."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "rerank-eval",
+    "mteb",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "datasets",
+    "bm25s",
+    "pytrec_eval-terrier",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
+"""Packages whose version can change a number."""
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Describe this process's surroundings for a manifest: nothing here is part of a result's identity."""
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "device": _device(),
+        "cpus": os.cpu_count(),
+        "git": _git(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    if torch.cuda.is_available():
+        return {"kind": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
+    return {"kind": "cpu", "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+
+
+def _git() -> dict[str, Any] | None:
+    """The harness's own commit, when it runs from a checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
+                ["git", *arguments],  # noqa: S607 - whichever git the user has
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}

@@ -1,0 +1,143 @@
+"""Runs a plan: candidates first, then rerankers, then the leaderboard. What is done already is not done again."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rerank_eval.errors import RerankEvalError
+from rerank_eval.models.reranker import CrossEncoder, Scorer
+from rerank_eval.models.retriever import Backend, load_backend
+from rerank_eval.models.scorers import is_classifier, load_scorer, make_policy
+from rerank_eval.names import digest
+from rerank_eval.pipeline import results, stages
+from rerank_eval.pipeline.manifest import Job
+from rerank_eval.pipeline.plan import Plan, Row
+from rerank_eval.pipeline.progress import Reporter
+from rerank_eval.tasks import prepare
+from rerank_eval.tasks.registry import TaskRef, build
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        computed: (row label, task) pairs that were computed.
+        skipped: (row label, task) pairs that were there already.
+        revisions: Task name -> data revision, for the tasks of this run.
+    """
+
+    computed: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    revisions: dict[str, str] = field(default_factory=dict)
+
+
+class Runner:
+    """Carries a plan out in one process.
+
+    Args:
+        plan: What to do.
+        reporter: Shows what happens.
+    """
+
+    def __init__(self, plan: Plan, reporter: Reporter) -> None:
+        self.plan = plan
+        self.reporter = reporter
+        self.outcome = Outcome()
+        self._fingerprints: dict[str, str] = {}
+        self._backend: tuple[str, Backend] | None = None
+        self._scorer: tuple[str, Scorer] | None = None
+
+    def run(self) -> Outcome:
+        """Compute what is missing.
+
+        Returns:
+            What was computed and what was there already.
+
+        Raises:
+            RerankEvalError: Any problem that a user can mend; finished tasks stay on disk.
+        """
+        for task in self.plan.tasks:
+            self._fingerprint(task)
+        for first in self.plan.retrievers:
+            self._retrieve_all(first)
+        self._backend = None
+        for second in self.plan.rerankers():
+            self._rerank_all(second)
+        return self.outcome
+
+    def _fingerprint(self, task: TaskRef) -> None:
+        built = build(task, size=self.plan.loaded.base.embedded.size)
+        self._fingerprints[task.name] = prepare.fingerprint(built)
+        self.outcome.revisions[task.name] = str(built.metadata.dataset.get("revision"))
+
+    def _jobs(self, row: Row, tasks: Sequence[TaskRef]) -> Iterator[Job]:
+        """Yield the jobs that are not done, and note the others."""
+        for task in tasks:
+            folder = row.folder(self.plan.results_dir, task.name)
+            inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}
+            if row.retriever is not None:
+                inputs["candidates"] = self._candidates(row, task)["digest"]
+            if results.is_done(folder, inputs):
+                self.outcome.skipped.append((row.ref.label, task.name))
+                self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
+                continue
+            yield Job(row, task, folder, self.plan.results_dir, inputs, self.plan.loaded.base.embedded.size)
+
+    def _candidates(self, row: Row, task: TaskRef) -> dict[str, Any]:
+        assert row.retriever is not None  # noqa: S101 - asked for reranker rows only
+        manifest = results.read_manifest(row.retriever.folder(self.plan.results_dir, task.name))
+        if manifest is None:
+            raise RerankEvalError(f"{task.name}: the candidates of {row.retriever.ref.label} vanished while running")
+        return manifest
+
+    def _retrieve_all(self, row: Row) -> None:
+        for job in self._jobs(row, self.plan.tasks):
+            if self._backend is None or self._backend[0] != row.digest:
+                self._backend = None
+                gc.collect()
+                self._backend = (row.digest, load_backend(row.config.retriever, row.ref, row.config.device))
+            stages.retrieve(job, self._backend[1], self.reporter)
+            self._note(job)
+
+    def _rerank_all(self, row: Row) -> None:
+        for job in self._jobs(row, self.plan.tasks):
+            model = CrossEncoder(self._load_scorer(row), row.meta())
+            stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
+            self._note(job)
+
+    def _load_scorer(self, row: Row) -> Scorer:
+        """Load a reranker, or keep the one in memory when only its instruction differs."""
+        config = row.config.reranker
+        assert config is not None  # noqa: S101 - a reranker row has one by construction
+        key = digest([config.model_dump(mode="json", exclude={"instruction"}), row.ref.revision, row.config.device])
+        if self._scorer is None or self._scorer[0] != key:
+            self._scorer = None
+            gc.collect()
+            self._scorer = (key, load_scorer(config, row.ref, row.config.device))
+        scorer = self._scorer[1]
+        if not is_classifier(config, row.ref):
+            scorer.policy = make_policy(config)
+        else:
+            scorer.policy.setting = config.instruction
+        return scorer
+
+    def _note(self, job: Job) -> None:
+        self.outcome.computed.append((job.row.ref.label, job.task.name))
+        manifest = results.read_manifest(job.folder) or {}
+        score, seconds = manifest["scores"]["main"], manifest["timings"]["seconds"]
+        self.reporter.say(
+            f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
+            f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s"
+        )
+
+
+def _variant(row: Row) -> str:
+    detail = f" ({row.detail})" if row.detail else ""
+    return f"{detail} after {row.retriever.ref.label}" if row.retriever is not None else detail

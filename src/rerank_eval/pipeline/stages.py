@@ -1,0 +1,139 @@
+"""The two stages on one task: retrieve candidates, rerank them. Each reads data once and leaves result files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mteb
+
+from rerank_eval.errors import DataError
+from rerank_eval.models.reranker import CrossEncoder
+from rerank_eval.models.retriever import Backend, CandidateSearch
+from rerank_eval.pipeline import results
+from rerank_eval.pipeline.manifest import Finished, Job, manifest
+from rerank_eval.pipeline.progress import Reporter
+from rerank_eval.pipeline.results import Cell
+from rerank_eval.tasks import prepare
+from rerank_eval.tasks.registry import build
+
+
+def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
+    """Find and judge a retriever's candidates for one task.
+
+    Args:
+        job: A retriever row on a task.
+        backend: The loaded retriever.
+        reporter: Shows progress.
+
+    Raises:
+        DataError: The data set is malformed, or no query got a candidate.
+        ModelError: A score is not finite.
+    """
+    task = _loaded(job)
+    native = _native(task)
+    if job.row.config.retriever.candidates == "retrieved":
+        _drop_native(task)
+        native = False
+    results.begin(job.folder)
+    texts = sum(len(data["corpus"]) + len(data["queries"]) for _, _, data in prepare.cells(task))
+    started = time.time()
+    with reporter.bar(f"retrieve {job.task.name} with {job.row.ref.label}", texts, "texts") as bar:
+        search = CandidateSearch(
+            backend,
+            job.row.meta(),
+            top_k=job.row.config.retriever.top_k,
+            drop_identical=bool(task.ignore_identical_ids),
+            advance=bar.advance,
+        )
+        result = _evaluate(search, task)
+        judged = results.judge(search.recorder, _qrels(task))
+    results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
+    facts = {"native": native, "counts": {"texts": bar.done}, "digest": judged.digest}
+    _write(job, Finished(task, result, judged, bar, started, facts))
+    prepare.unload(task)
+
+
+def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporter: Reporter) -> None:
+    """Rerank a retriever's candidates for one task, and judge the new order.
+
+    Args:
+        job: A reranker row on a task.
+        model: The loaded reranker.
+        candidates: The retriever's manifest for this task.
+        reporter: Shows progress.
+
+    Raises:
+        DataError: The candidates name a query or document that the data set does not hold.
+        ModelError: A score is not finite.
+    """
+    assert job.row.retriever is not None  # noqa: S101 - a reranker row has one by construction
+    task = _loaded(job)
+    native = bool(candidates["native"])
+    if not native:
+        source = job.row.retriever.folder(job.results_dir, job.task.name)
+        _convert(task, results.predictions_path(source, job.task.name), job.row.config.retriever.top_k)
+    results.begin(job.folder)
+    pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
+    started = time.time()
+    model.reset()
+    model.mteb_model_meta = job.row.meta()
+    with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
+        model.advance = bar.advance
+        result = _evaluate(model, task)
+        judged = results.judge(model.recorder, _qrels(task))
+    counts = model.counts
+    facts = {
+        "native": native,
+        "counts": {"queries": counts.queries, "pairs": counts.pairs, "prompt_tokens": counts.tokens},
+        "truncation": {"pairs": counts.truncated, "rate": counts.truncated / max(counts.pairs, 1)},
+        "instruction": model.scorer.policy.summary(),
+        "digest": judged.digest,
+    }
+    _write(job, Finished(task, result, judged, bar, started, facts))
+    prepare.unload(task)
+
+
+def _loaded(job: Job) -> Any:
+    task = build(job.task, size=job.size)
+    prepare.load(task)
+    return task
+
+
+def _native(task: Any) -> bool:
+    return all(data["top_ranked"] for _, _, data in prepare.cells(task))
+
+
+def _drop_native(task: Any) -> None:
+    for _, _, data in prepare.cells(task):
+        data["top_ranked"] = None
+
+
+def _convert(task: Any, predictions: Path, top_k: int) -> None:
+    try:
+        task.convert_to_reranking(predictions, top_k=top_k)
+    except (KeyError, ValueError, OSError) as error:  # mteb raises a bare KeyError for a missing subset or split
+        raise DataError(
+            f"{predictions}: not usable as candidates for {task.metadata.name} ({type(error).__name__}: {error}); "
+            "delete it and run again"
+        ) from error
+
+
+def _qrels(task: Any) -> dict[Cell, results.Qrels]:
+    return {(subset, split): data["relevant_docs"] for subset, split, data in prepare.cells(task)}
+
+
+def _evaluate(model: Any, task: Any) -> Any:
+    outcome = mteb.evaluate(
+        model, task, cache=None, co2_tracker=False, show_progress_bar=False, encode_kwargs={"batch_size": 128}
+    )
+    return outcome.task_results[0]
+
+
+def _write(job: Job, finished: Finished) -> None:
+    """Write everything, the manifest last."""
+    results.write_frames(job.folder, finished.judged, job.row.digest)
+    mteb_json = results.save_mteb_result(job.results_dir, finished.result, job.row.meta(), {})
+    results.finish(job.folder, manifest(job, finished, mteb_json))

@@ -1,0 +1,1 @@
+"""Names to mteb tasks: embedded tasks, BEIR folders, hub tasks, suites."""

@@ -1,0 +1,336 @@
+"""A user's own data: a folder in BEIR's layout as an mteb task.
+
+    corpus.jsonl     {"_id": "d1", "title": "", "text": "..."}
+    queries.jsonl    {"_id": "q1", "text": "...", "instruction": "..."}     instruction is optional
+    qrels/test.tsv   query-id <tab> corpus-id <tab> score                   TREC's four columns are read as well
+
+The .jsonl files may be gzipped. The whole folder is checked when the task is made, before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from datasets import Dataset
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from rerank_eval.errors import DataError
+from rerank_eval.names import slug
+
+_HEADER = re.compile(r"^\s*query[-_ ]?id\b", re.IGNORECASE)
+_BLANK = re.compile(r"\s")
+_MAX_LINE = 64 * 1024 * 1024
+_QRELS_COLUMNS = (3, 4)
+
+
+class _LineError(Exception):
+    """One malformed line; the caller knows file and number."""
+
+
+@dataclass
+class _Problems:
+    """Collects what is wrong, so that one message can say how much there is."""
+
+    first: str | None = None
+    count: int = 0
+
+    def add(self, message: str) -> None:
+        self.count += 1
+        if self.first is None:
+            self.first = message
+
+    def raise_if_any(self) -> None:
+        if self.first is not None:
+            more = f" (and {self.count - 1} more)" if self.count > 1 else ""
+            raise DataError(f"{self.first}{more}")
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a BEIR folder, known to be there.
+
+    Attributes:
+        corpus: corpus.jsonl or corpus.jsonl.gz.
+        queries: queries.jsonl or queries.jsonl.gz.
+        qrels: The judgements.
+        split: The judgements' name without its ending.
+    """
+
+    corpus: Path
+    queries: Path
+    qrels: Path
+    split: str
+
+
+@dataclass
+class _Scan:
+    """What one pass over the files finds.
+
+    Attributes:
+        documents: Document id -> line.
+        queries: Query id -> line.
+        hasher: Over the files' bytes.
+    """
+
+    documents: dict[str, int] = field(default_factory=dict)
+    queries: dict[str, int] = field(default_factory=dict)
+    hasher: Any = field(default_factory=hashlib.sha256)
+
+
+def folder_name(path: Path) -> str:
+    """Return a folder's name as a task name: safe as a file name and in mteb's layout."""
+    return slug(path.resolve().name)
+
+
+def find_files(path: Path) -> FolderFiles:
+    """Find a BEIR folder's files.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: One is missing, or it is open which judgements count.
+    """
+    found = []
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        options = [path / name, path / f"{name}.gz"]
+        file = next((option for option in options if option.is_file()), None)
+        if file is None:
+            raise DataError(
+                f"{options[0]}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
+            )
+        found.append(file)
+    qrels = sorted((path / "qrels").glob("*.tsv"))
+    chosen = next((file for file in qrels if file.stem == "test"), qrels[0] if len(qrels) == 1 else None)
+    if chosen is None:
+        names = ", ".join(file.name for file in qrels) or "nothing"
+        raise DataError(f"{path / 'qrels'}: holds {names}; name the judgements that count test.tsv")
+    return FolderFiles(found[0], found[1], chosen, slug(chosen.stem))
+
+
+def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
+    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - entered below
+    try:
+        with opened as handle:
+            stream = cast("BinaryIO", handle)
+            number = 0
+            while line := stream.readline(_MAX_LINE + 1):
+                number += 1
+                if len(line) > _MAX_LINE:
+                    raise DataError(f"{path}:{number}: the line is longer than 64 MB; is this one JSON object a line?")
+                if hasher is not None:
+                    hasher.update(line)
+                if line.strip():
+                    yield number, line
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _LineError(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
+    if "\x00" in text:
+        raise _LineError("holds a NUL byte")
+    return text
+
+
+def _row(line: bytes) -> dict[str, str]:
+    """Parse one line of corpus.jsonl or queries.jsonl into id, title, text and perhaps instruction."""
+    text = _decoded(line)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _LineError(f"not a JSON object ({getattr(error, 'msg', 'too deeply nested')})") from None
+    if not isinstance(value, dict):
+        raise _LineError("not a JSON object")
+    identifier = value.get("_id", value.get("id"))
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    if not isinstance(identifier, str) or not identifier:
+        raise _LineError("has no `_id`")
+    if _BLANK.search(identifier):
+        raise _LineError(f"the id {identifier!r} holds white space, which a TREC run cannot express")
+    row = {"id": identifier}
+    for key in ("title", "text", "instruction"):
+        content = value.get(key)
+        if content is None and key == "text":
+            raise _LineError(f"{identifier!r} has no `text`")
+        if content is not None and not isinstance(content, str):
+            raise _LineError(f"`{key}` of {identifier!r} is a {type(content).__name__}, not text")
+        if content is not None:
+            row[key] = content
+    return row
+
+
+def _judgement(line: bytes) -> tuple[str, str, int]:
+    fields = _decoded(line).rstrip("\r\n").split("\t")
+    if len(fields) == 1:
+        fields = fields[0].split()
+    if len(fields) not in _QRELS_COLUMNS:
+        raise _LineError(f"{len(fields)} columns; expected query-id, corpus-id, score separated by tabs")
+    query_id, document_id, score = fields[0].strip(), fields[-2].strip(), fields[-1].strip()
+    try:
+        value = float(score)
+    except ValueError:
+        raise _LineError(f"the score {score!r} is not a number") from None
+    if not value.is_integer():
+        raise _LineError(f"the score {score!r} is not a whole number")
+    return query_id, document_id, int(value)
+
+
+def _scan_rows(path: Path, seen: dict[str, int], hasher: Any, problems: _Problems) -> None:
+    for number, line in _lines(path, hasher):
+        try:
+            identifier = _row(line)["id"]
+        except _LineError as error:
+            problems.add(f"{path}:{number}: {error}")
+            continue
+        if identifier in seen:
+            problems.add(f"{path}:{number}: the id {identifier!r} stands in line {seen[identifier]} already")
+        seen.setdefault(identifier, number)
+
+
+def _judgements(path: Path, hasher: Any = None) -> Iterator[tuple[int, tuple[str, str, int] | _LineError]]:
+    for number, line in _lines(path, hasher):
+        if number == 1 and _HEADER.match(line.decode("utf-8", "replace")):
+            continue
+        try:
+            yield number, _judgement(line)
+        except _LineError as error:
+            yield number, error
+
+
+def scan(files: FolderFiles) -> str:
+    """Check a folder in one pass, keeping ids only.
+
+    Args:
+        files: The folder's files.
+
+    Returns:
+        SHA-256 of all bytes, 16 hexadecimal characters.
+
+    Raises:
+        DataError: A line is malformed, an id stands twice, a judgement names an unknown id, a file is empty; one line
+            that names the first problem by file and line, and counts the others.
+    """
+    found, problems = _Scan(), _Problems()
+    _scan_rows(files.corpus, found.documents, found.hasher, problems)
+    _scan_rows(files.queries, found.queries, found.hasher, problems)
+    problems.raise_if_any()
+    for path, ids, what in ((files.corpus, found.documents, "documents"), (files.queries, found.queries, "queries")):
+        if not ids:
+            raise DataError(f"{path}: is empty; it holds no {what}")
+    positive = 0
+    judged: dict[tuple[str, str], int] = {}
+    for number, entry in _judgements(files.qrels, found.hasher):
+        if isinstance(entry, _LineError):
+            problems.add(f"{files.qrels}:{number}: {entry}")
+            continue
+        query_id, document_id, score = entry
+        positive += score > 0
+        if query_id not in found.queries:
+            problems.add(f"{files.qrels}:{number}: query {query_id!r} is not in {files.queries.name}")
+        elif document_id not in found.documents:
+            problems.add(f"{files.qrels}:{number}: document {document_id!r} is not in {files.corpus.name}")
+        elif judged.setdefault((query_id, document_id), score) != score:
+            problems.add(f"{files.qrels}:{number}: {query_id!r}, {document_id!r} is judged twice, and differently")
+    problems.raise_if_any()
+    if not positive:
+        raise DataError(f"{files.qrels}: judges no document as relevant; every score would be 0")
+    return str(found.hasher.hexdigest()[:16])
+
+
+class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
+    """A BEIR folder as an mteb task, checked when it is made.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        DataError: The folder is malformed.
+    """
+
+    metadata = TaskMetadata(
+        name="BeirFolder",
+        description="A folder in BEIR's layout.",
+        type="Retrieval",
+        category="t2t",
+        dataset={"path": "local/folder", "revision": "none"},
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+    )
+
+    def __init__(self, path: Path) -> None:
+        self._files = find_files(path)
+        revision = f"sha256-{scan(self._files)}"
+        name = folder_name(path)
+        # mteb keeps metadata on the class; this folder's must not reach another's task.
+        self._own = type(self).metadata.model_copy(
+            update={
+                "name": name,
+                "description": f"The folder {name} in BEIR's layout.",
+                "dataset": {"path": f"local/{name}", "revision": revision},
+                "eval_splits": [self._files.split],
+            }
+        )
+        self.metadata = self._own
+        super().__init__()
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        """Read the folder into memory.
+
+        Args:
+            num_proc: Unused, part of mteb's interface.
+            **_: Unused, part of mteb's interface.
+        """
+        if getattr(self, "data_loaded", False):
+            return
+        self.metadata = self._own
+        corpus = [_row(line) for _, line in _lines(self._files.corpus)]
+        queries = [_row(line) for _, line in _lines(self._files.queries)]
+        qrels: dict[str, dict[str, int]] = {}
+        for _number, entry in _judgements(self._files.qrels):
+            if not isinstance(entry, _LineError):
+                qrels.setdefault(entry[0], {})[entry[1]] = entry[2]
+        columns = {
+            "id": [row["id"] for row in queries],
+            "text": [row["text"] for row in queries],
+        }
+        if any("instruction" in row for row in queries):
+            columns["instruction"] = [row.get("instruction", "") for row in queries]
+        data = RetrievalSplitData(
+            corpus=Dataset.from_dict(
+                {
+                    "id": [row["id"] for row in corpus],
+                    "title": [row.get("title", "") for row in corpus],
+                    "text": [row["text"] for row in corpus],
+                }
+            ),
+            queries=Dataset.from_dict(columns),
+            relevant_docs=qrels,
+            top_ranked=None,
+        )
+        self.dataset = {"default": {self._files.split: data}}
+        self.data_loaded = True
+
+    def unload_data(self) -> None:
+        """Free the data; the task keeps its own metadata and can load again."""
+        super().unload_data()
+        self.metadata = self._own

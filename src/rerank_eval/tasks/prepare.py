@@ -1,0 +1,139 @@
+"""Loads a task's data so that both stages can use it, and refuses what could not be judged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.errors import DataError, OfflineError
+from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
+from rerank_eval.names import digest
+
+logger = logging.getLogger(__name__)
+
+
+def fingerprint(task: Any) -> str:
+    """Digest what identifies a task's data, without loading it.
+
+    Args:
+        task: An mteb task, loaded or not.
+
+    Returns:
+        Sixteen hexadecimal characters over dataset, revision, splits and subsets.
+    """
+    dataset = task.metadata.dataset
+    facts = [dataset.get("path"), dataset.get("revision"), sorted(task.eval_splits), sorted(task.hf_subsets)]
+    return digest([task.metadata.name, *facts])
+
+
+def cells(task: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield (subset, split, data) of a loaded task, in the order in which mteb evaluates them."""
+    for split in task.eval_splits:
+        for subset in task.hf_subsets:
+            if subset in task.dataset and split in task.dataset[subset]:
+                yield subset, split, task.dataset[subset][split]
+
+
+def load(task: Any) -> None:
+    """Load a task's data in the format that both stages read, and check it.
+
+    Args:
+        task: An mteb task. Tasks in mteb's v1 format are converted, since `convert_to_reranking` cannot read them.
+
+    Raises:
+        OfflineError: The data set is on the hub, is not in the cache, and the hub cannot be reached.
+        DataError: The data cannot be judged: an empty corpus, a query twice, no judgements.
+    """
+    dataset = task.metadata.dataset
+    where = f"{task.metadata.name} ({dataset.get('path')}, revision {dataset.get('revision')})"
+    _load_data(task, where)
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
+    checked = False
+    for subset, split, data in cells(task):
+        _check(f"{task.metadata.name}, {subset}/{split}", data)
+        checked = True
+    if not checked:
+        raise DataError(f"{where}: none of its splits {list(task.eval_splits)} is there")
+
+
+def _load_data(task: Any, where: str) -> None:
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    on_hub = not str(task.metadata.dataset.get("path")).startswith(("local/", "rerank-eval/"))
+    if on_hub:
+        go_offline_if_unreachable()
+    try:
+        task.load_data()
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
+        raise OfflineError(_missing(task, where)) from error
+    except (DatasetNotFoundError, HfHubHTTPError) as error:
+        raise OfflineError(f"{where}: the hub has no such data set that you may read") from error
+    except (DatasetsError, FileNotFoundError, ValueError) as error:
+        # datasets tells a missing configuration by ValueError when it may not ask the hub.
+        if on_hub and go_offline_if_unreachable():
+            raise OfflineError(_missing(task, where)) from error
+        raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _missing(task: Any, where: str) -> str:
+    dataset = task.metadata.dataset
+    command = f"hf download --repo-type dataset {dataset.get('path')} --revision {dataset.get('revision')}"
+    return f"{where}: not in the hub cache and {why_unreachable()}; run `{command}` where there is a network"
+
+
+def _check(where: str, data: Any) -> None:
+    documents, queries = data["corpus"]["id"], data["queries"]["id"]
+    if len(documents) == 0:
+        raise DataError(f"{where}: the corpus is empty")
+    if len(queries) == 0:
+        raise DataError(f"{where}: there are no queries")
+    for kind, ids in (("document", documents), ("query", queries)):
+        repeated = _first_repeated(ids)
+        if repeated is not None:
+            raise DataError(f"{where}: {kind} id {repeated!r} stands twice; ids must be unique")
+    known_queries, known_documents = set(queries), set(documents)
+    judged = [query for query, documents in data["relevant_docs"].items() if documents and query in known_queries]
+    if not judged:
+        raise DataError(f"{where}: no query has a judgement; are the ids of queries and qrels of the same kind?")
+    _warn(where, "queries in the qrels are not among the queries", set(data["relevant_docs"]) - known_queries)
+    named = {document for documents in data["relevant_docs"].values() for document in documents}
+    _warn(where, "judged documents are not in the corpus", named - known_documents)
+    _warn(where, "queries have no judgement and are left out, as mteb does", known_queries - set(judged))
+    for query, candidates in (data["top_ranked"] or {}).items():
+        unknown = next((document for document in candidates if document not in known_documents), None)
+        if unknown is not None:
+            raise DataError(f"{where}: candidate {unknown!r} of query {query!r} is not in the corpus")
+
+
+def _first_repeated(ids: Any) -> str | None:
+    seen: set[str] = set()
+    for identifier in ids:
+        if identifier in seen:
+            return str(identifier)
+        seen.add(identifier)
+    return None
+
+
+def _warn(where: str, what: str, ids: set[str]) -> None:
+    if ids:
+        logger.warning("%s: %d %s, such as %r", where, len(ids), what, min(ids))
+
+
+def localize(task: Any, folder: Path) -> None:
+    """Point a task at a local copy of its data set, in the hub's own file layout with a README.md.
+
+    Args:
+        task: An mteb task that is not loaded. It gets metadata of its own; its class keeps the hub's.
+        folder: The copy.
+    """
+    metadata = task.metadata
+    task.metadata = metadata.model_copy(update={"dataset": {**metadata.dataset, "path": str(folder)}})
+
+
+def unload(task: Any) -> None:
+    """Free a task's data; mteb keeps those of a converted task in memory otherwise."""
+    if task.data_loaded:
+        task.unload_data()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank_eval.config import load_config
+from rerank_eval.errors import ConfigError, RerankEvalError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_precedence_is_command_line_then_file_then_parent_then_default(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "retriever: {top_k: 10, dtype: float16}\nreranker: {max_length: 512}")
+    path = write(tmp_path, "own.yaml", "extends: base.yaml\nretriever: {top_k: 20}\nreranker: {dtype: float16}")
+    config = load_config(path, ["reranker.dtype=bfloat16"]).base
+    assert (config.retriever.top_k, config.retriever.dtype) == (20, "float16")
+    assert config.reranker is not None
+    assert (config.reranker.max_length, config.reranker.dtype) == (512, "bfloat16")
+    assert config.reranker.recipe == "card"
+
+
+def test_several_parents_and_a_chain(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "retriever: {top_k: 1}\nembedded: {size: full}")
+    write(tmp_path, "b.yaml", "extends: a.yaml\nretriever: {batch_size: 7}")
+    write(tmp_path, "c.yaml", "retriever: {top_k: 3}")
+    config = load_config(write(tmp_path, "d.yaml", "extends: [b.yaml, c.yaml]")).base
+    assert (config.retriever.top_k, config.retriever.batch_size, config.embedded.size) == (3, 7, "full")
+
+
+def test_grid_expands_to_every_combination_in_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "grid.yaml",
+        "grid:\n  reranker.dtype: [float32, bfloat16]\n  reranker.instruction: [none, task, judge the code]\n",
+    )
+    loaded = load_config(path)
+    assert [(run.reranker.dtype, run.reranker.instruction) for run in loaded.runs if run.reranker] == [
+        (dtype, instruction) for dtype in ("float32", "bfloat16") for instruction in ("none", "task", "judge the code")
+    ]
+    assert all(run.grid == {} for run in loaded.runs)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("retriever.model", "[bm25, Qwen/Qwen3-Embedding-0.6B]"),
+        ("retriever.top_k", "[10, 100]"),
+        ("reranker.model", "[Qwen/Qwen3-Reranker-0.6B, Qwen/Qwen3-Reranker-4B]"),
+        ("reranker.recipe", "[card, qwen_eval, mteb]"),
+        ("reranker.engine", "[packed, reference]"),
+        ("reranker.head", "[float32, faithful]"),
+        ("reranker.max_length", "[512, 8192]"),
+        ("reranker", "[null, {dtype: float16}]"),
+    ],
+)
+def test_any_key_can_be_varied(tmp_path: Path, key: str, values: str) -> None:
+    loaded = load_config(write(tmp_path, "grid.yaml", f"grid:\n  {key}: {values}\n"))
+    assert len(loaded.runs) == len(loaded.variants) >= 2
+    assert len({run.model_dump_json() for run in loaded.runs}) == len(loaded.runs)
+
+
+def test_command_line_fixes_what_the_grid_varies(tmp_path: Path) -> None:
+    path = write(tmp_path, "grid.yaml", "grid:\n  reranker.dtype: [float32, bfloat16]\n")
+    runs = load_config(path, ["reranker.dtype=float16"]).runs
+    assert [run.reranker.dtype for run in runs if run.reranker] == ["float16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("reranker: {dtpe: float16}", [], "own.yaml: reranker.dtpe: unknown key; did you mean 'dtype'?"),
+        ("rerankr: {}", [], "own.yaml: rerankr: unknown key; did you mean 'reranker'?"),
+        ("reranker: {dtype: bf16}", [], "own.yaml: reranker.dtype: unknown value 'bf16'; did you mean 'bfloat16'?"),
+        ("reranker: {instruction: tsk}", [], "reranker.instruction: unknown instruction 'tsk'; did you mean 'task'?"),
+        ("retriever: {model: bm52}", [], "own.yaml: retriever.model: unknown model 'bm52'; did you mean 'bm25'?"),
+        ("grid: {reranker.dtype: [float32, bf16]}", [], "own.yaml: grid.reranker.dtype: unknown value 'bf16'"),
+        ("grid: {reranker.dtype: []}", [], "own.yaml: grid.reranker.dtype: List should have at least 1 item"),
+        ("grid: {tasks: [a]}", [], "own.yaml: grid.tasks: this key cannot be varied in a grid"),
+        ("retriever: {top_k: 0}", [], "own.yaml: retriever.top_k: Input should be greater than or equal to 1, got 0"),
+        ("reranker: {trust_remote_code: true}", [], "trust_remote_code needs a pinned revision"),
+        ("- a\n- b", [], "own.yaml: the top level must be `key: value` lines, not a list"),
+        ("a: 1\na: 2", [], "own.yaml: line 2: key 'a' stands twice"),
+        ("a: &x [1]\nb: *x", [], "own.yaml: line 2: aliases are not allowed here"),
+        ("a: [", [], "own.yaml: line 1:"),
+        ("!!python/object/apply:os.system [ls]", [], "own.yaml: line 1:"),
+        ("", ["reranker.dtype=bf16"], "--set: reranker.dtype: unknown value 'bf16'; did you mean 'bfloat16'?"),
+        ("", ["dtype"], "--set 'dtype': write it as key=value"),
+        ("extends: gone.yaml", [], "gone.yaml: no such config file"),
+        ("extends: own.yaml", [], "extends: the files extend each other in a circle"),
+        ("extends: 3", [], "own.yaml: extends: must be a file name or a list of file names"),
+    ],
+)
+def test_a_mistake_gives_one_line_with_file_key_and_remedy(
+    tmp_path: Path, text: str, overrides: list[str], expected: str
+) -> None:
+    path = write(tmp_path, "own.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_error_names_the_file_that_holds_the_mistake(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "reranker: {dtype: bf16}")
+    path = write(tmp_path, "own.yaml", "extends: base.yaml\nreranker: {recipe: mteb}")
+    with pytest.raises(ConfigError, match=r"base\.yaml: reranker\.dtype"):
+        load_config(path)
+
+
+def test_a_missing_config_names_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, "offline.yaml", "")
+    with pytest.raises(ConfigError, match=r"did you mean '.*offline\.yaml'"):
+        load_config(tmp_path / "ofline.yaml")
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_whatever_raise_anything_but_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "c.yaml"
+    path.write_bytes(data)
+    with contextlib.suppress(RerankEvalError):  # anything else fails the test
+        load_config(path)
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60), st.text(max_size=60))
+def test_no_override_whatever_raises_anything_but_a_config_error(key: str, value: str) -> None:
+    with contextlib.suppress(RerankEvalError):  # anything else fails the test
+        load_config(Path(__file__).parents[2] / "configs" / "base.yaml", [f"{key}={value}"])

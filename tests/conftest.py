@@ -1,0 +1,10 @@
+"""Settings that hold for every test: no network, quiet libraries, a cache of our own."""
+
+from __future__ import annotations
+
+import os
+
+# Before any hub library is imported: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TQDM_DISABLE", "1")

