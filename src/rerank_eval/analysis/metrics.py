@@ -90,8 +90,8 @@ def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:
     ids = ordered["query_id"].to_numpy(dtype=object)
     documents = ordered["doc_id"].tolist()
     values = ordered["score"].to_numpy(dtype=np.float32)
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, dtype=np.int64)
-    for start, stop in zip(starts, np.r_[starts[1:], len(ids)], strict=True):
+    borders = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1], True]) if len(ids) else np.zeros(1, dtype=np.int64)
+    for start, stop in zip(borders[:-1], borders[1:], strict=True):
         judged = qrels[ids[start]]
         mine = documents[start:stop]
         # trec_eval gives no gain to a negative judgement.

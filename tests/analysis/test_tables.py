@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from rerank_eval.analysis import render
+from rerank_eval.analysis.records import ResultRecord, load_manifests
+from rerank_eval.analysis.tables import leaderboard
+
+HOSTILE = "<script>alert(1)</script> a|b x_y%&#$~^\\{} [bold]*z*"
+
+
+def record(**changes: Any) -> ResultRecord:
+    values: dict[str, Any] = {
+        "kind": "retriever",
+        "label": "BM25",
+        "detail": "",
+        "order": 0,
+        "notes": (),
+        "identity": "r1",
+        "candidates": "r1",
+        "retriever": "BM25",
+        "top_k": 100,
+        "task": "A",
+        "revision": "1",
+        "main_score": "ndcg_at_10",
+        "main": 0.5,
+        "recall": 0.9,
+        "oracle": 0.8,
+    }
+    return ResultRecord(**{**values, **changes})
+
+
+def reranker(**changes: Any) -> ResultRecord:
+    return record(**{"kind": "reranker", "label": "R", "order": 1, "identity": "x1", **changes})
+
+
+SUITES = {"S": ["A", "B"], "T": ["A", "C"]}
+
+
+def test_rows_are_the_retriever_then_its_rerankers_then_the_ceilings() -> None:
+    board = leaderboard(
+        [
+            reranker(identity="x2", order=2, detail="b", main=0.7),
+            reranker(detail="a", main=0.6),
+            record(),
+            record(label="E", retriever="E", identity="r2", candidates="r2", order=5, main=0.55),
+        ],
+        {},
+    )
+    assert board.frame["Model"].tolist() == [
+        "BM25",
+        "+ R",
+        "+ R",
+        board.frame["Model"][3],
+        board.frame["Model"][4],
+        "E",
+        *board.frame["Model"][6:],
+    ]
+    assert board.frame["Details"].tolist()[:3] == ["retriever alone, top 100", "a", "b"]
+    assert board.frame["A"].tolist()[:5] == pytest.approx([50, 60, 70, 80, 90])
+    assert board.frame["kind"].tolist() == [
+        "retriever",
+        "reranker",
+        "reranker",
+        "ceiling",
+        "ceiling",
+        "retriever",
+        "ceiling",
+        "ceiling",
+    ]
+
+
+def test_a_suite_with_a_missing_task_has_no_mean() -> None:
+    board = leaderboard([record(), record(task="B", main=0.7), reranker()], SUITES)
+    assert board.scores == ["A", "B", "mean S"]
+    assert board.frame["mean S"].tolist()[0] == pytest.approx(60)
+    assert math.isnan(board.frame["mean S"].tolist()[1])
+
+
+def test_the_mean_of_a_mixed_suite_leaves_p_mrr_out_and_says_so() -> None:
+    board = leaderboard([record(), record(task="B", main_score="p-MRR", main=-0.1)], SUITES)
+    assert board.scores == ["A", "B (p-MRR)", "mean S"]
+    assert board.frame["mean S"][0] == pytest.approx(50)
+    assert "The mean of S leaves p-MRR out" in board.caption
+    only = leaderboard(
+        [record(task="A", main_score="p-MRR", main=0.1), record(task="B", main_score="p-MRR", main=0.2)], SUITES
+    )
+    assert only.frame["mean S"][0] == pytest.approx(15)
+
+
+def test_a_missing_cell_is_a_dash_never_a_zero() -> None:
+    board = leaderboard([record(), record(task="B"), reranker(main=0.0)], {})
+    row = next(line for line in render.to_markdown(board).splitlines() if line.startswith("| + R"))
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ["0.00", "–"]
+    assert ",0.0,\n" in render.to_csv(board)
+
+
+def test_the_best_is_bold_among_real_rows_only() -> None:
+    board = leaderboard([record(main=0.5), reranker(main=0.6)], {})
+    assert render.to_markdown(board).count("**") == 2
+    assert "**60.00**" in render.to_markdown(board)
+    assert r"\textbf{60.00}" in render.to_latex(board)
+    assert "<strong>60.00</strong>" in render.to_html(board)
+
+
+def test_notes_are_numbered_and_told_in_every_format() -> None:
+    board = leaderboard([record(), reranker(notes=("random weights: noise",))], {})
+    console = Console(file=io.StringIO(), width=100)
+    console.print(render.to_rich(board))
+    for text in (console.file.getvalue(), render.to_markdown(board), render.to_latex(board), render.to_html(board)):
+        assert "random weights: noise" in text
+    assert "+ R [1]" in render.to_csv(board)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_text_from_data_is_escaped_in_every_format() -> None:
+    board = leaderboard([record(label=HOSTILE, retriever=HOSTILE, task=HOSTILE, notes=(HOSTILE,))], {})
+    page = Tags()
+    page.feed(render.to_html(board))
+    assert "script" not in page.tags
+    assert any(HOSTILE in text for text in page.text)
+    markdown = render.to_markdown(board)
+    assert "<script" not in markdown.replace("\\<", "")
+    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {4}
+    latex = render.to_latex(board).replace(r"\%", "").replace(r"\&", "").replace(r"\#", "").replace(r"\$\times\$", "")
+    assert "a|b x\\_y" in latex
+    back = pd.read_csv(io.StringIO(render.to_csv(board)))
+    assert back["Model"][0] == f"{HOSTILE} [1]"
+    console = Console(file=io.StringIO(), width=400)
+    console.print(render.to_rich(board))
+    assert "[bold]*z*" in console.file.getvalue()
+
+
+def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
+    records = [record(), record(task="B"), reranker(), reranker(identity="x2", order=2)]
+    texts = set()
+    for order in (records, records[::-1]):
+        board = leaderboard(
+            sorted(order, key=lambda item: (item.candidates, item.order, item.identity, item.task)), SUITES
+        )
+        for path in render.write_all(board, tmp_path):
+            texts.add((path.name, path.read_bytes()))
+    assert len(texts) == 4
+
+
+def test_a_foreign_manifest_is_skipped_with_a_warning_that_names_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, text in {
+        "a": "{",
+        "b": json.dumps({"schema": 1, "complete": True}),
+        "c": "[]",
+        "d": json.dumps({"schema": 9, "complete": True}),
+    }.items():
+        folder = tmp_path / "runs" / "x" / "y" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(text)
+    import logging
+
+    logging.getLogger("rerank_eval").propagate = True
+    with caplog.at_level("WARNING", logger="rerank_eval"):
+        assert load_manifests(tmp_path) == []
+    assert "y/a/manifest.json" in caplog.text
+    assert "y/b/manifest.json" in caplog.text
+
+
+def test_analysis_never_imports_torch_or_mteb() -> None:
+    code = (
+        "import sys, rerank_eval.analysis.metrics, rerank_eval.analysis.trec, rerank_eval.analysis.tables, "
+        "rerank_eval.analysis.render, rerank_eval.analysis.records\n"
+        "print([name for name in ('torch', 'mteb', 'transformers', 'sentence_transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

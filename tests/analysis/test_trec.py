@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import pandas as pd
+import pytest
+import pytrec_eval
+
+from rerank_eval.analysis.metrics import per_query
+from rerank_eval.analysis.trec import read_run, write_qrels, write_run
+from rerank_eval.errors import DataError
+
+
+def scores(seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    rows = [
+        (f"q{query}", f"d{document}", float(score))
+        for query in range(20)
+        for document, score in enumerate(generator.normal(size=30).round(1))  # rounded: plenty of ties
+    ]
+    return pd.DataFrame(rows, columns=["query_id", "doc_id", "score"])
+
+
+def test_every_tool_reads_the_same_numbers_back(tmp_path: Path) -> None:
+    frame = scores()
+    qrels = {f"q{query}": {f"d{query}": 2, f"d{query + 5}": 1} for query in range(20)}
+    run_file, qrels_file = tmp_path / "a.trec", tmp_path / "a.qrels"
+    write_run(run_file, frame, "test")
+    write_qrels(qrels_file, qrels)
+    ours = per_query(frame, qrels).set_index("query_id")["ndcg_at_10"]
+    with run_file.open() as run, qrels_file.open() as judged:
+        evaluator = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(judged), {"ndcg_cut.10"})
+        theirs = {
+            query: value["ndcg_cut_10"] for query, value in evaluator.evaluate(pytrec_eval.parse_run(run)).items()
+        }
+    assert ours.to_dict() == pytest.approx(theirs)
+    measured = ir_measures.iter_calc(
+        [ir_measures.nDCG @ 10],
+        ir_measures.read_trec_qrels(str(qrels_file)),
+        ir_measures.read_trec_run(str(run_file)),
+    )
+    assert ours.to_dict() == pytest.approx({metric.query_id: metric.value for metric in measured})
+
+
+def test_scores_come_back_bit_for_bit_and_ranks_follow_the_evaluator(tmp_path: Path) -> None:
+    frame = scores(1)
+    frame["score"] = frame["score"] / 3
+    write_run(tmp_path / "a.trec", frame, "test")
+    back = read_run(tmp_path / "a.trec")
+    merged = back.merge(frame, on=["query_id", "doc_id"], suffixes=("", "_given"))
+    assert (merged["score"] == merged["score_given"]).all()
+    assert len(merged) == len(frame)
+    for _, group in back.groupby("query_id"):
+        assert group["rank"].tolist() == list(range(1, len(group) + 1))
+        keys = list(zip(group["score"].astype(np.float32), group["doc_id"], strict=True))
+        assert keys == sorted(keys, reverse=True)
+
+
+@pytest.mark.parametrize("bad", ["a b", "a\tb", "", "a\u2003b"])
+def test_an_id_with_white_space_is_refused(tmp_path: Path, bad: str) -> None:
+    frame = pd.DataFrame([("q", bad, 1.0)], columns=["query_id", "doc_id", "score"])
+    with pytest.raises(DataError, match="white space"):
+        write_run(tmp_path / "a.trec", frame, "test")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("q Q0 d 1 0.5\n", "a.trec:1: 5 fields"), ("q Q0 d 1 0.5 t\nq Q0 d x 0.5 t\n", "a.trec:2: rank or score")],
+)
+def test_a_malformed_run_names_the_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.trec").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_run(tmp_path / "a.trec")
+
+
+def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such run"):
+        read_run(tmp_path / "a.trec")

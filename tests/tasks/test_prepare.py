@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import mteb
+import pytest
+from datasets import Dataset
+
+from rerank_eval.errors import DataError, OfflineError
+from rerank_eval.tasks import prepare
+from tests.models.test_retriever import SmallTask
+
+
+def test_hub_data_out_of_reach_is_told_at_once_with_the_command_to_fetch_it() -> None:
+    task = mteb.get_task("SciFact")
+    started = time.monotonic()
+    with pytest.raises(
+        OfflineError, match=r"SciFact \(mteb/scifact.*hf download --repo-type dataset mteb/scifact --revision"
+    ):
+        prepare.load(task)
+    assert time.monotonic() - started < 20
+
+
+def mirror(folder: Path, parts: dict[str, list[dict[str, Any]]]) -> Path:
+    """Write a data set in the hub's own layout: a folder a configuration, and a README.md that names them."""
+    lines = ["---", "configs:"]
+    for name, rows in parts.items():
+        (folder / name).mkdir(parents=True)
+        Dataset.from_list(rows).to_parquet(folder / name / "test-0.parquet")
+        lines += [f"- config_name: {name}", "  data_files:", "  - split: test", f"    path: {name}/test-0.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    return folder
+
+
+def test_a_local_copy_in_the_hub_s_layout_is_read(tmp_path: Path) -> None:
+    folder = mirror(
+        tmp_path / "scifact",
+        {
+            "corpus": [
+                {"_id": "1", "title": "Gravity", "text": "Masses attract."},
+                {"_id": "2", "title": "", "text": "Cells divide."},
+            ],
+            "queries": [{"_id": "q", "text": "What do masses do?"}],
+            "default": [{"query-id": "q", "corpus-id": "1", "score": 1}],
+        },
+    )
+    task = mteb.get_task("SciFact")
+    prepare.localize(task, folder)
+    prepare.load(task)
+    [(subset, split, data)] = list(prepare.cells(task))
+    assert (subset, split, data["relevant_docs"]) == ("default", "test", {"q": {"1": 1}})
+    assert type(task).metadata.dataset["path"] == "mteb/scifact"
+
+
+def test_a_fingerprint_follows_data_and_not_loading() -> None:
+    task = SmallTask()
+    before = prepare.fingerprint(task)
+    prepare.load(task)
+    assert prepare.fingerprint(task) == before
+    task.metadata = task.metadata.model_copy(update={"dataset": {"path": "local/small", "revision": "2"}})
+    assert prepare.fingerprint(task) != before
+
+
+def loaded(**changes: Any) -> SmallTask:
+    task = SmallTask()
+    task.load_data()
+    task.dataset["default"]["test"].update(changes)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"corpus": Dataset.from_dict({"id": [], "title": [], "text": []})}, "the corpus is empty"),
+        ({"queries": Dataset.from_dict({"id": [], "text": []})}, "there are no queries"),
+        ({"queries": Dataset.from_dict({"id": ["q1", "q1"], "text": ["a", "b"]})}, "query id 'q1' stands twice"),
+        (
+            {"corpus": Dataset.from_dict({"id": ["a", "a"], "title": ["", ""], "text": ["x", "y"]})},
+            "document id 'a' stands twice",
+        ),
+        ({"relevant_docs": {}}, "no query has a judgement"),
+        ({"relevant_docs": {"other": {"d1": 1}}}, "no query has a judgement"),
+        ({"top_ranked": {"q1": ["d1", "gone"]}}, "candidate 'gone' of query 'q1' is not in the corpus"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        prepare.load(loaded(**changes))
+
+
+def test_what_published_data_sets_do_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+
+    logging.getLogger("rerank_eval").propagate = True
+    with caplog.at_level("WARNING", logger="rerank_eval"):
+        prepare.load(loaded(relevant_docs={"q1": {"d1": 1, "gone": 1}, "nobody": {"d1": 1}}))
+    assert "1 judged documents are not in the corpus, such as 'gone'" in caplog.text
+    assert "1 queries in the qrels are not among the queries, such as 'nobody'" in caplog.text
+    assert "1 queries have no judgement and are left out, as mteb does, such as 'q2'" in caplog.text
