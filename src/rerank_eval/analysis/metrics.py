@@ -6,6 +6,7 @@ scores as 32-bit floats and lets the larger document id win a tie; what counts a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:
     documents = ordered["doc_id"].tolist()
     values = ordered["score"].to_numpy(dtype=np.float32)
     borders = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1], True]) if len(ids) else np.zeros(1, dtype=np.int64)
-    for start, stop in zip(borders[:-1], borders[1:], strict=True):
+    for start, stop in itertools.pairwise(borders):
         judged = qrels[ids[start]]
         mine = documents[start:stop]
         # trec_eval gives no gain to a negative judgement.
