@@ -92,26 +92,25 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     show_leaderboard(plan.results_dir, outcome.revisions, console)
 
 
-def show_leaderboard(results_dir: Path, revisions: Mapping[str, str], console: Console) -> None:
+def show_leaderboard(
+    results_dir: Path, revisions: Mapping[str, str], console: Console, insert: Path | None = None
+) -> None:
     """Print the leaderboard of a results folder and write it in four formats.
 
     Args:
         results_dir: The folder.
         revisions: Task name -> data revision; results of these tasks on other data are left out.
         console: Where it is printed.
+        insert: A Markdown file whose part between the leaderboard's markers is replaced, or None.
 
     Raises:
-        ConfigError: The folder holds no results.
+        ConfigError: The folder holds no results, or the file has no markers.
     """
     from rerank_eval.analysis import render, tables
-    from rerank_eval.analysis.records import load_manifests
+    from rerank_eval.analysis.records import load_manifests, of_one_revision
     from rerank_eval.tasks.suites import load_suites
 
-    records = [
-        record
-        for record in load_manifests(results_dir)
-        if revisions.get(record.task, record.revision) == record.revision
-    ]
+    records, left_out = of_one_revision(load_manifests(results_dir), revisions)
     if not records:
         raise ConfigError(
             f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
@@ -120,7 +119,12 @@ def show_leaderboard(results_dir: Path, revisions: Mapping[str, str], console: C
     board = tables.leaderboard(records, suites)
     console.print()
     console.print(render.to_rich(board))
+    if left_out:
+        tasks = ", ".join(sorted({record.task for record in left_out}))
+        console.print(f"left out: {len(left_out)} result(s) on other data of {tasks}", markup=False)
     written = render.write_all(board, results_dir)
+    if insert is not None:
+        written.append(render.insert_markdown(board, insert))
     console.print("written: " + ", ".join(str(path) for path in written), markup=False)
 
 

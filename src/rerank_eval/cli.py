@@ -138,11 +138,14 @@ def score(
 @app.command()
 def leaderboard(
     results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
+    insert: Annotated[
+        Path | None, typer.Option("--insert", help="Also put the table between the markers in this Markdown file.")
+    ] = None,
 ) -> None:
     """Make the leaderboard again from the files in a results folder."""
     from rerank_eval.app import show_leaderboard
 
-    show_leaderboard(results_dir, {}, console)
+    show_leaderboard(results_dir, {}, console, insert)
 
 
 def main(arguments: list[str] | None = None) -> None:

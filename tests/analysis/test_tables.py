@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from rerank_eval.analysis import render
-from rerank_eval.analysis.records import ResultRecord, load_manifests
+from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision
 from rerank_eval.analysis.tables import leaderboard
+from rerank_eval.errors import ConfigError
 
 HOSTILE = "<script>alert(1)</script> a|b x_y%&#$~^\\{} [bold]*z*"
 
@@ -35,6 +36,7 @@ def record(**changes: Any) -> ResultRecord:
         "revision": "1",
         "main_score": "ndcg_at_10",
         "main": 0.5,
+        "finished": 1.0,
         "recall": 0.9,
         "oracle": 0.8,
     }
@@ -121,6 +123,24 @@ def test_notes_are_numbered_and_told_in_every_format() -> None:
     for text in (console.file.getvalue(), render.to_markdown(board), render.to_latex(board), render.to_html(board)):
         assert "random weights: noise" in text
     assert "+ R [1]" in render.to_csv(board)
+
+
+def test_results_on_other_data_are_left_out() -> None:
+    old, new = record(revision="1", finished=1.0), reranker(revision="2", finished=2.0)
+    assert of_one_revision([new, old], {}) == ([new], [old])
+    assert of_one_revision([new, old], {"A": "1"}) == ([old], [new])
+
+
+def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{render.BEGIN}\nold\n{render.END}\nafter\n")
+    board = leaderboard([record()], {})
+    render.insert_markdown(board, path)
+    render.insert_markdown(board, path)
+    assert path.read_text() == f"before\n{render.BEGIN}\n\n{render.to_markdown(board)}\n{render.END}\nafter\n"
+    path.write_text("no markers")
+    with pytest.raises(ConfigError, match="leaderboard:begin"):
+        render.insert_markdown(board, path)
 
 
 class Tags(HTMLParser):

@@ -11,6 +11,7 @@ import pytest
 
 from rerank_eval.config import RerankerConfig
 from rerank_eval.errors import ModelError
+from rerank_eval.models import load_reranker
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.reranker import CrossEncoder, GroupScores
 from rerank_eval.models.resolve import resolve_model
@@ -147,6 +148,21 @@ def test_the_demo_reranker_scores_through_both_engines() -> None:
         scores[engine] = scorer.score("decode json text", "find it", list(DOCUMENTS.values())).scores
     np.testing.assert_allclose(scores["packed"], scores["reference"], atol=1e-5)
     assert len(set(scores["packed"].tolist())) == len(DOCUMENTS)
+
+
+def test_load_reranker_gives_mteb_what_it_needs(tmp_path: Path) -> None:
+    predictions = {
+        "mteb_model_meta": {"model_name": "test/model", "revision": "1"},
+        "default": {"test": {query: {document: 1.0 for document in DOCUMENTS} for query in QUERIES}},
+    }
+    (tmp_path / "SmallTask_predictions.json").write_text(json.dumps(predictions))
+    reranker = load_reranker(RerankerConfig(max_length=512), "cpu")
+    cache = mteb.ResultCache(tmp_path / "cache")
+    task = SmallTask().convert_to_reranking(tmp_path, top_k=100)
+    score = mteb.evaluate(reranker, task, cache=cache, co2_tracker=False).task_results[0].get_score()
+    assert 0 < score <= 1
+    assert reranker.counts.pairs == len(QUERIES) * len(DOCUMENTS)
+    assert "recipe_card" in str(cache.get_task_result_path("SmallTask", reranker.mteb_model_meta))
 
 
 @pytest.fixture(scope="module")

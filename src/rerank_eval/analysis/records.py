@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class ResultRecord:
         revision: The data's revision.
         main_score: Name of the task's main score.
         main: Its value on mteb's scale: mean over all split x subset cells.
+        finished: When it was computed, Unix time in seconds.
         recall: recall@100 of the candidates, 0..1.
         oracle: nDCG@10 of the best order of these candidates, 0..1.
     """
@@ -49,6 +51,7 @@ class ResultRecord:
     revision: str
     main_score: str
     main: float
+    finished: float
     recall: float
     oracle: float
 
@@ -89,6 +92,25 @@ def _record(manifest: dict[str, Any]) -> ResultRecord:
         revision=str(task["revision"]),
         main_score=str(task["main_score"]),
         main=float(scores["main"]),
+        finished=float(manifest["timings"]["finished"]),
         recall=float(scores["recall_at_100"]),
         oracle=float(scores["oracle_ndcg_at_10"]),
     )
+
+
+def of_one_revision(
+    records: Sequence[ResultRecord], revisions: Mapping[str, str]
+) -> tuple[list[ResultRecord], list[ResultRecord]]:
+    """Keep, for each task, the results on one revision of its data; scores on different data do not compare.
+
+    Args:
+        records: What `load_manifests` returned.
+        revisions: Task -> the revision that counts; for other tasks it is that of the latest result.
+
+    Returns:
+        The records kept and those left out.
+    """
+    wanted = {record.task: record.revision for record in sorted(records, key=lambda record: record.finished)}
+    wanted |= revisions
+    kept = [record for record in records if record.revision == wanted[record.task]]
+    return kept, [record for record in records if record.revision != wanted[record.task]]

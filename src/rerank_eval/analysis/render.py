@@ -13,9 +13,11 @@ from rich.table import Table
 from tabulate import tabulate
 
 from rerank_eval.analysis.tables import DETAIL, KIND, MODEL, Leaderboard
+from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
 
 MISSING = "–"
+BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _PARTS = re.compile(r"\([^)]*\)|[A-Z]+[^A-Z (]*|[^A-Z (]+| +|\(")
 _HEAD_WIDTH = 14
 _LATEX = {
@@ -157,6 +159,31 @@ def to_html(board: Leaderboard) -> str:
     ]
     template = environment.get_template("leaderboard.html.j2")
     return template.render(heads=board.scores, rows=rows, caption=board.caption, notes=_footnotes(board)) + "\n"
+
+
+def insert_markdown(board: Leaderboard, path: Path) -> Path:
+    """Replace what stands between a Markdown file's two markers by the leaderboard.
+
+    Args:
+        board: The leaderboard.
+        path: The file; it holds `<!-- leaderboard:begin -->` and, below, `<!-- leaderboard:end -->`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: The file is missing, or has no markers.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"{path}: has no lines {BEGIN} and {END}; put them where the table shall stand")
+    write_text(path, f"{before}{begin}\n\n{to_markdown(board)}\n{end}{after}")
+    return path
 
 
 def write_all(board: Leaderboard, results_dir: Path) -> list[Path]:

@@ -1,1 +1,48 @@
 """mteb protocols around the engine: retrievers and rerankers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rerank_eval.config import RerankerConfig
+    from rerank_eval.models.reranker import CrossEncoder
+
+
+def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
+    """Load a reranker for use in a plain `mteb.evaluate`, without this project's pipeline.
+
+    Args:
+        config: Which model, with which recipe, instruction and arithmetic.
+        device: `auto` or a torch device.
+
+    Returns:
+        An mteb cross-encoder.
+
+    Raises:
+        ModelError: The model cannot be loaded as a reranker.
+        OfflineError: It has to come from the hub and the hub cannot be reached.
+    """
+    # Imported here: the package is imported by whatever needs one of its small modules, and torch takes seconds.
+    from mteb.models.model_meta import ModelMeta
+
+    from rerank_eval.models.reranker import CrossEncoder
+    from rerank_eval.models.resolve import resolve_model
+    from rerank_eval.models.scorers import load_scorer
+
+    ref = resolve_model(config.model, config.revision, "reranker.model")
+    settings = config.model_dump(
+        mode="json", include={"dtype", "recipe", "instruction", "engine", "head", "max_length"}
+    )
+    meta = ModelMeta.create_empty(
+        overwrites={
+            "name": ref.name,
+            "revision": ref.revision,
+            "model_type": ["cross-encoder"],
+            "experiment_kwargs": settings,
+        }
+    )
+    return CrossEncoder(load_scorer(config, ref, device), meta)
+
+
+__all__ = ["load_reranker"]

@@ -67,6 +67,8 @@ def _load_data(task: Any, where: str) -> None:
         go_offline_if_unreachable()
     try:
         task.load_data()
+        if on_hub and "Instruction" in task.metadata.type:
+            _fetch_changed_judgements(task)
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
         raise OfflineError(_missing(task, where)) from error
     except (DatasetNotFoundError, HfHubHTTPError) as error:
@@ -76,6 +78,17 @@ def _load_data(task: Any, where: str) -> None:
         if on_hub and go_offline_if_unreachable():
             raise OfflineError(_missing(task, where)) from error
         raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _fetch_changed_judgements(task: Any) -> None:
+    """Touch the second data set of FollowIR's kind, which mteb asks for only after all inference is done."""
+    import datasets
+
+    dataset = task.metadata.dataset
+    configurations = datasets.get_dataset_config_names(dataset["path"], revision=dataset["revision"])
+    for name in configurations:
+        if name.endswith("qrel_diff"):
+            datasets.load_dataset(dataset["path"], name, revision=dataset["revision"])
 
 
 def _missing(task: Any, where: str) -> str:
