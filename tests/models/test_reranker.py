@@ -153,7 +153,7 @@ def test_the_demo_reranker_scores_through_both_engines() -> None:
 def test_load_reranker_gives_mteb_what_it_needs(tmp_path: Path) -> None:
     predictions = {
         "mteb_model_meta": {"model_name": "test/model", "revision": "1"},
-        "default": {"test": {query: {document: 1.0 for document in DOCUMENTS} for query in QUERIES}},
+        "default": {"test": {query: dict.fromkeys(DOCUMENTS, 1.0) for query in QUERIES}},
     }
     (tmp_path / "SmallTask_predictions.json").write_text(json.dumps(predictions))
     reranker = load_reranker(RerankerConfig(max_length=512), "cpu")
