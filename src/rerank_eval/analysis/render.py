@@ -158,7 +158,15 @@ def to_html(board: Leaderboard) -> str:
         for row in range(len(board.frame))
     ]
     template = environment.get_template("leaderboard.html.j2")
-    return template.render(heads=board.scores, rows=rows, caption=board.caption, notes=_footnotes(board)) + "\n"
+    return (
+        template.render(
+            heads=[_PARTS.findall(head) for head in board.scores],
+            rows=rows,
+            caption=board.caption,
+            notes=_footnotes(board),
+        )
+        + "\n"
+    )
 
 
 def insert_markdown(board: Leaderboard, path: Path) -> Path:
