@@ -1,7 +1,8 @@
 """Per-query metrics from scores and judgements, with what ties and candidates leave open.
 
 The ranking metrics are trec_eval's, by pytrec_eval, as in mteb: nDCG with linear gain and log2 discount. It holds
-scores as 32-bit floats and lets the larger document id win a tie; what counts as a tie here is what ties there.
+scores as 32-bit floats and lets the larger document id win a tie; what counts as a tie here is what ties there. (mteb
+computes its own mrr from 64-bit scores, so that one figure can differ from ours where two scores tie in 32 bits only.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytrec_eval
 
-from rerank_eval.errors import ModelError
+from rerank_eval.errors import DataError, ModelError
 
 DEPTH = 10
 """Cut-off of nDCG@10, its bounds and its oracle."""
@@ -28,6 +29,11 @@ _MEASURES = {
     "map_cut_100": "map_at_100",
     "recip_rank": "mrr",
 }
+_MEANS = (*_MEASURES.values(), "mrr_at_10", "ndcg_at_10_best", "ndcg_at_10_worst", "oracle_ndcg_at_10")
+_COUNTS = ("n_candidates", "n_relevant", "n_tied")
+COLUMNS = ("query_id", *_MEANS, *_COUNTS)
+"""Columns of what `per_query` returns."""
+
 _REQUESTED = {"ndcg_cut.1,10", "recall.10,100", "map_cut.100", "recip_rank"}
 _DISCOUNT = 1.0 / np.log2(np.arange(2, DEPTH + 2))
 
@@ -48,18 +54,21 @@ def per_query(scores: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
 
     Args:
         scores: Columns query_id, doc_id, score; one row a candidate, in any order.
-        qrels: query id -> document id -> relevance. Every query here gets a row; one without candidates counts 0.
+        qrels: query id -> document id -> relevance. As in mteb (`_filter_queries_without_positives`), a query without
+            any judgement is left out; one whose judgements are all 0, or that has no candidates, stays and counts 0.
 
     Returns:
-        One row a query, sorted by id: query_id, ndcg_at_1, ndcg_at_10, recall_at_10, recall_at_100, map_at_100, mrr,
-        n_candidates, n_relevant, n_tied (candidates whose 32-bit score another one has), ndcg_at_10_best and
-        ndcg_at_10_worst (over all ways to order ties), oracle_ndcg_at_10 (the best order of these very candidates).
+        One row a query, sorted by id, with the columns `COLUMNS`. float64, 0..1: ndcg_at_1, ndcg_at_10, recall_at_10,
+        recall_at_100, map_at_100, mrr, mrr_at_10, ndcg_at_10_best and ndcg_at_10_worst (over all ways to order ties),
+        oracle_ndcg_at_10 (the best order of these very candidates). int64: n_candidates, n_relevant, n_tied
+        (candidates whose 32-bit score another one has).
 
     Raises:
-        ModelError: A score is NaN or infinite; names query and document.
+        ModelError: A score is NaN, infinite or beyond 32-bit floats; names query and document.
         ValueError: A document stands twice among a query's candidates.
     """
     _check(scores)
+    qrels = {query_id: judged for query_id, judged in qrels.items() if judged}
     known = scores[scores["query_id"].isin(set(qrels))]
     queries = {query.query_id: query for query in _queries(known, qrels)}
     run = {
@@ -68,17 +77,23 @@ def per_query(scores: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
     judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
     trec = pytrec_eval.RelevanceEvaluator(judged, _REQUESTED).evaluate(run)
     rows = [_row(query_id, qrels[query_id], queries.get(query_id), trec.get(query_id)) for query_id in sorted(qrels)]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    # Ours and trec_eval's sums differ in the last bit; worst <= actual <= best <= oracle shall hold exactly.
+    frame["ndcg_at_10_best"] = frame[["ndcg_at_10_best", "ndcg_at_10"]].max(axis=1)
+    frame["ndcg_at_10_worst"] = frame[["ndcg_at_10_worst", "ndcg_at_10"]].min(axis=1)
+    frame["oracle_ndcg_at_10"] = frame[["oracle_ndcg_at_10", "ndcg_at_10_best"]].max(axis=1)
+    return frame.astype(dict.fromkeys(_MEANS, "float64") | dict.fromkeys(_COUNTS, "int64"))
 
 
 def _check(scores: pd.DataFrame) -> None:
-    values = scores["score"].to_numpy(dtype=np.float64)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is told apart below
+        values = scores["score"].to_numpy(dtype=np.float64).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         row = scores.iloc[bad[0]]
         raise ModelError(
             f"query {row['query_id']!r}, document {row['doc_id']!r}: the score is {row['score']}; "
-            f"{len(bad)} scores are not finite"
+            f"scores that are not finite 32-bit floats: {len(bad)} of {len(values)}"
         )
     twice = scores.duplicated(["query_id", "doc_id"])
     if twice.any():
@@ -106,6 +121,8 @@ def _row(
     ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
     row: dict[str, object] = {"query_id": query_id}
     row |= {ours: float(trec[theirs]) if trec is not None else 0.0 for theirs, ours in _MEASURES.items()}
+    # A reciprocal rank within the first ten is at least 1/10; the margin covers its rounding.
+    row["mrr_at_10"] = float(trec["recip_rank"]) if trec is not None and trec["recip_rank"] > 1 / (DEPTH + 0.5) else 0.0
     row["n_candidates"] = len(query.document_ids) if query is not None else 0
     row["n_relevant"] = sum(value > 0 for value in judged.values())
     best = worst = oracle = 0.0
@@ -140,9 +157,13 @@ def summarise(frame: pd.DataFrame) -> dict[str, float]:
     Returns:
         Means over queries of all metrics, tie_rate (share of candidates that tie), tied_queries (share of queries with
         a tie) and candidates (mean number for a query).
+
+    Raises:
+        DataError: There is no query to average over.
     """
-    names = [*_MEASURES.values(), "ndcg_at_10_best", "ndcg_at_10_worst", "oracle_ndcg_at_10"]
-    means = {name: float(frame[name].mean()) for name in names}
+    if frame.empty:
+        raise DataError("no query has a judgement; there is nothing to average over")
+    means = {name: float(frame[name].mean()) for name in _MEANS}
     candidates = int(frame["n_candidates"].sum())
     return means | {
         "tie_rate": float(frame["n_tied"].sum()) / candidates if candidates else 0.0,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
+from rich.text import Text
 from tabulate import tabulate
 
 from rerank_eval.analysis.tables import DETAIL, KIND, MODEL, Leaderboard
@@ -19,7 +23,9 @@ from rerank_eval.files import write_text
 MISSING = "–"
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _PARTS = re.compile(r"\([^)]*\)|[A-Z]+[^A-Z (]*|[^A-Z (]+| +|\(")
-_HEAD_WIDTH = 14
+_HEAD_WIDTH = 13
+_TEXT_WIDTH = 22
+_GAP = 2
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -33,6 +39,12 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "–": "--",
     "×": r"$\times$",
+    "<": r"\textless{}",  # in LaTeX's old default encoding these three print as other characters
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # at the start of a row it would be read as an argument of the line break before it, as would *
+    "]": "{]}",
+    "*": "{*}",
 }
 
 
@@ -46,23 +58,62 @@ def _is_best(board: Leaderboard, row: int, column: str) -> bool:
     return board.frame[KIND].iloc[row] != "ceiling" and _number(value) == _number(board.best(column)) != MISSING
 
 
-def to_rich(board: Leaderboard) -> Table:
-    """Render for the terminal; long heads wrap."""
-    table = Table(caption=_caption(board), caption_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(MODEL, overflow="fold", min_width=20)
-    table.add_column(DETAIL, overflow="fold", min_width=20)
-    for column in board.scores:
-        table.add_column(escape(_wrapped(column)), justify="right", overflow="fold", min_width=6)
-    kinds = board.frame[KIND].tolist()
-    for row, kind in enumerate(kinds):
-        texts = [escape(str(board.frame[column].iloc[row])) for column in (MODEL, DETAIL)]
-        cells = []
-        for column in board.scores:
-            text = _number(float(board.frame[column].iloc[row]))
-            cells.append(f"[bold]{text}[/]" if _is_best(board, row, column) else text)
-        last = row + 1 == len(kinds) or kinds[row + 1] == "retriever"
-        table.add_row(*texts, *cells, style="dim italic" if kind == "ceiling" else "", end_section=last)
-    return table
+def to_rich(board: Leaderboard) -> RenderableType:
+    """Render for the terminal, fitted to its width when printed.
+
+    Where the columns do not fit side by side, they come in several tables below each other: a number is never cut.
+    """
+    return _Terminal(board)
+
+
+@dataclass(frozen=True)
+class _Terminal:
+    board: Leaderboard
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = {column: self._width(column) for column in self.board.scores}
+        natural = [max(map(cell_len, texts), default=0) for texts in (self.board.names, self.board.frame[DETAIL])]
+        free = options.max_width - _GAP - sum(width + _GAP for width in widths.values())
+        single = free >= min(sum(natural), 2 * _TEXT_WIDTH)
+        texts = _shares(natural, free) if single else [min(width, _TEXT_WIDTH) for width in natural]
+        room = options.max_width - _GAP - sum(texts)
+        blocks: list[list[str]] = [[]]
+        for column, width in widths.items():
+            if blocks[-1] and sum(widths[other] + _GAP for other in blocks[-1]) + width + _GAP > room:
+                blocks.append([])
+            blocks[-1].append(column)
+        for block in blocks:
+            yield self._table({column: widths[column] for column in block}, texts)
+            yield Text("")
+        for line in (self.board.caption, *_footnotes(self.board)):
+            yield Text(line, style="dim", no_wrap=False, overflow="fold")
+
+    def _width(self, column: str) -> int:
+        lines = [*_wrapped(column).split("\n"), *(_number(value) for value in self.board.frame[column])]
+        return max(map(cell_len, lines))
+
+    def _table(self, widths: Mapping[str, int], texts: Sequence[int]) -> Table:
+        table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
+        for name, width in zip((MODEL, DETAIL), texts, strict=True):
+            table.add_column(name, overflow="fold", width=max(width, len(name)))
+        for column, width in widths.items():
+            table.add_column(Text(_wrapped(column)), justify="right", no_wrap=True, width=width)
+        kinds = self.board.frame[KIND].tolist()
+        for row, kind in enumerate(kinds):
+            # Text, never markup: a name may hold [bold] or :smile: .
+            cells = [Text(self.board.names[row]), Text(str(self.board.frame[DETAIL].iloc[row]))]
+            for column in widths:
+                text = _number(float(self.board.frame[column].iloc[row]))
+                cells.append(Text(text, style="bold" if _is_best(self.board, row, column) else ""))
+            last = row + 1 < len(kinds) and kinds[row + 1] == "retriever"
+            table.add_row(*cells, style="dim italic" if kind == "ceiling" else "", end_section=last)
+        return table
+
+
+def _shares(natural: Sequence[int], free: int) -> list[int]:
+    """Share out `free` cells between the two columns of text, giving neither more than it can use."""
+    first = min(natural[0], max(free // 2, free - natural[1]))
+    return [first, min(natural[1], free - first)]
 
 
 def _wrapped(head: str) -> str:
@@ -72,11 +123,9 @@ def _wrapped(head: str) -> str:
         if len(lines[-1]) + len(part) > _HEAD_WIDTH and lines[-1]:
             lines.append("")
         lines[-1] += part
+        while len(lines[-1]) > _HEAD_WIDTH:
+            lines[-1:] = [lines[-1][:_HEAD_WIDTH], lines[-1][_HEAD_WIDTH:]]
     return "\n".join(line.strip() for line in lines)
-
-
-def _caption(board: Leaderboard) -> str:
-    return escape("\n".join([board.caption, *_footnotes(board)]))
 
 
 def _footnotes(board: Leaderboard) -> list[str]:
@@ -87,14 +136,14 @@ def to_markdown(board: Leaderboard) -> str:
     """Render as a Markdown table with caption and footnotes."""
 
     def plain(text: str) -> str:
-        for special in "\\`*_[]<>|":
+        for special in "\\`*_[]<>|&~$":
             text = text.replace(special, f"\\{special}")
         return text
 
     rows = []
     for row in range(len(board.frame)):
         ceiling = board.frame[KIND].iloc[row] == "ceiling"
-        texts = [plain(str(board.frame[column].iloc[row])) for column in (MODEL, DETAIL)]
+        texts = [plain(board.names[row]), plain(str(board.frame[DETAIL].iloc[row]))]
         cells = []
         for column in board.scores:
             text = _number(float(board.frame[column].iloc[row]))
@@ -107,7 +156,7 @@ def to_markdown(board: Leaderboard) -> str:
 
 
 def to_csv(board: Leaderboard) -> str:
-    """Render as CSV at full precision, ceilings and identities included; a missing score is empty."""
+    """Render as CSV at full precision: whose candidates, identity and notes in every row; a missing score is empty."""
     return str(board.frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -125,12 +174,12 @@ def to_latex(board: Leaderboard) -> str:
     for row, kind in enumerate(kinds):
         if row and kind == "retriever":
             lines.append(r"\midrule")
-        cells = [plain(str(board.frame[column].iloc[row])) for column in (MODEL, DETAIL)]
+        cells = [plain(board.names[row]), plain(str(board.frame[DETAIL].iloc[row]))]
         for column in board.scores:
             text = plain(_number(float(board.frame[column].iloc[row])))
             cells.append(rf"\textbf{{{text}}}" if _is_best(board, row, column) else text)
         if kind == "ceiling":
-            cells = [rf"\textit{{{cell}}}" for cell in cells]
+            cells = [rf"\textit{{{cell}}}" if cell else "" for cell in cells]
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [rf"\par\footnotesize {plain(text)}" for text in (board.caption, *_footnotes(board))]
@@ -148,7 +197,7 @@ def to_html(board: Leaderboard) -> str:
     rows = [
         {
             "kind": board.frame[KIND].iloc[row],
-            "model": board.frame[MODEL].iloc[row],
+            "model": board.names[row],
             "detail": board.frame[DETAIL].iloc[row],
             "cells": [
                 {"text": _number(float(board.frame[column].iloc[row])), "best": _is_best(board, row, column)}

@@ -7,16 +7,16 @@ far any reranker could get. Values are main scores times 100, the model card's s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from rerank_eval.analysis.records import RANKING, ResultRecord
 
-MODEL, DETAIL, KIND = "Model", "Details", "kind"
-IDENTITY = "identity"
-_FIXED = (MODEL, DETAIL, KIND, IDENTITY)
+MODEL, DETAIL, RETRIEVER, TOP_K, KIND = "Model", "Details", "Retriever", "top_k", "kind"
+IDENTITY, NOTES = "identity", "notes"
+_FIXED = (MODEL, DETAIL, RETRIEVER, TOP_K, KIND, IDENTITY, NOTES)
 _P_MRR = "p-MRR"
 _ORACLE = "ceiling: nDCG@10 of the best order"
 _RECALL = "ceiling: recall@100"
@@ -28,13 +28,16 @@ class Leaderboard:
     """A leaderboard ready to be rendered.
 
     Attributes:
-        frame: Columns Model, Details, kind (`retriever`, `reranker`, `ceiling`), identity, then one a task and one a
-            complete suite; float64 on the card's scale, NaN where nothing was run.
+        frame: Columns Model, Details, Retriever, top_k (int64), kind (`retriever`, `reranker`, `ceiling`), identity,
+            notes (in words), then one a task and one a complete suite; float64 on the card's scale, NaN where nothing
+            was run.
+        names: What a reader sees as each row's model: rerankers are indented by `+`, footnotes stand as `[n]`.
         caption: What the numbers are.
-        notes: Footnotes; a row that carries note n ends its model's name in `[n]`.
+        notes: The footnotes, the first is `[1]`.
     """
 
     frame: pd.DataFrame
+    names: tuple[str, ...]
     caption: str
     notes: tuple[str, ...]
 
@@ -53,27 +56,47 @@ def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[s
     """Build the leaderboard of everything in a results folder.
 
     Args:
-        records: What `load_manifests` returned, of one data revision a task.
+        records: What `load_manifests` returned, of one data revision a task, in any order. Where a row has a task
+            twice, the latest counts.
         suites: Suite -> its tasks, for column order and means.
 
     Returns:
         The leaderboard. A suite's mean stands only in rows that have all its tasks, and the column only when some row
-        has; where a suite mixes ranking scores and p-MRR, the mean is over the ranking scores.
+        has; where a suite mixes ranking scores and p-MRR, the mean is over the ranking scores. Ceilings are nDCG@10
+        and recall@100, and stand only where the main score is nDCG@10.
     """
+    records = _latest(records)
     scores = {record.task: record.main_score for record in records}
     tasks = _task_order(scores, suites)
-    notes = tuple(dict.fromkeys(note for record in records for note in record.notes))
+    notes: dict[str, int] = {}
     rows: list[dict[str, object]] = []
+    names: list[str] = []
     for group in _groups(records):
         for row in _rows(group):
-            rows.append(_score_row(row, notes, suites, scores))
-        rows.extend(_ceilings(group, scores))
+            own = list(dict.fromkeys(_line(note) for record in row for note in record.notes))
+            marks = "".join(f" [{notes.setdefault(note, len(notes) + 1)}]" for note in own)
+            label = _line(row[0].label)
+            names.append((label if row[0].kind == "retriever" else f"+ {label}") + marks)
+            rows.append(_score_row(row, own, suites, scores))
+        ceilings = _ceilings(group, suites, scores)
+        names.extend(str(row[MODEL]) for row in ceilings)
+        rows.extend(ceilings)
     columns = [_head(task, scores[task]) for task in tasks]
     present = {key for row in rows for key in row}
     columns += [_mean_name(suite) for suite in suites if _mean_name(suite) in present]
-    frame = pd.DataFrame(rows, columns=[MODEL, DETAIL, KIND, IDENTITY, *columns])
+    frame = pd.DataFrame(rows, columns=[*_FIXED, *columns])
     frame[columns] = frame[columns].astype("float64")
-    return Leaderboard(frame, _caption(scores, suites, columns), notes)
+    return Leaderboard(frame, tuple(names), _caption(scores, suites, columns), tuple(notes))
+
+
+def _latest(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    ordered = sorted(records, key=lambda r: (r.order, r.candidates, r.identity, r.task, r.finished, r.label, r.detail))
+    return list({(record.candidates, record.identity, record.task): record for record in ordered}.values())
+
+
+def _line(text: str) -> str:
+    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _task_order(present: Mapping[str, str], suites: Mapping[str, Sequence[str]]) -> list[str]:
@@ -106,35 +129,54 @@ def _score_row(
     scores: Mapping[str, str],
 ) -> dict[str, object]:
     first = row[0]
-    marks = "".join(f" [{notes.index(note) + 1}]" for note in first.notes)
-    name, detail = first.label, first.detail
+    detail = _line(first.detail)
     if first.kind == "retriever":
         detail = f"retriever alone, top {first.top_k}" + (f", {detail}" if detail else "")
-    else:
-        name = f"+ {name}"
     values = {record.task: 100 * record.main for record in row}
-    result: dict[str, object] = {MODEL: name + marks, DETAIL: detail, KIND: first.kind, IDENTITY: first.identity}
-    result |= {_head(task, scores[task]): value for task, value in values.items()}
+    fixed = _fixed(first, _line(first.label), detail, first.kind, notes)
+    return fixed | _score_columns(values, values, suites, scores)
+
+
+def _fixed(record: ResultRecord, model: str, detail: str, kind: str, notes: Sequence[str]) -> dict[str, object]:
+    return {
+        MODEL: model,
+        DETAIL: detail,
+        RETRIEVER: _line(record.retriever),
+        TOP_K: record.top_k,
+        KIND: kind,
+        IDENTITY: record.identity,
+        NOTES: "; ".join(notes),
+    }
+
+
+def _score_columns(
+    values: Mapping[str, float],
+    run: Collection[str],
+    suites: Mapping[str, Sequence[str]],
+    scores: Mapping[str, str],
+) -> dict[str, object]:
+    """Return a row's score columns: its values, and the mean of each suite all of whose tasks were run."""
+    columns: dict[str, object] = {_head(task, scores[task]): value for task, value in values.items()}
     for suite, tasks in suites.items():
         averaged = _averaged(tasks, scores)
-        if tasks and set(tasks) <= set(values):
-            result[_mean_name(suite)] = math.fsum(values[task] for task in averaged) / len(averaged)
-    return result
+        if tasks and set(tasks) <= set(run) and set(averaged) <= set(values):
+            columns[_mean_name(suite)] = math.fsum(values[task] for task in averaged) / len(averaged)
+    return columns
 
 
-def _ceilings(group: Sequence[ResultRecord], scores: Mapping[str, str]) -> list[dict[str, object]]:
+def _ceilings(
+    group: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]], scores: Mapping[str, str]
+) -> list[dict[str, object]]:
     retrieved = [record for record in group if record.kind == "retriever"]
-    if not retrieved:
-        return []
+    run = {record.task for record in retrieved}
     lines: list[dict[str, object]] = []
     for name, pick in ((_ORACLE, "oracle"), (_RECALL, "recall")):
         values = {
-            _head(record.task, scores[record.task]): 100 * float(getattr(record, pick))
-            for record in retrieved
-            if record.main_score == RANKING
+            record.task: 100 * float(getattr(record, pick)) for record in retrieved if record.main_score == RANKING
         }
         if values:
-            lines.append({MODEL: name, DETAIL: "", KIND: "ceiling", IDENTITY: retrieved[0].identity, **values})
+            fixed = _fixed(retrieved[0], name, "", "ceiling", ())
+            lines.append(fixed | _score_columns(values, run, suites, scores))
     return lines
 
 
@@ -144,11 +186,14 @@ def _averaged(tasks: Sequence[str], scores: Mapping[str, str]) -> list[str]:
 
 
 def _head(task: str, main_score: str) -> str:
-    return task if main_score == RANKING else f"{task} ({_NAMES.get(main_score, main_score)})"
+    name = _line(task)
+    # A folder may be called like one of the columns that say whose the row is.
+    plain = main_score == RANKING and name not in _FIXED
+    return name if plain else f"{name} ({_NAMES.get(main_score, _line(main_score))})"
 
 
 def _mean_name(suite: str) -> str:
-    return f"mean {suite}"
+    return f"mean {_line(suite)}"
 
 
 def _caption(scores: Mapping[str, str], suites: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:

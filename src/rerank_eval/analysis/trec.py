@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rerank_eval.files import atomic_path
 
 _BLANK = re.compile(r"\s")
 _RUN_FIELDS = 6
+_ROW = tuple[str, str, int, float, str]
 
 
 def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
@@ -25,12 +27,17 @@ def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
         tag: Name of the run.
 
     Raises:
-        DataError: An id holds white space, which the format cannot express.
+        DataError: An id or the tag is empty or holds white space, which the format cannot express, or a score is not
+            finite.
+        StorageError: The disk is full or the folder cannot be written.
     """
     for column in ("query_id", "doc_id"):
-        for identifier in frame[column].unique():
-            if not identifier or _BLANK.search(identifier):
-                raise DataError(f"{path.name}: {column} {identifier!r} is empty or holds white space; rename it")
+        _check_words(path, column, frame[column].unique())
+    _check_words(path, "tag", [tag])
+    bad = frame[~np.isfinite(frame["score"].to_numpy(dtype=np.float64))]
+    if len(bad):
+        query_id, doc_id, score = (bad.iloc[0][column] for column in ("query_id", "doc_id", "score"))
+        raise DataError(f"{path.name}: query {query_id!r}, document {doc_id!r}: the score is {score}")
     # trec_eval reads 32-bit floats, so a rank that follows it has to be taken from those.
     ordered = frame.assign(_score=frame["score"].to_numpy(dtype=np.float32))
     ordered["_query"] = pd.factorize(frame["query_id"])[0]
@@ -44,6 +51,12 @@ def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
         )
 
 
+def _check_words(path: Path, what: str, words: Iterable[str]) -> None:
+    for word in words:
+        if not word or _BLANK.search(word):
+            raise DataError(f"{path.name}: {what} {word!r} is empty or holds white space; rename it")
+
+
 def read_run(path: Path) -> pd.DataFrame:
     """Read a TREC run.
 
@@ -51,30 +64,56 @@ def read_run(path: Path) -> pd.DataFrame:
         path: The file.
 
     Returns:
-        Columns query_id, doc_id, rank, score, tag, in the file's order.
+        Columns query_id, doc_id, rank (int64), score (float64), tag, in the file's order. Blank lines are skipped.
 
     Raises:
-        DataError: The file is missing, a line has not six fields, or a rank or score is no number; names the line.
+        DataError: The file cannot be read; a line has not six fields; a rank is no whole number or a score no finite
+            one; a document stands twice in a query's ranking. Names the line.
     """
-    rows: list[tuple[str, str, int, float, str]] = []
+    # Ids come by the million but few are distinct: each is kept once.
+    kept: dict[str, str] = {}
+    columns: tuple[list[str], list[str], list[int], list[float], list[str]] = ([], [], [], [], [])
+    lines: list[int] = []
     try:
-        with path.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
-                fields = line.split()
-                if not fields:
-                    continue
-                if len(fields) != _RUN_FIELDS:
-                    raise DataError(
-                        f"{path}:{number}: {len(fields)} fields; a run has `query Q0 document rank score tag`"
-                    )
-                rows.append((fields[0], fields[2], int(fields[3]), float(fields[4]), fields[5]))
+        for number, (query_id, doc_id, rank, score, tag) in _rows(path):
+            lines.append(number)
+            columns[0].append(kept.setdefault(query_id, query_id))
+            columns[1].append(kept.setdefault(doc_id, doc_id))
+            columns[2].append(rank)
+            columns[3].append(score)
+            columns[4].append(kept.setdefault(tag, tag))
     except FileNotFoundError:
         raise DataError(f"{path}: no such run") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
-    except ValueError:
-        raise DataError(f"{path}:{number}: rank or score is not a number") from None
-    return pd.DataFrame(rows, columns=["query_id", "doc_id", "rank", "score", "tag"])
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    frame = pd.DataFrame(dict(zip(("query_id", "doc_id", "rank", "score", "tag"), columns, strict=True)))
+    frame = frame.astype({"rank": "int64", "score": "float64"})
+    twice = np.flatnonzero(frame.duplicated(["query_id", "doc_id"]).to_numpy())
+    if len(twice):
+        first = frame.iloc[twice[0]]
+        raise DataError(
+            f"{path}:{lines[twice[0]]}: document {first['doc_id']!r} stands twice for {first['query_id']!r}"
+        )
+    return frame
+
+
+def _rows(path: Path) -> Iterator[tuple[int, _ROW]]:
+    with path.open(encoding="utf-8") as handle:
+        for number, line in enumerate(handle, start=1):
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) != _RUN_FIELDS:
+                raise DataError(f"{path}:{number}: {len(fields)} fields; a run has `query Q0 document rank score tag`")
+            try:
+                rank, score = int(fields[3]), float(fields[4])
+            except ValueError:
+                raise DataError(f"{path}:{number}: rank or score is not a number") from None
+            if not math.isfinite(score):
+                raise DataError(f"{path}:{number}: the score is {score}")
+            yield number, (fields[0], fields[2], rank, score, fields[5])
 
 
 def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
@@ -83,7 +122,13 @@ def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     Args:
         path: The file, written atomically.
         qrels: query id -> document id -> relevance.
+
+    Raises:
+        DataError: An id is empty or holds white space, which the format cannot express.
+        StorageError: The disk is full or the folder cannot be written.
     """
+    _check_words(path, "query_id", qrels)
+    _check_words(path, "doc_id", (document_id for documents in qrels.values() for document_id in documents))
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
         handle.writelines(
             f"{query_id} 0 {document_id} {value}\n"

@@ -1,0 +1,117 @@
+"""The hub configs as they stand, on tiny checkpoints of the same architectures in the hub cache's own layout.
+
+Real weights cannot be had in a test; the names, revisions, file formats, loaders and code paths are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mteb
+import pandas as pd
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+from rerank_eval.models.demo import build_demo_reranker
+from tests.pipeline.folders import write_beir_folder
+
+ROOT = Path(__file__).parents[2]
+EMBEDDER, RERANKER = "Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-Reranker-0.6B"
+
+
+def put_in_cache(hub: Path, name: str, source: Path) -> str:
+    """Lay a checkpoint out as the hub's cache does, under the revision that mteb pins."""
+    revision = str(mteb.get_model_meta(name, fetch_from_hf=False).revision)
+    repository = hub / f"models--{name.replace('/', '--')}"
+    shutil.copytree(source, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    return revision
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("hub")
+    reranker = build_demo_reranker(folder / "tiny-reranker")
+    embedder = SentenceTransformer(
+        modules=[
+            module := Transformer(str(reranker)),
+            Pooling(module.get_embedding_dimension(), "lasttoken"),
+            Normalize(),
+        ]
+    )
+    embedder.save(str(folder / "tiny-embedder"))
+    # The hub's Qwen3-Embedding was saved before this file existed; with it, and the chat template of its tokenizer,
+    # sentence-transformers 6 would wrap every text in a chat turn.
+    (folder / "tiny-embedder" / "sentence_bert_config.json").unlink()
+    cache = folder / "home" / "hub"
+    return folder / "home", {
+        EMBEDDER: put_in_cache(cache, EMBEDDER, folder / "tiny-embedder"),
+        RERANKER: put_in_cache(cache, RERANKER, reranker),
+    }
+
+
+def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
+    tmp_path: Path, hub: tuple[Path, dict[str, str]]
+) -> None:
+    home, revisions = hub
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_beir_folder(tmp_path / "tools")
+    done = subprocess.run(
+        [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "random weights" not in done.stdout  # that note belongs to the demo model, not to a name on the hub
+    found = {}
+    for path in (tmp_path / "results").glob("runs/*/*/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        found[manifest["row"]["kind"]] = manifest
+    for kind, name in (("retriever", EMBEDDER), ("reranker", RERANKER)):
+        identity = found[kind]["identity"][kind]
+        assert (identity["model"], identity["revision"], identity["dtype"]) == (name, revisions[name], "bfloat16")
+    assert list((tmp_path / "results" / "mteb").rglob(f"Qwen__Qwen3-Reranker-0.6B/{revisions[RERANKER]}/**/tools.json"))
+
+
+def test_qwen3_embedding_gets_its_instruction_as_the_model_card_says(
+    tmp_path: Path, hub: tuple[Path, dict[str, str]]
+) -> None:
+    """`Instruct: ...` and `Query:` before queries, nothing before documents: the scores are those of writing it out."""
+    home, _ = hub
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_beir_folder(tmp_path / "tools")
+    command = [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
+    command += ["--set", "retriever.dtype=float32", "--set", "reranker=null", "--set", "retriever.top_k=60"]
+    command += ["--set", "retriever.instruction=Given a question, retrieve tools"]
+    subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        check=True,
+        capture_output=True,
+    )
+    scores = pd.read_parquet(next((tmp_path / "results").glob("runs/*/*/*/scores.parquet")))
+    snapshot = next((home / "hub").glob("models--Qwen--Qwen3-Embedding-0.6B/snapshots/*"))
+    model = SentenceTransformer(str(snapshot), device="cpu", model_kwargs={"dtype": torch.float32})
+    rows = [json.loads(line) for line in (tmp_path / "tools" / "queries.jsonl").read_text().splitlines()]
+    corpus = [json.loads(line) for line in (tmp_path / "tools" / "corpus.jsonl").read_text().splitlines()]
+    texts = [f"Instruct: Given a question, retrieve tools\nQuery:{row['text']}" for row in rows]
+    similarity = model.encode(texts) @ model.encode([row["text"] for row in corpus]).T
+    expected = {
+        (query["_id"], document["_id"]): similarity[i, j]
+        for i, query in enumerate(rows)
+        for j, document in enumerate(corpus)
+    }
+    for row in scores.itertuples():
+        assert row.score == pytest.approx(expected[row.query_id, row.doc_id], abs=1e-5)
