@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from rerank_eval.analysis import render
@@ -18,7 +20,7 @@ from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_re
 from rerank_eval.analysis.tables import leaderboard
 from rerank_eval.errors import ConfigError
 
-HOSTILE = "<script>alert(1)</script> a|b x_y%&#$~^\\{} [bold]*z*"
+HOSTILE = "<script>alert(1)</script> &lt; ~~s~~ a|b x_y%&#$~^\\{} [bold]*z*"
 
 
 def record(**changes: Any) -> ResultRecord:
@@ -47,6 +49,7 @@ def reranker(**changes: Any) -> ResultRecord:
     return record(**{"kind": "reranker", "label": "R", "order": 1, "identity": "x1", **changes})
 
 
+FORMATS = (render.to_markdown, render.to_csv, render.to_latex, render.to_html)
 SUITES = {"S": ["A", "B"], "T": ["A", "C"]}
 
 
@@ -60,15 +63,11 @@ def test_rows_are_the_retriever_then_its_rerankers_then_the_ceilings() -> None:
         ],
         {},
     )
-    assert board.frame["Model"].tolist() == [
-        "BM25",
-        "+ R",
-        "+ R",
-        board.frame["Model"][3],
-        board.frame["Model"][4],
-        "E",
-        *board.frame["Model"][6:],
-    ]
+    best, found = "ceiling: nDCG@10 of the best order", "ceiling: recall@100"
+    assert board.names == ("BM25", "+ R", "+ R", best, found, "E", best, found)
+    assert board.frame["Model"].tolist() == ["BM25", "R", "R", best, found, "E", best, found]
+    assert board.frame["Retriever"].tolist() == ["BM25"] * 5 + ["E"] * 3
+    assert board.frame["top_k"].tolist() == [100] * 8
     assert board.frame["Details"].tolist()[:3] == ["retriever alone, top 100", "a", "b"]
     assert board.frame["A"].tolist()[:5] == pytest.approx([50, 60, 70, 80, 90])
     assert board.frame["kind"].tolist() == [
@@ -81,6 +80,33 @@ def test_rows_are_the_retriever_then_its_rerankers_then_the_ceilings() -> None:
         "ceiling",
         "ceiling",
     ]
+
+
+def test_a_ceiling_has_a_suite_s_mean_only_where_all_of_it_is_ndcg() -> None:
+    full = leaderboard([record(oracle=0.8), record(task="B", oracle=0.6, recall=0.7)], SUITES)
+    assert full.frame["mean S"].tolist()[1:] == pytest.approx([70, 80])
+    mixed = leaderboard([record(), record(task="B", main_score="recall_at_10")], SUITES)
+    assert mixed.frame["mean S"].tolist()[0] == pytest.approx(50)
+    assert mixed.frame[["B (recall@10)", "mean S"]].iloc[1:].isna().to_numpy().all()
+
+
+def test_a_row_s_notes_come_from_all_its_tasks() -> None:
+    notes = {"A": ("one",), "B": ("two", "one")}
+    board = leaderboard([reranker(task=task, notes=own) for task, own in notes.items()] + [record()], {})
+    assert board.names[1] == "+ R [1] [2]"
+    assert board.notes == ("one", "two")
+    assert board.frame["notes"].tolist()[1] == "one; two"
+
+
+def test_the_latest_of_two_results_counts() -> None:
+    records = [record(main=0.3, finished=2.0), record(main=0.9, finished=1.0)]
+    assert leaderboard(records, {}).frame["A"].tolist()[0] == pytest.approx(30)
+    assert leaderboard(records[::-1], {}).frame["A"].tolist()[0] == pytest.approx(30)
+
+
+def test_a_task_may_be_called_like_a_column() -> None:
+    board = leaderboard([record(task=name) for name in ("kind", "Model")], {})
+    assert board.scores == ["Model (nDCG@10)", "kind (nDCG@10)"]
 
 
 def test_a_suite_with_a_missing_task_has_no_mean() -> None:
@@ -112,6 +138,10 @@ def test_the_best_is_bold_among_real_rows_only() -> None:
     board = leaderboard([record(main=0.5), reranker(main=0.6)], {})
     assert render.to_markdown(board).count("**") == 2
     assert "**60.00**" in render.to_markdown(board)
+    level = leaderboard([record(main=0.5, oracle=0.6), reranker(main=0.6)], {})  # a reranker that reached the ceiling
+    assert render.to_markdown(level).count("**60.00**") == 1
+    assert r"\textit{60.00}" in render.to_latex(level)
+    assert render.to_html(level).count("<strong>") == 1
     assert r"\textbf{60.00}" in render.to_latex(board)
     assert "<strong>60.00</strong>" in render.to_html(board)
 
@@ -122,7 +152,39 @@ def test_notes_are_numbered_and_told_in_every_format() -> None:
     console.print(render.to_rich(board))
     for text in (console.file.getvalue(), render.to_markdown(board), render.to_latex(board), render.to_html(board)):
         assert "random weights: noise" in text
-    assert "+ R [1]" in render.to_csv(board)
+    assert "+ R [1]" in console.file.getvalue()
+    assert pd.read_csv(io.StringIO(render.to_csv(board)))["notes"].tolist()[1] == "random weights: noise"
+
+
+TASKS = {"PyFunctionRetrieval": "ndcg_at_10", "PyModuleRetrieval": "ndcg_at_10", "PyInstructionRetrieval": "p-MRR"}
+MTEB_R = [
+    *["ArguAna", "CQADupstackGamingRetrieval", "CQADupstackUnixRetrieval", "ClimateFEVERHardNegatives"],
+    *["FEVERHardNegatives", "FiQA2018", "HotpotQAHardNegatives", "SCIDOCS", "TRECCOVID", "Touche2020Retrieval.v3"],
+]
+
+
+@pytest.mark.parametrize("soft_wrap", [True, False])
+@pytest.mark.parametrize(
+    ("width", "tables", "tasks"),
+    [(100, 1, TASKS), (80, 2, TASKS), (60, 2, TASKS), (100, 3, dict.fromkeys(MTEB_R, "ndcg_at_10"))],
+)
+def test_the_terminal_shows_every_number_whole(width: int, tables: int, tasks: dict[str, str], soft_wrap: bool) -> None:
+    rows = []
+    for place, (task, score) in enumerate(tasks.items()):
+        same = {"task": task, "main_score": score}
+        rows.append(record(label="all-MiniLM-L6-v2", main=0.1111 + place / 100, **same))
+        detail = "instruction=task, bfloat16, max_length=8192"
+        rows.append(reranker(label="Qwen3-Reranker-0.6B", detail=detail, main=0.5111 + place / 100, **same))
+    board = leaderboard(rows, {"Embedded": list(tasks)})
+    console = Console(file=io.StringIO(), width=width, soft_wrap=soft_wrap)
+    console.print(render.to_rich(board))
+    printed = console.file.getvalue()
+    assert max(len(line.rstrip()) for line in printed.splitlines()) <= width
+    assert printed.count("Model ") == tables
+    words = printed.split()
+    for value in board.frame[board.scores].iloc[:2].to_numpy().ravel():
+        assert f"{value:.2f}" in words
+    assert "mean Embedded" in " ".join(words)
 
 
 def test_results_on_other_data_are_left_out() -> None:
@@ -165,22 +227,49 @@ def test_text_from_data_is_escaped_in_every_format() -> None:
     markdown = render.to_markdown(board)
     assert "<script" not in markdown.replace("\\<", "")
     assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {4}
-    latex = render.to_latex(board).replace(r"\%", "").replace(r"\&", "").replace(r"\#", "").replace(r"\$\times\$", "")
-    assert "a|b x\\_y" in latex
+    parser = MarkdownIt().enable(["table", "strikethrough"])
+    back = [cell.content for cell in parser.parse(markdown) if cell.content]
+    assert [parser.renderInline(text) for text in back].count(html.escape(f"{HOSTILE} [1]")) == 1
+    assert r"\$" in markdown  # GitHub sets what stands between dollars as a formula
+    latex = render.to_latex(board)
+    assert r"\textless{}script\textgreater{}alert(1)" in latex
+    assert r"a\textbar{}b x\_y\%\&\#\$\textasciitilde{}\textasciicircum{}\textbackslash{}\{\}" in latex
     back = pd.read_csv(io.StringIO(render.to_csv(board)))
-    assert back["Model"][0] == f"{HOSTILE} [1]"
+    assert back["Model"][0] == HOSTILE
+    assert back["notes"][0] == HOSTILE
     console = Console(file=io.StringIO(), width=400)
     console.print(render.to_rich(board))
-    assert "[bold]*z*" in console.file.getvalue()
+    assert f"{HOSTILE} [1]" in console.file.getvalue()
+
+
+def test_a_name_cannot_start_an_argument_of_latex_s_line_break() -> None:
+    # `\\` looks for a star or [length] on the next line, too.
+    lines = render.to_latex(leaderboard([record(label="[x]"), reranker()], {})).splitlines()
+    assert r"{[}x{]} & retriever alone, top 100 & \textbf{50.00} \\" in lines
+    assert not [line for line in lines if line.startswith(("[", "*"))]
+
+
+def test_line_breaks_and_terminal_codes_do_not_get_through() -> None:
+    bad = "a\nb\x1b[31m\ud800\x85c"
+    board = leaderboard([record(label=bad, detail=bad, task=bad, notes=(bad,), retriever=bad)], {"s": [bad]})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render.to_rich(board))
+    for text in (console.file.getvalue(), *(draw(board) for draw in FORMATS)):
+        assert "a b [31m c" in text.replace("\\[", "[").replace("{[}", "[")
+        assert not {"\x1b", "\ud800", "\x85"} & set(text)
 
 
 def test_the_same_records_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
-    records = [record(), record(task="B"), reranker(), reranker(identity="x2", order=2)]
+    records = [
+        record(),
+        record(task="B"),
+        reranker(notes=("one",)),
+        reranker(identity="x2", order=2, notes=("two",)),
+        record(label="E", retriever="E", identity="r2", candidates="r2"),
+    ]
     texts = set()
     for order in (records, records[::-1]):
-        board = leaderboard(
-            sorted(order, key=lambda item: (item.candidates, item.order, item.identity, item.task)), SUITES
-        )
+        board = leaderboard(order, SUITES)
         for path in render.write_all(board, tmp_path):
             texts.add((path.name, path.read_bytes()))
     assert len(texts) == 4

@@ -58,6 +58,12 @@ def test_scores_come_back_bit_for_bit_and_ranks_follow_the_evaluator(tmp_path: P
         assert keys == sorted(keys, reverse=True)
 
 
+def test_what_ties_in_32_bits_is_ranked_by_id(tmp_path: Path) -> None:
+    frame = pd.DataFrame([("q", "a", 1 + 1e-9), ("q", "b", 1.0)], columns=["query_id", "doc_id", "score"])
+    write_run(tmp_path / "a.trec", frame, "t")
+    assert (tmp_path / "a.trec").read_text() == "q Q0 b 1 1.0 t\nq Q0 a 2 1.000000001 t\n"
+
+
 @pytest.mark.parametrize("bad", ["a b", "a\tb", "", "a\u2003b"])
 def test_an_id_with_white_space_is_refused(tmp_path: Path, bad: str) -> None:
     frame = pd.DataFrame([("q", bad, 1.0)], columns=["query_id", "doc_id", "score"])
@@ -68,12 +74,46 @@ def test_an_id_with_white_space_is_refused(tmp_path: Path, bad: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("q Q0 d 1 0.5\n", "a.trec:1: 5 fields"), ("q Q0 d 1 0.5 t\nq Q0 d x 0.5 t\n", "a.trec:2: rank or score")],
+    [
+        ("q Q0 d 1 0.5\n", "a.trec:1: 5 fields"),
+        ("q Q0 d 1 0.5 t\nq Q0 d x 0.5 t\n", "a.trec:2: rank or score"),
+        ("q Q0 d 1 high t\n", "a.trec:1: rank or score"),
+        ("q Q0 d 1 nan t\n", "a.trec:1: the score is nan"),
+        ("q Q0 d 1 0.5 t\n\np Q0 d 1 0.5 t\nq Q0 d 2 0.4 t\n", "a.trec:4: document 'd' stands twice for 'q'"),
+    ],
 )
 def test_a_malformed_run_names_the_line(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.trec").write_text(text)
     with pytest.raises(DataError, match=words):
         read_run(tmp_path / "a.trec")
+
+
+def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    good = pd.DataFrame([("q", "d", 1.0)], columns=["query_id", "doc_id", "score"])
+    with pytest.raises(DataError, match=r"tag 'my model' .* white space"):
+        write_run(tmp_path / "a.trec", good, "my model")
+    with pytest.raises(DataError, match="query 'q', document 'd': the score is nan"):
+        write_run(tmp_path / "a.trec", good.assign(score=np.nan), "t")
+    with pytest.raises(DataError, match="doc_id 'd e'"):
+        write_qrels(tmp_path / "a.qrels", {"q": {"d e": 1}})
+    with pytest.raises(DataError, match="query_id ''"):
+        write_qrels(tmp_path / "a.qrels", {"": {"d": 1}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_run(tmp_path)
+    (tmp_path / "a.trec").write_bytes(b"q Q0 \xff 1 0.5 t\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_run(tmp_path / "a.trec")
+
+
+def test_an_empty_run_has_the_columns(tmp_path: Path) -> None:
+    write_run(tmp_path / "a.trec", scores().iloc[:0], "t")
+    back = read_run(tmp_path / "a.trec")
+    assert (len(back), list(back.columns)) == (0, ["query_id", "doc_id", "rank", "score", "tag"])
+    assert (back["rank"].dtype, back["score"].dtype) == (np.int64, np.float64)
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:

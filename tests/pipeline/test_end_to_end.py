@@ -228,3 +228,19 @@ def test_a_full_disk_is_one_line_and_loses_nothing(project: Path) -> None:
         assert "Traceback" not in done.stderr
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_cut_prompts_and_open_ties_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    queries = project / "data" / "tools" / "queries.jsonl"
+    words = "many words of no use " * 20
+    rows = [json.loads(line) for line in queries.read_text().splitlines()]
+    queries.write_text("".join(json.dumps({**row, "text": row["text"] + words}) + "\n" for row in rows))
+    assert evaluate("--task", "data/tools", "--set", "reranker.max_length=100") == 0
+    printed = capsys.readouterr().out
+    assert "100.0% of prompts cut to max_length" in printed
+    # Cut behind the query, all prompts of a query are the same, and so are their scores.
+    assert "100.0% of candidates tie (nDCG@10 " in printed
+    found = manifests(project / "results")["reranker"]
+    assert found["truncation"]["rate"] == 1.0
+    assert found["scores"]["tie_rate"] == 1.0
+    assert found["scores"]["ndcg_at_10_worst"] < found["scores"]["ndcg_at_10_best"]

@@ -98,4 +98,7 @@ def test_what_published_data_sets_do_is_told_and_goes_on(caplog: pytest.LogCaptu
         prepare.load(loaded(relevant_docs={"q1": {"d1": 1, "gone": 1}, "nobody": {"d1": 1}}))
     assert "1 judged documents are not in the corpus, such as 'gone'" in caplog.text
     assert "1 queries in the qrels are not among the queries, such as 'nobody'" in caplog.text
+    with caplog.at_level("WARNING", logger="rerank_eval"):
+        prepare.load(loaded(top_ranked={"q1": ["d1"]}))
+    assert "1 queries have no candidates and count as 0, such as 'q2'" in caplog.text
     assert "1 queries have no judgement and are left out, as mteb does, such as 'q2'" in caplog.text

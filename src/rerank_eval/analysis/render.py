@@ -24,7 +24,7 @@ MISSING = "–"
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _PARTS = re.compile(r"\([^)]*\)|[A-Z]+[^A-Z (]*|[^A-Z (]+| +|\(")
 _HEAD_WIDTH = 13
-_TEXT_WIDTH = 22
+_TEXT_SHARE = 0.22  # of the terminal, for each of the two columns of text, where room is short
 _GAP = 2
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -74,8 +74,9 @@ class _Terminal:
         widths = {column: self._width(column) for column in self.board.scores}
         natural = [max(map(cell_len, texts), default=0) for texts in (self.board.names, self.board.frame[DETAIL])]
         free = options.max_width - _GAP - sum(width + _GAP for width in widths.values())
-        single = free >= min(sum(natural), 2 * _TEXT_WIDTH)
-        texts = _shares(natural, free) if single else [min(width, _TEXT_WIDTH) for width in natural]
+        capped = [min(width, int(_TEXT_SHARE * options.max_width)) for width in natural]
+        texts = _shares(natural, free) if free >= sum(capped) else capped
+        texts = [max(width, len(name)) for width, name in zip(texts, (MODEL, DETAIL), strict=True)]
         room = options.max_width - _GAP - sum(texts)
         blocks: list[list[str]] = [[]]
         for column, width in widths.items():
@@ -95,7 +96,7 @@ class _Terminal:
     def _table(self, widths: Mapping[str, int], texts: Sequence[int]) -> Table:
         table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
         for name, width in zip((MODEL, DETAIL), texts, strict=True):
-            table.add_column(name, overflow="fold", width=max(width, len(name)))
+            table.add_column(name, overflow="fold", width=width)
         for column, width in widths.items():
             table.add_column(Text(_wrapped(column)), justify="right", no_wrap=True, width=width)
         kinds = self.board.frame[KIND].tolist()
@@ -209,7 +210,7 @@ def to_html(board: Leaderboard) -> str:
     template = environment.get_template("leaderboard.html.j2")
     return (
         template.render(
-            heads=[_PARTS.findall(head) for head in board.scores],
+            heads=[_PARTS.findall(head) if len(head) > _HEAD_WIDTH else [head] for head in board.scores],
             rows=rows,
             caption=board.caption,
             notes=_footnotes(board),

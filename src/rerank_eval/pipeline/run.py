@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,9 @@ from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build
 
 logger = logging.getLogger(__name__)
+
+_WORTH_TELLING = 0.0005
+"""nDCG that ties leave open before it is told: what the leaderboard's second decimal shows."""
 
 
 @dataclass
@@ -134,8 +137,21 @@ class Runner:
         score, seconds = manifest["scores"]["main"], manifest["timings"]["seconds"]
         self.reporter.say(
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
-            f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s"
+            f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s{_reservations(manifest)}"
         )
+
+
+def _reservations(manifest: Mapping[str, Any]) -> str:
+    """Say what a reader of the score has to know: how many prompts were cut, how much is left to ties."""
+    told = ""
+    cut = manifest.get("truncation", {}).get("rate", 0.0)
+    if cut:
+        told += f", {cut:.1%} of prompts cut to max_length"
+    scores = manifest["scores"]
+    if scores["ndcg_at_10_best"] - scores["ndcg_at_10_worst"] >= _WORTH_TELLING:
+        bounds = f"{scores['ndcg_at_10_worst'] * 100:.2f} to {scores['ndcg_at_10_best'] * 100:.2f}"
+        told += f", {scores['tie_rate']:.1%} of candidates tie (nDCG@10 {bounds})"
+    return told
 
 
 def _variant(row: Row) -> str:

@@ -115,6 +115,9 @@ def _check(where: str, data: Any) -> None:
     named = {document for documents in data["relevant_docs"].values() for document in documents}
     _warn(where, "judged documents are not in the corpus", named - known_documents)
     _warn(where, "queries have no judgement and are left out, as mteb does", known_queries - set(judged))
+    if data["top_ranked"]:
+        without = {query for query in judged if not data["top_ranked"].get(query)}
+        _warn(where, "queries have no candidates and count as 0", without)
     for query, candidates in (data["top_ranked"] or {}).items():
         unknown = next((document for document in candidates if document not in known_documents), None)
         if unknown is not None:
