@@ -69,8 +69,9 @@ def load_manifests(results_dir: Path) -> list[ResultRecord]:
     for path in sorted(results_dir.glob("runs/*/*/*/manifest.json")):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-            if manifest["schema"] == 1 and manifest["complete"] is True:
-                records.append(_record(manifest))
+            if manifest["schema"] != 1 or manifest["complete"] is not True:
+                raise ValueError("of another schema, or unfinished")
+            records.append(_record(manifest))
         except (OSError, *_FOREIGN) as error:
             logger.warning("%s: not a readable manifest (%s); left out", path, type(error).__name__)
     return sorted(records, key=lambda record: (record.candidates, record.order, record.identity, record.task))

@@ -75,6 +75,8 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     if not native:
         source = job.row.retriever.folder(job.results_dir, job.task.name)
         _convert(task, results.predictions_path(source, job.task.name), job.row.config.retriever.top_k)
+    elif task.ignore_identical_ids:
+        _drop_identical(task)
     results.begin(job.folder)
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
     started = time.time()
@@ -111,10 +113,16 @@ def _drop_native(task: Any) -> None:
         data["top_ranked"] = None
 
 
+def _drop_identical(task: Any) -> None:
+    """Take a query's own document from its candidates; mteb does so only when it scores, and our files would differ."""
+    for _, _, data in prepare.cells(task):
+        data["top_ranked"] = {query: [one for one in ids if one != query] for query, ids in data["top_ranked"].items()}
+
+
 def _convert(task: Any, predictions: Path, top_k: int) -> None:
     try:
         task.convert_to_reranking(predictions, top_k=top_k)
-    except (KeyError, ValueError, OSError) as error:  # mteb raises a bare KeyError for a missing subset or split
+    except (KeyError, TypeError, ValueError, OSError) as error:  # mteb raises a bare KeyError for a missing subset or split
         raise DataError(
             f"{predictions}: not usable as candidates for {task.metadata.name} ({type(error).__name__}: {error}); "
             "delete it and run again"
