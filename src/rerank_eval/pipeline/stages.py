@@ -122,7 +122,7 @@ def _drop_identical(task: Any) -> None:
 def _convert(task: Any, predictions: Path, top_k: int) -> None:
     try:
         task.convert_to_reranking(predictions, top_k=top_k)
-    except (KeyError, TypeError, ValueError, OSError) as error:  # mteb raises a bare KeyError for a missing subset or split
+    except (KeyError, TypeError, ValueError, OSError) as error:  # mteb: bare KeyError for a missing subset
         raise DataError(
             f"{predictions}: not usable as candidates for {task.metadata.name} ({type(error).__name__}: {error}); "
             "delete it and run again"
