@@ -244,3 +244,12 @@ def test_cut_prompts_and_open_ties_are_told(project: Path, capsys: pytest.Captur
     assert found["truncation"]["rate"] == 1.0
     assert found["scores"]["tie_rate"] == 1.0
     assert found["scores"]["ndcg_at_10_worst"] < found["scores"]["ndcg_at_10_best"]
+
+
+def test_rows_of_two_long_instructions_can_be_told_apart(project: Path) -> None:
+    texts = ["Judge whether the tool does what the query says", "Judge whether the tool does anything at all"]
+    assert evaluate("--task", "data/tools", "--set", f"grid.reranker.instruction={json.dumps(texts)}") == 0
+    lines = (project / "results" / "leaderboard.md").read_text().splitlines()
+    details = [line.split("|")[2] for line in lines if line.startswith("| + ")]
+    assert len(details) == len(set(details)) == 2
+    assert all("Judge whether the tool" in detail for detail in details)

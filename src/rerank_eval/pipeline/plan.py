@@ -55,7 +55,7 @@ class Row:
             if value is None or (key in _UNREMARKABLE and value == _UNREMARKABLE[key]):
                 continue
             parts.append(
-                f"{key}={_short(value)}" if key in {"instruction", "max_length", "engine", "head"} else str(value)
+                f"{key}={_shown(value)}" if key in {"instruction", "max_length", "engine", "head"} else str(value)
             )
         return ", ".join(parts)
 
@@ -92,6 +92,13 @@ def _short(value: Any) -> Any:
     if isinstance(value, str) and value not in INSTRUCTION_NAMES and len(value) > _SHORT:
         return f"text-{digest(value, 8)}"
     return value
+
+
+def _shown(value: Any) -> Any:
+    """Show an instruction's own text by its beginning, and a digest that tells two of the same beginning apart."""
+    if _short(value) == value:
+        return value
+    return f'"{value[:_SHORT].rstrip()}..." ({digest(value, 4)})'
 
 
 @dataclass(frozen=True)
