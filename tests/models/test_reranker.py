@@ -32,6 +32,9 @@ class WordOverlap:
         scores = np.array([len(words & set(text.lower().strip(".").split())) for text in documents], dtype=np.float64)
         return GroupScores(scores, scores, np.zeros(len(documents), dtype=bool), 10 * len(documents))
 
+    def take_work(self) -> dict[str, float]:
+        return {}
+
 
 def batches(size: int, **columns: list[Any]) -> list[dict[str, list[Any]]]:
     length = len(next(iter(columns.values())))

@@ -67,6 +67,7 @@ def fingerprint(results: Path) -> dict[str, Any]:
             value = json.loads(path.read_text())
             for key in ("timings", "environment", "date", "evaluation_time", "evaluation_phases"):
                 value.pop(key, None)
+            value.get("work", {}).pop("tokenize_seconds", None)
             content[name] = value
         else:
             content[name] = path.read_bytes()
@@ -86,6 +87,10 @@ def test_from_a_beir_folder_to_a_leaderboard(project: Path, capsys: pytest.Captu
     for manifest in found.values():
         check_numbers(manifest, project / "data" / "tools" / "qrels" / "test.tsv")
     assert found["reranker"]["inputs"]["candidates"] == found["retriever"]["digest"]
+    work = found["reranker"]["work"]
+    assert work["prompt_tokens"] == found["reranker"]["counts"]["prompt_tokens"]
+    assert work["padding_tokens"] == 0
+    assert work["computed_tokens"] < work["prompt_tokens"] / 2  # ten documents share a prefix longer than themselves
     assert found["reranker"]["counts"]["pairs"] == found["retriever"]["scores"]["cells"][0]["n_queries"] * 10
 
 

@@ -53,6 +53,10 @@ class Scorer(Protocol):
         """
         ...
 
+    def take_work(self) -> dict[str, float]:
+        """Return what was computed since the last call, for a manifest: tokens by kind, and the share wasted."""
+        ...
+
 
 @dataclass
 class Counts:

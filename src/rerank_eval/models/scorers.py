@@ -29,6 +29,7 @@ class EngineScorer:
     def __init__(self, engine: Engine, policy: InstructionPolicy) -> None:
         self.engine = engine
         self.policy = policy
+        self._told = engine.stats
 
     def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
         """See `Scorer.score`."""
@@ -38,6 +39,22 @@ class EngineScorer:
             raise ModelError(f"query {query[:60]!r}: {error}") from error
         margins = result.margin.astype(np.float64)
         return GroupScores(result.score, margins, result.truncated, int(result.prompt_lengths.sum()))
+
+    def take_work(self) -> dict[str, float]:
+        """See `Scorer.take_work`; `saved` is the share of the prompts' tokens that sharing made superfluous."""
+        before, now = self._told, self.engine.stats
+        self._told = now
+        prompt = now.prompt_tokens - before.prompt_tokens
+        computed = now.computed_tokens - before.computed_tokens
+        padding = now.padding_tokens - before.padding_tokens
+        return {
+            "prompt_tokens": prompt,
+            "computed_tokens": computed,
+            "padding_tokens": padding,
+            "padding": padding / computed if computed else 0.0,
+            "saved": 1 - (computed - padding) / prompt if prompt else 0.0,
+            "tokenize_seconds": now.tokenize_seconds - before.tokenize_seconds,
+        }
 
 
 class ClassifierScorer:
@@ -77,6 +94,10 @@ class ClassifierScorer:
         limit = self.model.max_seq_length or int(1e9)
         logits = np.asarray(scores, dtype=np.float64).reshape(len(documents))
         return GroupScores(logits, logits, lengths > limit, int(lengths.clip(max=limit).sum()))
+
+    def take_work(self) -> dict[str, float]:
+        """See `Scorer.take_work`; sentence-transformers does not count."""
+        return {}
 
     def _lengths(self, pairs: list[tuple[str, str]]) -> Any:
         encoded = self.model.tokenizer([a for a, _ in pairs], [b for _, b in pairs], truncation=False, verbose=False)

@@ -81,6 +81,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
     started = time.time()
     model.reset()
+    model.scorer.take_work()  # what an interrupted task left behind is not this one's
     model.mteb_model_meta = job.row.meta()
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
@@ -92,6 +93,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
         "counts": {"queries": counts.queries, "pairs": counts.pairs, "prompt_tokens": counts.tokens},
         "truncation": {"pairs": counts.truncated, "rate": counts.truncated / max(counts.pairs, 1)},
         "instruction": model.scorer.policy.summary(),
+        "work": model.scorer.take_work(),
         "digest": judged.digest,
     }
     _write(job, Finished(task, result, judged, bar, started, facts))
