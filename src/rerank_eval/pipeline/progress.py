@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
+from rich.table import Column
 from rich.text import Text
 
 from rerank_eval.errors import StorageError
@@ -125,11 +126,13 @@ class Reporter:
             yield Bar(self, label, total, unit, None)
             return
         with Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
+            # Where room is short the name gives way, not the numbers.
+            TextColumn("  {task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=12, table_column=Column(min_width=12)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Rate(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            expand=True,
             console=self.progress_console,
             transient=True,
         ) as progress:
