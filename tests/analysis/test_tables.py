@@ -205,6 +205,13 @@ def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
         render.insert_markdown(board, path)
 
 
+def test_rows_that_read_alike_get_their_identity() -> None:
+    board = leaderboard([record(), reranker(detail="a"), reranker(detail="a", identity="x2", order=2)], {})
+    details = board.frame["Details"].tolist()
+    assert details[1:3] == ["a (id x1)", "a (id x2)"]
+    assert details[0] == "retriever alone, top 100"
+
+
 class Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rerank_eval.config import RerankerConfig
-from rerank_eval.errors import ModelError
+from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models import load_reranker
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.reranker import CrossEncoder, GroupScores
@@ -166,6 +166,26 @@ def test_load_reranker_gives_mteb_what_it_needs(tmp_path: Path) -> None:
     assert 0 < score <= 1
     assert reranker.counts.pairs == len(QUERIES) * len(DOCUMENTS)
     assert "recipe_card" in str(cache.get_task_result_path("SmallTask", reranker.mteb_model_meta))
+
+
+def test_out_of_device_memory_is_one_clear_line() -> None:
+    import torch
+
+    config = RerankerConfig(max_length=512)
+    scorer = load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+    assert isinstance(scorer, EngineScorer)
+
+    def exhausted(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    # No machine here has a GPU to exhaust: the real model runs, and its first layer raises what CUDA would.
+    handle = scorer.engine._model.model.layers[0].register_forward_pre_hook(exhausted)
+    try:
+        with pytest.raises(DeviceError, match=r"lower reranker\.token_budget"):
+            scorer.score("query", None, ["document"])
+    finally:
+        handle.remove()
+    assert len(scorer.score("query", None, ["document"]).scores) == 1
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,9 @@ def test_a_fingerprint_follows_data_and_not_loading() -> None:
     assert prepare.fingerprint(task) == before
     task.metadata = task.metadata.model_copy(update={"dataset": {"path": "local/small", "revision": "2"}})
     assert prepare.fingerprint(task) != before
+    other = SmallTask()
+    other.metadata = other.metadata.model_copy(update={"prompt": {"query": "another prompt"}})
+    assert prepare.fingerprint(other) != before
 
 
 def loaded(**changes: Any) -> SmallTask:

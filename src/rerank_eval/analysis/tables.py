@@ -7,6 +7,7 @@ far any reranker could get. Values are main scores times 100, the model card's s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,12 +82,21 @@ def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[s
         ceilings = _ceilings(group, suites, scores)
         names.extend(str(row[MODEL]) for row in ceilings)
         rows.extend(ceilings)
+    _tell_apart(rows)
     columns = [_head(task, scores[task]) for task in tasks]
     present = {key for row in rows for key in row}
     columns += [_mean_name(suite) for suite in suites if _mean_name(suite) in present]
     frame = pd.DataFrame(rows, columns=[*_FIXED, *columns])
     frame[columns] = frame[columns].astype("float64")
     return Leaderboard(frame, tuple(names), _caption(scores, suites, columns), tuple(notes))
+
+
+def _tell_apart(rows: list[dict[str, object]]) -> None:
+    """Add the identity's beginning to rows that read alike, such as two revisions of one model."""
+    looks = Counter((row[MODEL], row[DETAIL], row[RETRIEVER]) for row in rows if row[KIND] != "ceiling")
+    for row in rows:
+        if looks[row[MODEL], row[DETAIL], row[RETRIEVER]] > 1:
+            row[DETAIL] = f"{row[DETAIL]} (id {str(row[IDENTITY])[:6]})".strip()
 
 
 def _latest(records: Sequence[ResultRecord]) -> list[ResultRecord]:

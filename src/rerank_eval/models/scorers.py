@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
@@ -37,6 +38,11 @@ class EngineScorer:
             result = self.engine.score(QueryGroup(query=query, instruction=instruction, documents=documents))
         except EngineError as error:
             raise ModelError(f"query {query[:60]!r}: {error}") from error
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                "out of device memory; lower reranker.token_budget (packed) or reranker.batch_size (reference), "
+                "or reranker.max_length"
+            ) from error
         margins = result.margin.astype(np.float64)
         return GroupScores(result.score, margins, result.truncated, int(result.prompt_lengths.sum()))
 
@@ -76,8 +82,6 @@ class ClassifierScorer:
 
     def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
         """See `Scorer.score`."""
-        import torch
-
         left = f"{query} {instruction}" if instruction else query
         pairs = [(left, document) for document in documents]
         try:
@@ -88,7 +92,7 @@ class ClassifierScorer:
                 activation_fn=torch.nn.Identity(),
                 convert_to_numpy=True,
             )
-        except torch.cuda.OutOfMemoryError as error:
+        except torch.OutOfMemoryError as error:
             raise DeviceError(f"reranker.batch_size: out of device memory at {self.batch_size}; halve it") from error
         lengths = self._lengths(pairs)
         limit = self.model.max_seq_length or int(1e9)
@@ -173,7 +177,6 @@ def make_policy(config: RerankerConfig) -> InstructionPolicy:
 
 
 def _load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> ClassifierScorer:
-    import torch
     from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 
     try:

@@ -21,10 +21,12 @@ def fingerprint(task: Any) -> str:
         task: An mteb task, loaded or not.
 
     Returns:
-        Sixteen hexadecimal characters over dataset, revision, splits and subsets.
+        Sixteen hexadecimal characters over dataset, revision, splits, subsets and the task's own prompt, which an
+        mteb release may change under the same data.
     """
     dataset = task.metadata.dataset
     facts = [dataset.get("path"), dataset.get("revision"), sorted(task.eval_splits), sorted(task.hf_subsets)]
+    facts.append(task.metadata.prompt)
     return digest([task.metadata.name, *facts])
 
 
