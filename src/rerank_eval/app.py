@@ -16,7 +16,7 @@ from rerank_eval.errors import ConfigError
 CONFIGS = Path("configs")
 OFFLINE_CONFIG = CONFIGS / "offline.yaml"
 HUB_CONFIG = CONFIGS / "qwen3-0.6b.yaml"
-_SHOWN_SPLITS = 2
+_SPLITS_WIDTH = 24
 
 
 def choose_config(tasks: Sequence[str], config: Path | None) -> tuple[Path, str]:
@@ -176,7 +176,8 @@ def show_tasks(suite: str | None, console: Console) -> None:
 
 
 def _splits(splits: Sequence[str]) -> str:
-    return f"{len(splits)} splits" if len(splits) > _SHOWN_SPLITS else ", ".join(splits)
+    joined = ", ".join(splits)
+    return joined if len(joined) <= _SPLITS_WIDTH else f"{len(splits)} splits"
 
 
 def _count(number: int | None) -> str:
