@@ -140,6 +140,8 @@ def test_tasks_lists_every_suite_with_its_pairs(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     for name in ("MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR", "Embedded", "BelebeleRetrieval"):
         assert name in printed
+    assert "8 splits" in printed  # LEMBPasskey's, which would push the numbers off the screen
+    assert max(map(len, printed.splitlines())) <= 120
     assert _run(["tasks", "mldr"]) == 0
     printed = capsys.readouterr().out
     assert "380,000" in printed

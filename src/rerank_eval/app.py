@@ -152,7 +152,7 @@ def show_tasks(suite: str | None, console: Console) -> None:
             row.suite,
             row.name,
             row.main_score,
-            ", ".join(row.splits),
+            _splits(row.splits),
             row.subsets,
             _count(row.queries),
             _count(row.pairs),
