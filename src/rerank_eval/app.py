@@ -203,6 +203,7 @@ def score_pair(
     reranker = loaded.runs[0].reranker
     if reranker is None:
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
+    from rerank_eval.engine.interface import QueryGroup
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.models.scorers import EngineScorer, load_scorer
 
@@ -210,7 +211,7 @@ def score_pair(
     scorer = load_scorer(reranker, ref, loaded.base.device)
     chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
     query, document = pair
-    result = scorer.score(query, chosen, [document])
+    result = next(iter(scorer.score_groups([QueryGroup(query, chosen, [document])])))
     if isinstance(scorer, EngineScorer):
         prompt = scorer.engine.render(query, document, chosen)
         console.rule("prompt")

@@ -16,7 +16,7 @@ from rerank_eval.engine.attention import register
 from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.head import Head
 from rerank_eval.engine.interface import Engine
-from rerank_eval.engine.packed import DEFAULT_TOKEN_BUDGET, PackedEngine
+from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.engine.reference import ReferenceEngine
@@ -58,7 +58,7 @@ def engine_for(demo: Path, tokenizer: PreTrainedTokenizerBase) -> Callable[..., 
         dtype: str = "float32",
         max_length: int = 8192,
         batch_size: int = 16,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int = 0,
     ) -> Engine:
         model = network(register() if engine == "packed" else "sdpa", dtype)
         parts = EngineParts(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from rerank_eval.engine import attention
-from rerank_eval.engine.attention import PackLayout, runs_as_square, segment_attention
+from rerank_eval.engine import attention, varlen
+from rerank_eval.engine.attention import runs_as_square, segment_attention
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.layout import GroupLayout, PackLayout, Segment
 from rerank_eval.engine.packed import plan_packs
+from rerank_eval.engine.varlen import packed_attention, prepare_row
 
 
 def row(layout: PackLayout, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype):
@@ -19,10 +24,10 @@ def row(layout: PackLayout, heads: int, kv_heads: int, head_dim: int, dtype: tor
 
 def one_by_one(query, key, value, layout, scale):
     """Each prompt's rows picked out of the pack, attended to in float32 with softmax written out."""
-    out = torch.full((1, layout.tokens, query.shape[1], query.shape[3]), float("nan"))
+    out = torch.full((1, layout.useful, query.shape[1], query.shape[3]), float("nan"))
     group = query.shape[1] // key.shape[1]
-    for start, end in layout.segments():
-        rows = [*range(layout.prefix), *range(start, end)]
+    for segment in layout.segments():
+        rows = [*range(segment.prefix_start, segment.prefix_end), *range(segment.start, segment.end)]
         q, k, v = (tensor[0][:, rows].float() for tensor in (query, key, value))
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
         future = torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1)
@@ -31,35 +36,54 @@ def one_by_one(query, key, value, layout, scale):
     return out
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
-@pytest.mark.parametrize("shape", [(4, 2, 32), (4, 4, 20), (6, 1, 64)])
-@pytest.mark.parametrize("lengths", [(9,), (40, 12, 12, 1), (1100, 30)])
-@pytest.mark.parametrize("prefix", [0, 1, 37])
-def test_each_document_sees_prefix_and_itself(prefix, lengths, shape, dtype, tolerance):
-    layout = PackLayout(prefix, lengths)
+def attend(way, tensors, layout, scale, only_last=False):
+    query, key, value = tensors
+    if way == "segments":
+        return segment_attention(query, key, value, layout, scale, only_last=only_last)
+    prepared = prepare_row(layout, torch.device("cpu"), way)
+    return packed_attention(query, key, value, prepared.offsets, prepared.numbers, scale, way, only_last)
+
+
+LAYOUTS = {
+    "one document, no prefix": PackLayout.single(0, [9]),
+    "texts without prefix": PackLayout.single(0, [40, 12, 12, 1]),
+    "prefix of one": PackLayout.single(1, [40, 12, 1]),
+    "prefix": PackLayout.single(37, [40, 12, 12, 1]),
+    "long": PackLayout.single(37, [1100, 30]),
+    "groups": PackLayout((GroupLayout(5, (7, 3)), GroupLayout(40, (1,)), GroupLayout(2, (60, 60, 9))), filler=11),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize("shape", [(4, 2, 32), (4, 4, 20), (6, 1, 64), (4, 2, 128)])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("way", ["segments", "cpu_flash"])
+def test_each_document_sees_prefix_and_itself(way, layout, shape, dtype, tolerance):
     query, key, value = row(layout, *shape, dtype)
-    found = segment_attention(query, key, value, layout, 0.3)
+    found = attend(way, (query, key, value), layout, 0.3)
     assert found.shape == (1, layout.tokens, shape[0], shape[2])
     assert found.dtype == dtype
     expected = one_by_one(query, key, value, layout, 0.3)
-    torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(found[:, : layout.useful].float(), expected, atol=tolerance, rtol=tolerance)
+    last = attend(way, (query, key, value), layout, 0.3, only_last=True)[:, layout.last_positions]
+    torch.testing.assert_close(last.float(), expected[:, layout.last_positions], atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("lengths", [(40, 3, 1), (1100, 30)])
 def test_the_gpu_kernels_call_gives_the_same(lengths):
-    layout = PackLayout(25, lengths)
+    layout = PackLayout.single(25, lengths)
     query, key, value = row(layout, 4, 2, 32, torch.float32)
-    for start, end in layout.segments():
-        keys, values = (torch.cat([t[:, :, :25], t[:, :, start:end]], dim=2) for t in (key, value))
+    for segment in layout.segments():
+        keys, values = (torch.cat([t[:, :, :25], t[:, :, segment.start : segment.end]], dim=2) for t in (key, value))
         calls = [
-            attend(query[:, :, :25], query[:, :, start:end], keys, values, layout=layout, scale=0.2)
-            for attend in (attention._attend_on_cpu, attention._attend_bottom_right)
+            way(query, keys, values, segment=segment, layout=layout, scale=0.2)
+            for way in (attention._attend_on_cpu, attention._attend_bottom_right)
         ]
         torch.testing.assert_close(*calls, atol=2e-6, rtol=2e-6)
 
 
 def test_a_documents_attention_does_not_depend_on_its_neighbours():
-    alone, together = PackLayout(20, (17,)), PackLayout(20, (60, 17, 5))
+    alone, together = PackLayout.single(20, (17,)), PackLayout.single(20, (60, 17, 5))
     query, key, value = row(together, 4, 2, 32, torch.float32)
     rows = [*range(20), *range(80, 97)]
     packed = segment_attention(query, key, value, together, 0.2)[:, 80:97]
@@ -74,11 +98,48 @@ def test_the_square_is_taken_for_long_documents_only():
 
 
 def test_layout():
-    layout = PackLayout(3, (2, 1))
-    assert layout.tokens == 6
-    assert layout.position_ids == [0, 1, 2, 3, 4, 3]
-    assert layout.last_positions == [4, 5]
-    assert list(layout.segments()) == [(3, 5), (5, 6)]
+    layout = PackLayout((GroupLayout(3, (2, 1)), GroupLayout(1, (2,))), filler=2)
+    assert (layout.prefix_rows, layout.useful, layout.tokens) == (4, 9, 11)
+    assert layout.position_ids.tolist() == [0, 1, 2, 0, 3, 4, 3, 1, 2, 0, 1]
+    assert layout.last_positions == [5, 6, 8]
+    assert layout.kept_rows == [5, 6] + [8] * 30
+    assert list(layout.segments()) == [Segment(0, 3, 4, 6), Segment(0, 3, 6, 7), Segment(3, 4, 7, 9)]
+
+
+def test_a_row_of_groups_with_and_without_prefix_is_refused():
+    layout = PackLayout((GroupLayout(3, (2,)), GroupLayout(0, (2,))))
+    with pytest.raises(EngineError, match="must not mix"):
+        prepare_row(layout, torch.device("cpu"), "cpu_flash")
+
+
+@pytest.mark.parametrize("heads", [(4, 2, 32), (16, 8, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_probe_passes_a_right_kernel(heads, dtype):
+    assert varlen.probe("cpu_flash", torch.device("cpu"), dtype, heads) <= varlen.PROBE_TOLERANCE
+
+
+def test_the_probe_catches_wrong_kernels(monkeypatch):
+    """What a new release may get wrong: the log-sum-exp's base, its orientation, or the mask's alignment."""
+
+    def base_two(*args, **kwargs):
+        out, lse = varlen._cpu_flash(*args, **kwargs)
+        return out, lse / math.log(2)
+
+    def never_causal(*args, causal, **kwargs):
+        return varlen._cpu_flash(*args, causal=False, **kwargs)
+
+    def unscaled(*args, scale, **kwargs):
+        return varlen._cpu_flash(*args, scale=1.0, **kwargs)
+
+    for wrong in (base_two, never_causal, unscaled):
+        monkeypatch.setattr(varlen, "get_kernel", lambda _, wrong=wrong: wrong)
+        assert varlen.probe("any", torch.device("cpu"), torch.bfloat16, (4, 2, 32)) > 2 * varlen.PROBE_TOLERANCE
+
+
+def test_no_variable_length_kernel_is_chosen_where_none_runs():
+    name, reason = varlen.choose_kernel(torch.device("cpu"), torch.bfloat16, (4, 2, 32))
+    assert name is None
+    assert "CUDA" in reason
 
 
 def test_packs_are_filled_longest_first_and_never_beyond_the_budget():
@@ -98,7 +159,7 @@ def test_registered_names_reach_transformers():
 
 
 def test_scale_defaults_to_the_inverse_root_of_the_head_dimension():
-    layout = PackLayout(0, (6,))
+    layout = PackLayout.single(0, (6,))
     query, key, value = row(layout, 2, 2, 16, torch.float32)
     found, weights = attention.packed_attention_forward(
         torch.nn.Identity(), query, key, value, None, pack_layout=layout

@@ -27,6 +27,7 @@ def test_settings_say_what_is_in_effect(demo):
         "recipe": "mteb",
         "max_length": 512,
         "token_budget": 16384,
+        "attention": "segments",
     }
 
 
@@ -42,7 +43,7 @@ def test_the_dtype_is_the_one_asked_for(demo):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "float64"}, "unknown dtype 'float64'; valid: float32, bfloat16, float16"),
+        ({"dtype": "float64"}, "unknown dtype 'float64'; valid: float32, bfloat16, float16, float8, int8"),
         ({"engine": "vllm"}, "unknown engine 'vllm'; valid: packed, reference"),
         ({"head": "logits"}, "unknown head 'logits'"),
         ({"recipe": "none"}, "unknown recipe 'none'"),
@@ -51,7 +52,10 @@ def test_the_dtype_is_the_one_asked_for(demo):
         ({"device": "cuda:99"}, "device 'cuda:99' is not available"),
         ({"max_length": 50_000}, "max_length 50000 exceeds the 40960 positions"),
         ({"max_length": 10}, "max_length 10 leaves no room"),
-        ({"token_budget": 0}, "token_budget must be at least 1"),
+        ({"token_budget": -1}, "token_budget must be at least 1"),
+        ({"dtype": "float8"}, "dtype float8 needs a CUDA device"),
+        ({"attention": "torch_varlen"}, "attention torch_varlen does not run here"),
+        ({"attention": "paged"}, "unknown attention 'paged'; valid: auto, segments"),
         ({"engine": "reference", "batch_size": 0}, "batch_size must be at least 1"),
     ],
 )

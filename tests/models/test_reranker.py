@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rerank_eval.config import RerankerConfig
+from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models import load_reranker
 from rerank_eval.models.instructions import InstructionPolicy
@@ -26,7 +27,10 @@ class WordOverlap:
         self.policy = policy
         self.calls: list[tuple[str, str | None, list[str]]] = []
 
-    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+        return (self._score(group.query, group.instruction, group.documents) for group in groups)
+
+    def _score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
         self.calls.append((query, instruction, list(documents)))
         words = set(f"{query} {instruction or ''}".lower().split())
         scores = np.array([len(words & set(text.lower().strip(".").split())) for text in documents], dtype=np.float64)
@@ -80,10 +84,10 @@ def test_query_and_instruction_are_taken_apart() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_names_query_and_document(bad: float) -> None:
     class Broken(WordOverlap):
-        def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
-            good = super().score(query, instruction, documents)
-            good.scores[1] = bad
-            return good
+        def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+            for good in super().score_groups(groups):
+                good.scores[1] = bad
+                yield good
 
     with pytest.raises(ModelError, match="query 'a', document '2'"):
         CrossEncoder(Broken(policy()), meta()).predict(
@@ -148,7 +152,8 @@ def test_the_demo_reranker_scores_through_both_engines() -> None:
         config = RerankerConfig(engine=engine, max_length=512)
         scorer = load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
         assert isinstance(scorer, EngineScorer)
-        scores[engine] = scorer.score("decode json text", "find it", list(DOCUMENTS.values())).scores
+        group = QueryGroup("decode json text", "find it", list(DOCUMENTS.values()))
+        scores[engine] = next(scorer.score_groups([group])).scores
     np.testing.assert_allclose(scores["packed"], scores["reference"], atol=1e-5)
     assert len(set(scores["packed"].tolist())) == len(DOCUMENTS)
 
@@ -181,11 +186,11 @@ def test_out_of_device_memory_is_one_clear_line() -> None:
     # No machine here has a GPU to exhaust: the real model runs, and its first layer raises what CUDA would.
     handle = scorer.engine._model.model.layers[0].register_forward_pre_hook(exhausted)
     try:
-        with pytest.raises(DeviceError, match=r"lower reranker\.token_budget"):
-            scorer.score("query", None, ["document"])
+        with pytest.raises(DeviceError, match=r"lower reranker\.max_length"):
+            next(scorer.score_groups([QueryGroup("query", None, ["document"])]))
     finally:
         handle.remove()
-    assert len(scorer.score("query", None, ["document"]).scores) == 1
+    assert len(next(scorer.score_groups([QueryGroup("query", None, ["document"])])).scores) == 1
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +228,7 @@ def test_a_sequence_classifier_scores_logits_and_counts_what_is_cut(classifier_f
     scorer = load_scorer(config, ref, "cpu")
     assert isinstance(scorer, ClassifierScorer)
     documents = ["short", "a longer one here", "very long " * 80]
-    result = scorer.score("some query", None, documents)
+    result = next(scorer.score_groups([QueryGroup("some query", None, documents)]))
     tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     with torch.inference_mode():

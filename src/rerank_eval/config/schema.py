@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
 EmbeddedSize = Literal["small", "medium", "full"]
 
 INSTRUCTION_NAMES = ("none", "default", "task")
@@ -116,8 +117,14 @@ class RerankerConfig(_Checkpoint):
     """Longest prompt in tokens; documents are cut as the recipe does."""
     batch_size: int = Field(default=16, ge=1)
     """Pairs at a time in the reference engine and in sequence classifiers. Not part of a result's identity."""
-    token_budget: int = Field(default=16384, ge=256)
-    """Tokens in one pack of the packed engine."""
+    dtype: RerankerDtype = "float32"  # type: ignore[assignment]
+    """Number format of weights and activations; `float8` (a recent NVIDIA GPU) and `int8` quantise the layers' matrices
+    by torchao and keep the rest in bfloat16."""
+    token_budget: int | None = Field(default=None, ge=256)
+    """Tokens in one pack of the packed engine; null chooses from free memory, and running out of memory halves it. Not
+    part of a result's identity."""
+    compile: bool | None = None
+    """Fuse the packed engine's elementwise work by torch.compile; null does so on a GPU."""
 
 
 class EmbeddedConfig(_Model):

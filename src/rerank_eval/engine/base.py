@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from rerank_eval.engine.head import Head, HeadOutput, to_arrays
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores
+from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
 
 
@@ -33,6 +35,21 @@ class EngineParts:
     head: Head
     pad_id: int
     settings: Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A group that has been run.
+
+    Attributes:
+        prompts: Its prompts.
+        output: The head's output, in the order of its documents.
+        work: What ran for it.
+    """
+
+    prompts: TokenizedGroup
+    output: HeadOutput
+    work: EngineStats
 
 
 class BaseEngine(ABC):
@@ -66,30 +83,61 @@ class BaseEngine(ABC):
 
     def score(self, group: QueryGroup) -> Scores:
         """Score a group's documents, see `Engine.score`."""
+        return next(iter(self.score_groups([group])))
+
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
+        """Score a stream of groups, see `Engine.score_groups`."""
         started = time.perf_counter()
-        if not group.documents:
-            empty = np.zeros(0)
-            return Scores(empty, empty.astype(np.float32), empty.copy(), empty.astype(np.bool_), empty.astype(np.int64))
-        prompts = self._tokenize(group)
-        tokenized = time.perf_counter()
-        with torch.inference_mode():
-            output, work = self._run(prompts)
-        score, margin, p_yes = to_arrays(output)
+        pending: deque[bool] = deque()  # for each group read and not yet answered: whether it has documents
+        with closing(prefetch(self._timed_prompts(groups, pending), ahead=self._tokenize_ahead())) as prompts:
+            for finished in self._stream(prompts):
+                while not pending[0]:
+                    pending.popleft()
+                    yield _no_scores()
+                pending.popleft()
+                now = time.perf_counter()
+                yield self._scores(finished, now - started)
+                started = time.perf_counter()  # what the caller does in between is not scoring
+        while pending:
+            pending.popleft()
+            yield _no_scores()
+
+    def _timed_prompts(self, groups: Iterable[QueryGroup], pending: deque[bool]) -> Iterator[TokenizedGroup]:
+        for group in groups:
+            pending.append(bool(group.documents))
+            if group.documents:
+                started = time.perf_counter()
+                prompts = self._tokenize(group)
+                yield replace(prompts, seconds=time.perf_counter() - started)
+
+    def _scores(self, finished: Finished, seconds: float) -> Scores:
+        score, margin, p_yes = to_arrays(finished.output)
+        prompts = finished.prompts
         lengths = prompts.lengths
-        self._stats += work + EngineStats(
+        self._stats += finished.work + EngineStats(
             pairs=len(lengths),
             groups=1,
             prompt_tokens=int(lengths.sum()),
             truncated_pairs=int(prompts.truncated.sum()),
-            tokenize_seconds=tokenized - started,
-            seconds=time.perf_counter() - started,
+            overlong_queries=int(prompts.query_cut),
+            tokenize_seconds=prompts.seconds,
+            seconds=seconds,
         )
         return Scores(score, margin, p_yes, prompts.truncated, lengths)
+
+    def _tokenize_ahead(self) -> bool:
+        """Say whether to tokenise in a thread while the model runs; on a CPU the two would share the same cores."""
+        return False
 
     @abstractmethod
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         """Turn a group of at least one document into prompts."""
 
     @abstractmethod
-    def _run(self, prompts: TokenizedGroup) -> tuple[HeadOutput, EngineStats]:
-        """Run prompts through model and head; say what ran (forwards, computed and padding tokens)."""
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[Finished]:
+        """Run prompts through model and head, in order; say what ran (forwards, computed and padding tokens)."""
+
+
+def _no_scores() -> Scores:
+    empty = np.zeros(0)
+    return Scores(empty, empty.astype(np.float32), empty.copy(), empty.astype(np.bool_), empty.astype(np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,11 +18,52 @@ HeadName = Literal["float32", "faithful"]
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """Three (n,) tensors on the CPU: margin float32, p_yes float64, score float64."""
+    """What the head says of n documents.
+
+    Attributes:
+        margin: (n,) float32, log-odds.
+        p_yes: (n,) in the dtype of the recipe's softmax, or None where it is the margin's sigmoid and the margin ranks.
+        ready: Event after which the copies on the host may be read; None where nothing has to be waited for.
+    """
 
     margin: torch.Tensor
-    p_yes: torch.Tensor
-    score: torch.Tensor
+    p_yes: torch.Tensor | None = None
+    ready: torch.cuda.Event | None = None
+
+    def to_host(self) -> HeadOutput:
+        """Start copying to the host, without waiting for a GPU."""
+        if self.margin.device.type != "cuda":
+            return HeadOutput(self.margin.cpu(), None if self.p_yes is None else self.p_yes.cpu())
+        copies = [None if tensor is None else _pinned_copy(tensor) for tensor in (self.margin, self.p_yes)]
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+        assert copies[0] is not None  # noqa: S101 - there is always a margin
+        return HeadOutput(copies[0], copies[1], ready)
+
+    def wait(self) -> HeadOutput:
+        """Wait until the copies are there."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return HeadOutput(self.margin, self.p_yes)
+
+    def rows(self, start: int, end: int) -> HeadOutput:
+        """Return some documents' part, once it is there."""
+        there = self.wait()
+        return HeadOutput(there.margin[start:end], None if there.p_yes is None else there.p_yes[start:end])
+
+    def reordered(self, order: torch.Tensor) -> HeadOutput:
+        """Return documents in another order, (n,) int64."""
+        return HeadOutput(self.margin[order], None if self.p_yes is None else self.p_yes[order])
+
+    @classmethod
+    def joined(cls, outputs: Sequence[HeadOutput]) -> HeadOutput:
+        """Join outputs on the host."""
+        p_yes = [output.p_yes for output in outputs if output.p_yes is not None]
+        return cls(torch.cat([output.margin for output in outputs]), torch.cat(p_yes) if p_yes else None)
+
+
+def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 class Head:
@@ -59,13 +101,12 @@ class Head:
             hidden: (n, hidden_size) in the model's dtype, after the final norm.
 
         Returns:
-            The output, on the CPU.
+            The output, on the same device.
         """
         if self.name == "faithful":
             return self.from_logits(self._lm_head(hidden))
         # Product and sum rather than a matrix product: a row's sum cannot depend on how many rows there are.
-        margin = (hidden.float() * self._direction).sum(dim=-1).cpu()
-        return HeadOutput(margin, torch.sigmoid(margin.double()), margin.double())
+        return HeadOutput((hidden.float() * self._direction).sum(dim=-1))
 
     def from_logits(self, logits: torch.Tensor) -> HeadOutput:
         """Score full-vocabulary logits by the recipe's own arithmetic.
@@ -74,21 +115,20 @@ class Head:
             logits: (n, vocabulary) in the model's dtype.
 
         Returns:
-            The output, on the CPU; the margin is the difference of the two logits, upcast before subtracting.
+            The output; the margin is the difference of the two logits, upcast before subtracting.
         """
         pair = logits[:, self._no_yes]
-        margin = (pair[:, 1].float() - pair[:, 0].float()).cpu()
+        margin = pair[:, 1].float() - pair[:, 0].float()
         if self._softmax_dtype == "float32":
             pair = pair.float()
-        p_yes = torch.log_softmax(pair, dim=1)[:, 1].exp().double().cpu()
-        return HeadOutput(margin, p_yes, p_yes)
+        return HeadOutput(margin, torch.log_softmax(pair, dim=1)[:, 1].exp())
 
 
 def to_arrays(output: HeadOutput) -> tuple[FloatArray, MarginArray, FloatArray]:
     """Turn a head's output into NumPy arrays.
 
     Args:
-        output: The output.
+        output: The output, on any device; it is waited for.
 
     Returns:
         score float64, margin float32, p_yes float64, each (n,).
@@ -96,13 +136,16 @@ def to_arrays(output: HeadOutput) -> tuple[FloatArray, MarginArray, FloatArray]:
     Raises:
         EngineError: A value is NaN or infinite, which would rank at random.
     """
+    output = output.wait()
     bad = int((~torch.isfinite(output.margin)).sum())
     if bad:
         raise EngineError(
             f"{bad} of {len(output.margin)} margins are NaN or infinite: damaged weights, or float16 has overflowed "
             "(use bfloat16 or float32)"
         )
-    score: FloatArray = output.score.numpy().astype(np.float64)
-    margin: MarginArray = output.margin.numpy().astype(np.float32)
-    p_yes: FloatArray = output.p_yes.numpy().astype(np.float64)
-    return score, margin, p_yes
+    margin: MarginArray = output.margin.cpu().numpy().astype(np.float32)
+    if output.p_yes is None:
+        p_yes: FloatArray = torch.sigmoid(output.margin.cpu().double()).numpy()
+        return margin.astype(np.float64), margin, p_yes
+    p_yes = output.p_yes.cpu().double().numpy()
+    return p_yes.copy(), margin, p_yes

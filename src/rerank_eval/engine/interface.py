@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -76,6 +76,7 @@ class EngineStats:
         computed_tokens: Tokens that went through the model's layers, padding among them.
         padding_tokens: Padding among them.
         truncated_pairs: Pairs whose prompt lost tokens to `max_length`.
+        overlong_queries: Groups whose query alone reached `max_length`, so that no document was read.
         tokenize_seconds: Wall time of rendering and tokenising.
         seconds: Wall time of scoring, tokenising among it.
     """
@@ -87,6 +88,7 @@ class EngineStats:
     computed_tokens: int = 0
     padding_tokens: int = 0
     truncated_pairs: int = 0
+    overlong_queries: int = 0
     tokenize_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -118,6 +120,22 @@ class Engine(Protocol):
         Raises:
             EngineError: The model returned NaN or an infinity.
         """
+
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
+        """Score a stream of groups; small groups then share a forward pass, and a GPU never waits for the next one.
+
+        Groups are read ahead of the scores that come out. Memory does not grow with their number.
+
+        Args:
+            groups: Groups, in any number.
+
+        Yields:
+            Each group's scores, in order.
+
+        Raises:
+            EngineError: The model returned NaN or an infinity.
+        """
+        ...
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """Render one pair's prompt, as `score` sends it.

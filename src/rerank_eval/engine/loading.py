@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,13 +15,18 @@ from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head, HeadName
 from rerank_eval.engine.interface import Engine
-from rerank_eval.engine.packed import DEFAULT_TOKEN_BUDGET, PackedEngine
+from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
+from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
 from rerank_eval.engine.recipe import Recipe, get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
+from rerank_eval.engine.varlen import PROBE_TOLERANCE, choose_kernel, probe
 
-DtypeName = Literal["float32", "bfloat16", "float16"]
+logger = logging.getLogger(__name__)
+
+DtypeName = Literal["float32", "bfloat16", "float16", "float8", "int8"]
 EngineName = Literal["packed", "reference"]
+AttentionName = Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"]
 
 MODEL_TYPES = ("qwen3",)
 """Model types whose attention takes its function from transformers' interface and whose layers all attend in full."""
@@ -36,7 +43,9 @@ def load_engine(
     head: HeadName = "float32",
     max_length: int = 8192,
     batch_size: int = 16,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int = 0,
+    attention: AttentionName = "auto",
+    compile_layers: bool | None = None,
     trust_remote_code: bool = False,
 ) -> Engine:
     """Load a checkpoint and put an engine together.
@@ -45,13 +54,17 @@ def load_engine(
         model: A folder or a name on the hub. Only safetensors are read.
         recipe: A recipe or its name.
         revision: Branch, tag or commit on the hub.
-        dtype: What the weights are cast to.
+        dtype: What the weights are cast to; `float8` and `int8` quantise the layers' matrices, see `quantize`.
         device: `auto` (CUDA, else MPS, else CPU), or a torch device.
         engine: `packed`, or `reference` for the recipe's plain padded code.
         head: `float32` for the margin, or `faithful` for the recipe's own arithmetic.
         max_length: Limit in tokens, as the recipe's truncation mode reads it.
         batch_size: Prompts in a batch of the reference engine.
-        token_budget: Most tokens in a row of the packed engine.
+        token_budget: Most tokens in a row of the packed engine; 0 chooses it from free memory.
+        attention: How the packed engine attends: `segments` by SDPA, document by document; `cpu_flash`,
+            `torch_varlen` or `flash_attn` in variable-length calls; `auto` takes the first kernel that proves right on
+            this device, else segments.
+        compile_layers: Compile the packed engine's layers with torch.compile; None does so on CUDA.
         trust_remote_code: Let the checkpoint run code of its own.
 
     Returns:
@@ -61,12 +74,17 @@ def load_engine(
         EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
     """
     chosen = get_recipe(recipe)
-    _check_choice("dtype", dtype, get_args(DtypeName))
-    _check_choice("engine", engine, get_args(EngineName))
+    for name, value, valid in (
+        ("dtype", dtype, DtypeName),
+        ("engine", engine, EngineName),
+        ("attention", attention, AttentionName),
+    ):
+        _check_choice(name, value, get_args(valid))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokenizer, network = _load_checkpoint(str(model), engine, dtype, hub)
+    check_quantization(dtype, target)
+    tokenizer, network = _load_checkpoint(str(model), engine, dtype, target, hub)
     _check_positions(str(model), network, max_length)
-    network = network.to(target).eval()
+    quantize(network, dtype)
     parts = EngineParts(
         model=network,
         prompts=PromptTokenizer(tokenizer, chosen, max_length),
@@ -81,10 +99,37 @@ def load_engine(
             "head": head,
             "recipe": chosen.name,
             "max_length": max_length,
-            **({"token_budget": token_budget} if engine == "packed" else {"batch_size": batch_size}),
+            **({"batch_size": batch_size} if engine == "reference" else {}),
         },
     )
-    return PackedEngine(parts, token_budget) if engine == "packed" else ReferenceEngine(parts, batch_size)
+    if engine == "reference":
+        return ReferenceEngine(parts, batch_size)
+    kernel = _attention_kernel(attention, network, target)
+    packed = PackedEngine(parts, token_budget, kernel)
+    if target.type == "cuda" if compile_layers is None else compile_layers:
+        packed.compile_layers(required=bool(compile_layers))
+    return packed
+
+
+def _attention_kernel(attention: AttentionName, network: PreTrainedModel, device: torch.device) -> str | None:
+    """Return the variable-length kernel's name, or None to go by segment."""
+    config: Any = network.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = (config.num_attention_heads, config.num_key_value_heads, head_dim)
+    if attention == "segments":
+        return None
+    if attention == "auto":
+        kernel, reasons = choose_kernel(device, network.dtype, heads)
+        if kernel is None and device.type == "cuda":
+            logger.warning("attention goes document by document, which is slower: %s", reasons)
+        return kernel
+    try:
+        worst = probe(attention, device, network.dtype, heads)
+    except Exception as error:  # a kernel that is absent or refuses the shape raises whatever it likes
+        raise EngineError(f"attention {attention} does not run here: {type(error).__name__}: {error}") from error
+    if worst > PROBE_TOLERANCE:
+        raise EngineError(f"attention {attention} is off by {worst:.2g} on this device; use auto or segments")
+    return attention
 
 
 def resolve_device(device: str) -> torch.device:
@@ -120,9 +165,13 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _load_checkpoint(
-    model: str, engine: EngineName, dtype: DtypeName, hub: dict[str, Any]
+    model: str, engine: EngineName, dtype: DtypeName, device: torch.device, hub: dict[str, Any]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and weights, and check that they are what an engine can run."""
+    """Load tokenizer and weights, and check that they are what an engine can run.
+
+    Weights are memory-mapped, so that the host never holds them twice: with accelerate each goes to a GPU straight from
+    its file, without it layer by layer; on the CPU in the file's own dtype they stay in the file's pages.
+    """
     implementation = attention.register() if engine == "packed" else "sdpa"
     try:
         config = AutoConfig.from_pretrained(model, **hub)
@@ -130,8 +179,9 @@ def _load_checkpoint(
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
         network, report = AutoModelForCausalLM.from_pretrained(
             model,
-            dtype=getattr(torch, dtype),
+            dtype=weights_dtype(dtype),
             use_safetensors=True,
+            device_map={"": device} if device.type != "cpu" and find_spec("accelerate") else None,
             attn_implementation=implementation,
             output_loading_info=True,
             **hub,
@@ -150,7 +200,7 @@ def _load_checkpoint(
         raise EngineError(
             f"{model}: the tokenizer has {len(tokenizer)} tokens, more than the model's embedding has rows"
         )
-    return tokenizer, network
+    return tokenizer, network.to(device).eval()
 
 
 def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:

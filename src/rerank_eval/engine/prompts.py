@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -21,6 +24,9 @@ QWEN2_PATTERN = (
 )
 """Qwen2's and Qwen3's split pattern, from transformers' tokenization_qwen2.py."""
 
+CACHED_TOKENS = 8_000_000
+"""Tokens of documents kept for the next query that has them among its candidates: 32 MB."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -32,16 +38,48 @@ class TokenizedGroup:
         shared: Ids that all prompts begin with.
         own: Per document the ids that follow, at least the recipe's suffix.
         truncated: (n,) bool, whether the prompt lost tokens to `max_length`.
+        query_cut: Whether the query alone reached `max_length`, so that no token of a document is left.
+        seconds: Wall time of rendering and tokenising.
     """
 
     shared: list[int]
     own: list[list[int]]
     truncated: BoolArray
+    query_cut: bool = False
+    seconds: float = 0.0
 
     @property
     def lengths(self) -> IntArray:
         """(n,) int64, tokens of each prompt."""
         return np.array([len(self.shared) + len(ids) for ids in self.own], dtype=np.int64)
+
+
+class _Met:
+    """Token ids of texts met lately, by digest; those met longest ago go first.
+
+    Args:
+        capacity: Tokens kept, of four bytes each.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._tokens = 0
+        self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._ids
+
+    def put(self, key: bytes, ids: list[int]) -> None:
+        self._ids[key] = array("i", ids)
+        self._tokens += len(ids)
+
+    def get(self, key: bytes) -> list[int]:
+        self._ids.move_to_end(key)
+        return self._ids[key].tolist()
+
+    def shrink(self) -> None:
+        while self._tokens > self._capacity:
+            self._tokens -= len(self._ids.popitem(last=False)[1])
 
 
 class PromptTokenizer:
@@ -73,6 +111,7 @@ class PromptTokenizer:
         # What is cut in mode "message" is the whole message; in mode "body" what stands between prefix and suffix.
         self._limit = max_length - (frame if recipe.truncation == "body" else 0)
         self.exact_split = splits_exactly(tokenizer, recipe)
+        self._met = _Met(CACHED_TOKENS)
 
     def whole(self, group: QueryGroup) -> TokenizedGroup:
         """Tokenise each prompt as the recipe's own code does: in one string, nothing shared.
@@ -91,7 +130,15 @@ class PromptTokenizer:
             fixed = self._prefix
             cuttable = self._encode([body + self.recipe.closing for body in bodies])
         truncated = np.array([len(ids) > self._limit for ids in cuttable], dtype=np.bool_)
-        return TokenizedGroup([], [fixed + ids[: self._limit] + self._suffix for ids in cuttable], truncated)
+        own = [fixed + ids[: self._limit] + self._suffix for ids in cuttable]
+        return TokenizedGroup([], own, truncated, bool(truncated.any()) and self._query_fills(group))
+
+    def _query_fills(self, group: QueryGroup) -> bool:
+        """Say whether instruction and query alone reach the limit."""
+        text = self.recipe.instruct_text(group.instruction) + self.recipe.query_text(group.query)
+        if self.recipe.truncation == "message":
+            text = self.recipe.prefix + text
+        return len(self._encode([text])[0]) >= self._limit
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
         """Tokenise what the prompts share once and each distinct document once.
@@ -109,7 +156,7 @@ class PromptTokenizer:
         distinct = list(dict.fromkeys(group.documents))
         first = [self.recipe.prefix + head if self.recipe.truncation == "message" else head]
         first.append(self.recipe.query_text(group.query))
-        root, query, *documents = self._encode(first + [self.recipe.document_text(text) for text in distinct])
+        root, query, *documents = self._encode_once(first + [self.recipe.document_text(text) for text in distinct])
         room = max(0, self._limit - len(root) - len(query))
         shared = (root + query)[: self._limit]
         if self.recipe.truncation == "body":
@@ -123,6 +170,7 @@ class PromptTokenizer:
             shared,
             [own[text][0] for text in group.documents],
             np.array([own[text][1] for text in group.documents], dtype=np.bool_),
+            query_cut=len(root) + len(query) >= self._limit,
         )
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
@@ -139,6 +187,16 @@ class PromptTokenizer:
         prompt = self.whole(QueryGroup(query, instruction, [document]))
         text = _encodable(self.recipe.prompt(query, document, instruction))
         return RenderedPrompt(text, tuple(prompt.own[0]), bool(prompt.truncated[0]))
+
+    def _encode_once(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise texts, those met lately from memory: a document is a candidate of many queries."""
+        keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
+        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._met}
+        for key, ids in zip(fresh, self._encode(list(fresh.values())), strict=True):
+            self._met.put(key, ids)
+        found = [self._met.get(key) for key in keys]
+        self._met.shrink()
+        return found
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts in one batch; marker strings inside become the special tokens, as in the recipes' code."""
@@ -177,7 +235,7 @@ def share_common_prefix(prompts: TokenizedGroup, keep: int) -> TokenizedGroup:
     """
     columns = zip(*(ids[: len(ids) - keep] for ids in prompts.own), strict=False)
     common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
-    return TokenizedGroup(common, [ids[len(common) :] for ids in prompts.own], prompts.truncated)
+    return replace(prompts, shared=common, own=[ids[len(common) :] for ids in prompts.own])
 
 
 def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:

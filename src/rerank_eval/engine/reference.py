@@ -5,9 +5,11 @@ It is the parity oracle, the benchmark's baseline, and what a sceptical user swi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts
+from rerank_eval.engine.base import BaseEngine, EngineParts, Finished
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
@@ -34,23 +36,20 @@ class ReferenceEngine(BaseEngine):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.whole(group)
 
-    def _run(self, prompts: TokenizedGroup) -> tuple[HeadOutput, EngineStats]:
-        outputs: list[HeadOutput] = []
-        work = EngineStats()
-        for start in range(0, len(prompts.own), self._batch_size):
-            batch = prompts.own[start : start + self._batch_size]
-            input_ids, attention_mask = self._pad_left(batch)
-            outputs.append(self._score_batch(input_ids, attention_mask))
-            computed = input_ids.numel()
-            work += EngineStats(
-                forwards=1, computed_tokens=computed, padding_tokens=computed - sum(len(ids) for ids in batch)
-            )
-        joined = HeadOutput(
-            torch.cat([output.margin for output in outputs]),
-            torch.cat([output.p_yes for output in outputs]),
-            torch.cat([output.score for output in outputs]),
-        )
-        return joined, work
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[Finished]:
+        for group in prompts:
+            outputs: list[HeadOutput] = []
+            work = EngineStats()
+            for start in range(0, len(group.own), self._batch_size):
+                batch = group.own[start : start + self._batch_size]
+                with torch.inference_mode():
+                    input_ids, attention_mask = self._pad_left(batch)
+                    outputs.append(self._score_batch(input_ids, attention_mask).to_host().wait())
+                computed = input_ids.numel()
+                work += EngineStats(
+                    forwards=1, computed_tokens=computed, padding_tokens=computed - sum(len(ids) for ids in batch)
+                )
+            yield Finished(group, HeadOutput.joined(outputs), work)
 
     def _pad_left(self, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask, both (batch, longest) int64 on the model's device."""

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models.model_meta import ModelMeta
 
+from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.records import CellScores, Floats, Recorder
 
@@ -40,16 +42,14 @@ class Scorer(Protocol):
 
     policy: InstructionPolicy
 
-    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
-        """Score one query's candidates.
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+        """Score a stream of queries with their candidates; it may be read ahead of what comes out.
 
         Args:
-            query: The query's text, without its instruction.
-            instruction: The instruction, or None for none.
-            documents: Texts of the candidates.
+            groups: Queries (without their instruction), instructions and candidates.
 
-        Returns:
-            Scores in the order of `documents`.
+        Yields:
+            Each group's scores, in the order of the groups and of their documents.
         """
         ...
 
@@ -132,10 +132,17 @@ class CrossEncoder:
         """
         cell = CellScores()
         parts: list[Floats] = []
-        for group in _groups(inputs1, inputs2):
-            instruction = self.scorer.policy.choose(group.own_instruction, task_metadata)
-            query = self.scorer.policy.query_text(group.query, group.own_instruction)
-            result = self.scorer.score(query, instruction, group.documents)
+        read: deque[_Group] = deque()
+
+        def prompts() -> Iterator[QueryGroup]:
+            for group in _groups(inputs1, inputs2):
+                read.append(group)
+                instruction = self.scorer.policy.choose(group.own_instruction, task_metadata)
+                query = self.scorer.policy.query_text(group.query, group.own_instruction)
+                yield QueryGroup(query, instruction, group.documents)
+
+        for result in self.scorer.score_groups(prompts()):
+            group = read.popleft()
             cell.add(group.query_id, group.document_ids, result.scores)
             parts.append(result.scores)
             self.counts.queries += 1

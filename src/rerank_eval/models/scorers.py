@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine, QueryGroup
 from rerank_eval.engine.loading import load_engine
+from rerank_eval.engine.memory import is_out_of_memory
+from rerank_eval.engine.quantize import QUANTIZED
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.instructions import InstructionPolicy
@@ -32,19 +35,29 @@ class EngineScorer:
         self.policy = policy
         self._told = engine.stats
 
-    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
-        """See `Scorer.score`."""
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+        """See `Scorer.score_groups`."""
+        waiting: deque[str] = deque()
+
+        def noted() -> Iterator[QueryGroup]:
+            for group in groups:
+                waiting.append(group.query)
+                yield group
+
         try:
-            result = self.engine.score(QueryGroup(query=query, instruction=instruction, documents=documents))
+            for result in self.engine.score_groups(noted()):
+                waiting.popleft()
+                margins = result.margin.astype(np.float64)
+                yield GroupScores(result.score, margins, result.truncated, int(result.prompt_lengths.sum()))
         except EngineError as error:
-            raise ModelError(f"query {query[:60]!r}: {error}") from error
-        except torch.OutOfMemoryError as error:
+            raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise DeviceError(
-                "out of device memory; lower reranker.token_budget (packed) or reranker.batch_size (reference), "
-                "or reranker.max_length"
+                "out of memory, with one document at a time in the packed engine; lower reranker.max_length, or "
+                "reranker.batch_size in the reference engine"
             ) from error
-        margins = result.margin.astype(np.float64)
-        return GroupScores(result.score, margins, result.truncated, int(result.prompt_lengths.sum()))
 
     def take_work(self) -> dict[str, float]:
         """See `Scorer.take_work`; `saved` is the share of the prompts' tokens that sharing made superfluous."""
@@ -59,6 +72,7 @@ class EngineScorer:
             "padding_tokens": padding,
             "padding": padding / computed if computed else 0.0,
             "saved": 1 - (computed - padding) / prompt if prompt else 0.0,
+            "overlong_queries": now.overlong_queries - before.overlong_queries,
             "tokenize_seconds": now.tokenize_seconds - before.tokenize_seconds,
         }
 
@@ -80,8 +94,12 @@ class ClassifierScorer:
         self.policy = policy
         self.batch_size = batch_size
 
-    def score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
-        """See `Scorer.score`."""
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+        """See `Scorer.score_groups`."""
+        for group in groups:
+            yield self._score(group.query, group.instruction, group.documents)
+
+    def _score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
         left = f"{query} {instruction}" if instruction else query
         pairs = [(left, document) for document in documents]
         try:
@@ -157,7 +175,8 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str) -> Scorer:
             head=config.head,
             max_length=config.max_length,
             batch_size=config.batch_size,
-            token_budget=config.token_budget,
+            token_budget=config.token_budget or 0,
+            compile_layers=config.compile,
             trust_remote_code=config.trust_remote_code,
         )
     except (EngineError, OSError, ValueError, RuntimeError) as error:
@@ -179,6 +198,8 @@ def make_policy(config: RerankerConfig) -> InstructionPolicy:
 def _load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> ClassifierScorer:
     from sentence_transformers import CrossEncoder as SentenceCrossEncoder
 
+    if config.dtype in QUANTIZED:
+        raise ModelError(f"reranker.dtype: {config.dtype} is for causal rerankers; set float32, bfloat16 or float16")
     try:
         model = SentenceCrossEncoder(
             ref.source,

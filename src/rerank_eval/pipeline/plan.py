@@ -215,4 +215,6 @@ def reranker_identity(config: RerankerConfig, ref: ModelRef, retriever: Row) -> 
     }
     if not is_classifier(config, ref):
         identity |= {"recipe": config.recipe, "engine": config.engine, "head": config.head}
+        if config.compile is not None:  # fused arithmetic rounds elsewhere
+            identity["compile"] = config.compile
     return identity

@@ -1,0 +1,73 @@
+"""How many tokens fit: budgets from free memory, and what an allocation that failed looks like."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+LARGEST_BUDGET = 65_536
+"""Beyond it a GPU's matrix products gain nothing, and a failure costs more."""
+
+CPU_BUDGET = 16_384
+"""Largest budget on a CPU: some 100 short passages behind their query, or two documents of 8,000 tokens."""
+
+SHARE_OF_FREE = 0.6
+"""Share of the free memory that a pack may take; the rest is for fragmentation and other processes."""
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Estimate the memory that a token of a row takes while a layer runs.
+
+    The largest moment is inside the MLP: residual, normalised input, gate, up and their product; or inside attention:
+    residual, input, queries, keys, values in two layouts, and the output. A float32 copy of the hidden state is added
+    for the norms.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Bytes, for one token of the row.
+    """
+    config: Any = model.config
+    size = model.dtype.itemsize
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * head_dim
+    mlp = 2 * config.hidden_size + 3 * config.intermediate_size
+    attention = 2 * config.hidden_size + 3 * heads
+    return int(size * max(mlp, attention) + 8 * config.hidden_size)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a device, or of the machine for a CPU."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + reserved)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def choose_budget(model: PreTrainedModel, device: torch.device) -> int:
+    """Choose a token budget from free memory.
+
+    Args:
+        model: The model, on its device.
+        device: The device.
+
+    Returns:
+        Tokens in a row: a multiple of 256, from 1,024 to `LARGEST_BUDGET` (`CPU_BUDGET` on a CPU).
+    """
+    largest = CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET
+    fitting = int(free_bytes(device) * SHARE_OF_FREE) // bytes_per_token(model)
+    return max(1024, min(largest, fitting // 256 * 256))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception is a failed allocation; on a CPU PyTorch raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

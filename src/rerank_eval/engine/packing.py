@@ -1,0 +1,151 @@
+"""Which documents go through the model together: packs of whole groups, within a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rerank_eval.engine.layout import GroupLayout, PackLayout
+from rerank_eval.engine.prompts import TokenizedGroup
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a group's documents.
+
+    Attributes:
+        number: The group's number in the stream.
+        prompts: The whole group's prompts.
+        documents: Indices of the documents, in the order of the row.
+    """
+
+    number: int
+    prompts: TokenizedGroup
+    documents: tuple[int, ...]
+
+    @property
+    def layout(self) -> GroupLayout:
+        """Tokens of the prefix and of each document."""
+        return GroupLayout(len(self.prompts.shared), tuple(len(self.prompts.own[i]) for i in self.documents))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a row."""
+        return len(self.prompts.shared) + sum(len(self.prompts.own[i]) for i in self.documents)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What goes through the model at once."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the row."""
+        return sum(part.tokens for part in self.parts)
+
+    def layout(self, multiple: int = 1) -> PackLayout:
+        """Lay the row out.
+
+        Args:
+            multiple: The row's length is filled up to a multiple of it.
+        """
+        return PackLayout(tuple(part.layout for part in self.parts), filler=-self.tokens % multiple)
+
+    def token_ids(self, filler: int = 0) -> list[int]:
+        """Return the row's token ids, `filler` zeros at its end."""
+        row: list[int] = []
+        for part in self.parts:
+            row.extend(part.prompts.shared)
+        for part in self.parts:
+            for index in part.documents:
+                row.extend(part.prompts.own[index])
+        return row + [0] * filler
+
+    def halves(self) -> list[Pack]:
+        """Split into two packs of about half the tokens: between groups, or inside the only one.
+
+        Returns:
+            Two packs, or this one alone where it holds a single document.
+        """
+        if len(self.parts) > 1:
+            middle = len(self.parts) // 2
+            return [Pack(self.parts[:middle]), Pack(self.parts[middle:])]
+        part = self.parts[0]
+        if len(part.documents) == 1:
+            return [self]
+        budget = len(part.prompts.shared) + (self.tokens - len(part.prompts.shared) + 1) // 2
+        return [Pack((piece,)) for piece in _split(part, budget)]
+
+
+def plan_packs(prefix: int, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Distribute one group's documents over packs, longest first.
+
+    Args:
+        prefix: Tokens of the shared prefix, which every pack holds once.
+        lengths: Own tokens of each document.
+        token_budget: Most tokens in a row. A document that exceeds it even alone gets a pack of its own.
+
+    Returns:
+        For each pack the documents' indices, in the order of the row.
+    """
+    packs: list[list[int]] = []
+    filled = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not packs or filled + lengths[index] > token_budget:
+            packs.append([])
+            filled = prefix
+        packs[-1].append(index)
+        filled += lengths[index]
+    return packs
+
+
+def _split(part: Part, token_budget: int) -> list[Part]:
+    lengths = [len(part.prompts.own[i]) for i in part.documents]
+    packs = plan_packs(len(part.prompts.shared), lengths, token_budget)
+    return [Part(part.number, part.prompts, tuple(part.documents[i] for i in pack)) for pack in packs]
+
+
+class Packer:
+    """Fills packs with whole groups as they come; only a group larger than the budget is split.
+
+    Args:
+        token_budget: Most tokens in a row; may be lowered at any time.
+    """
+
+    def __init__(self, token_budget: int) -> None:
+        self.token_budget = token_budget
+        self._open: list[Part] = []
+
+    def add(self, number: int, prompts: TokenizedGroup) -> list[Pack]:
+        """Take a group in.
+
+        Args:
+            number: The group's number.
+            prompts: Its prompts, at least one.
+
+        Returns:
+            The packs that are full now.
+        """
+        whole = Part(number, prompts, tuple(range(len(prompts.own))))
+        *full, last = [_sorted(piece) for piece in _split(whole, max(self.token_budget, 1))]
+        ready = []
+        # Groups without a shared prefix do not share a row with others that have one.
+        fits = sum(part.tokens for part in self._open) + last.tokens <= self.token_budget
+        if self._open and (full or not fits or bool(self._open[0].prompts.shared) != bool(prompts.shared)):
+            ready.append(self.flush())
+        ready += [Pack((piece,)) for piece in full]
+        self._open.append(last)
+        return ready
+
+    def flush(self) -> Pack:
+        """Return what is open as a pack, perhaps without parts."""
+        pack, self._open = Pack(tuple(self._open)), []
+        return pack
+
+
+def _sorted(part: Part) -> Part:
+    """Order documents by length, longest first: kernels and masks then see like lengths together."""
+    order = sorted(part.documents, key=lambda i: (-len(part.prompts.own[i]), i))
+    return Part(part.number, part.prompts, tuple(order))

@@ -1,0 +1,305 @@
+"""Attention over a packed row in two variable-length calls, merged by their log-sum-exp.
+
+The first call runs every prefix and every document over itself, causally; the second runs the documents' queries over
+their prefix. A softmax over the union of two sets of keys is the mean of the two softmaxes' outputs weighted by
+exp(log-sum-exp), so with l1 and l2 the result is `out2 + sigmoid(l1 - l2) * (out1 - out2)`. Keys and values are never
+copied, and the number of kernel calls does not depend on the number of documents.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.layout import GroupLayout, PackLayout
+
+VarlenKernel = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+"""`(query, key, value, cu_query, cu_key, longest_query, longest_key, causal=, scale=)` -> output (tokens, heads,
+head_dim) and log-sum-exp (heads, tokens) float32. Query is (tokens, heads, head_dim), key and value (tokens,
+key_value_heads, head_dim), cu_* (segments + 1,) int32 on the query's device. Causal is asked for only where a segment's
+queries and keys are equally many, so the kernels' two conventions of alignment agree."""
+
+PROBE_TOLERANCE = 2e-2
+"""Largest difference from float32 softmax that a kernel may show in half precision on values of size 1; bfloat16 has
+eight bits, so a right kernel lies under 1e-2 and a wrong alignment or log-sum-exp at 0.1 and more."""
+
+
+@dataclass(frozen=True)
+class VarlenRow:
+    """A layout prepared for variable-length calls; goes through the model's keyword arguments.
+
+    Attributes:
+        offsets: int32 on the device: cumulative rows of all segments, of each group's documents, of each group's
+            prefix, of each document's keys, of each group's number of documents, one after the other; then the rows
+            of the documents' last tokens.
+        numbers: int64 on the CPU, so that reading it waits for no device: prefix rows, useful rows, filler rows,
+            groups, documents, longest segment, most document rows of a group, longest prefix, longest document, most
+            documents of a group.
+        kernel: Name of the kernel.
+    """
+
+    offsets: torch.Tensor
+    numbers: torch.Tensor
+    kernel: str
+
+
+def prepare_row(layout: PackLayout, device: torch.device, kernel: str) -> VarlenRow:
+    """Prepare a layout for variable-length calls.
+
+    Args:
+        layout: The row's segments; either every group has a prefix or none has.
+        device: Where attention will run.
+        kernel: Name of the kernel.
+
+    Returns:
+        The row.
+
+    Raises:
+        EngineError: Some groups have a prefix and others have none.
+    """
+    prefixes = [group.prefix for group in layout.groups]
+    if any(prefixes) and not all(prefixes):
+        raise EngineError("a row must not mix groups with and without a shared prefix")
+    totals = [sum(group.lengths) for group in layout.groups]
+    sizes = [len(group.lengths) for group in layout.groups]
+    whole = [*(prefix for prefix in prefixes if prefix), *layout.lengths, *([layout.filler] if layout.filler else [])]
+    pieces = [_cumulative(values) for values in (whole, totals, prefixes, layout.lengths, sizes)]
+    offsets = torch.from_numpy(np.concatenate([*pieces, np.array(layout.last_positions, dtype=np.int32)]))
+    if device.type == "cuda":
+        offsets = offsets.pin_memory().to(device, non_blocking=True)
+    numbers = [layout.prefix_rows, layout.useful, layout.filler, len(prefixes), len(layout.lengths)]
+    numbers += [max(whole), max(totals), max(prefixes), max(layout.lengths), max(sizes)]
+    return VarlenRow(offsets.to(device), torch.tensor(numbers), kernel)
+
+
+def _cumulative(values: list[int] | tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return np.array([0, *accumulate(values)], dtype=np.int32)
+
+
+@torch.library.custom_op("rerank_eval::packed_attention", mutates_args=())
+def packed_attention(  # noqa: PLR0917 - a registered operator is called by position
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    offsets: torch.Tensor,
+    numbers: torch.Tensor,
+    scale: float,
+    kernel: str,
+    only_last: bool,
+) -> torch.Tensor:
+    """Attend within a packed row; an operator of its own, so that torch.compile does not look inside.
+
+    Args:
+        query: (1, heads, tokens, head_dim).
+        key: (1, key_value_heads, tokens, head_dim).
+        value: As `key`.
+        offsets: See `VarlenRow`.
+        numbers: See `VarlenRow`.
+        scale: Factor on the scores before the softmax.
+        kernel: Name of the kernel.
+        only_last: Compute the documents' last tokens only; other rows are left undefined.
+
+    Returns:
+        (1, tokens, heads, head_dim), in the query's dtype.
+    """
+    run = get_kernel(kernel)
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    prefix_rows, useful, filler, groups, documents, *longest = numbers.tolist()
+    segments = (groups if prefix_rows else 0) + documents + (1 if filler else 0)
+    bounds = [segments + 1, groups + 1, groups + 1, documents + 1, groups + 1, documents]
+    whole, group_rows, prefix, own, group_sizes, last = torch.split(offsets, bounds)
+    longest_segment, longest_group, longest_prefix, longest_own, largest_group = longest
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if only_last:
+        rows = last.long()
+        picked = q[rows]
+        ones = torch.arange(documents + 1, dtype=torch.int32, device=q.device)
+        inside = k[prefix_rows:useful], v[prefix_rows:useful]
+        result, lse = run(picked, *inside, ones, own, 1, longest_own, causal=False, scale=scale)
+        if prefix_rows:
+            shared = run(
+                picked, k[:prefix_rows], v[:prefix_rows], group_sizes, prefix, largest_group, longest_prefix,
+                causal=False, scale=scale,
+            )  # fmt: skip
+            result = _merge(*shared, result, lse)
+        out[rows] = result
+        return out[None]
+    result, lse = run(q, k, v, whole, whole, longest_segment, longest_segment, causal=True, scale=scale)
+    if not prefix_rows:
+        return result[None]
+    shared = run(
+        q[prefix_rows:useful], k[:prefix_rows], v[:prefix_rows], group_rows, prefix, longest_group, longest_prefix,
+        causal=False, scale=scale,
+    )  # fmt: skip
+    out[:prefix_rows], out[useful:] = result[:prefix_rows], result[useful:]
+    out[prefix_rows:useful] = _merge(*shared, result[prefix_rows:useful], lse[:, prefix_rows:useful])
+    return out[None]
+
+
+@packed_attention.register_fake
+def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
+    batch, heads, tokens, head_dim = query.shape
+    return query.new_empty((batch, tokens, heads, head_dim))
+
+
+def _merge(
+    first: torch.Tensor, first_lse: torch.Tensor, second: torch.Tensor, second_lse: torch.Tensor
+) -> torch.Tensor:
+    """Merge attention over two sets of keys: outputs (tokens, heads, head_dim), log-sum-exps (heads, tokens)."""
+    weight = torch.sigmoid(first_lse - second_lse).transpose(0, 1).unsqueeze(-1)
+    return torch.lerp(second.float(), first.float(), weight).to(second.dtype)
+
+
+@cache
+def get_kernel(name: str) -> VarlenKernel:
+    """Return a kernel by name: `torch_varlen`, `flash_attn` or `cpu_flash`."""
+    kernels: dict[str, VarlenKernel] = {
+        "torch_varlen": _torch_varlen,
+        "flash_attn": _flash_attn,
+        "cpu_flash": _cpu_flash,
+    }
+    return kernels[name]
+
+
+@cache
+def _torch_signature() -> frozenset[str]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _torch_varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sizes: Any, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PyTorch's own kernel (2.10 and newer; its signature has changed since)."""
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    known = _torch_signature()
+    options: dict[str, Any] = {"return_aux": AuxRequest(lse=True)}
+    if "window_size" in known:
+        options["window_size"] = (-1, 0) if causal else (-1, -1)
+    else:
+        options["is_causal"] = causal
+    if "scale" in known:
+        options["scale"] = scale
+    else:  # the kernel divides by sqrt(head_dim)
+        query = query * (scale * query.shape[-1] ** 0.5)
+    if "enable_gqa" in known:
+        options["enable_gqa"] = True
+    elif query.shape[1] != key.shape[1]:
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (key, value))
+    if "num_splits" in known:
+        options["num_splits"] = 1  # a segment's result must not depend on the row's other segments
+    out, lse = varlen_attn(query, key, value, *sizes, **options)
+    # The documentation says (tokens, heads), the kernel gives (heads, tokens).
+    return out, lse if lse.shape == (query.shape[1], query.shape[0]) else lse.transpose(0, 1)
+
+
+def _flash_attn(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sizes: Any, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The flash-attn package, version 2.5 or newer."""
+    flash_attn: Any = importlib.import_module("flash_attn")
+    out, lse, _ = flash_attn.flash_attn_varlen_func(
+        query, key, value, *sizes, causal=causal, softmax_scale=scale, return_attn_probs=True
+    )
+    return out, lse
+
+
+def _cpu_flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_query: torch.Tensor,
+    cu_key: torch.Tensor,
+    *_: int,
+    causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PyTorch's CPU kernel, segment by segment: the same algorithm where no variable-length kernel exists."""
+    heads, group = query.shape[1], query.shape[1] // key.shape[1]
+    out = torch.empty(query.shape, dtype=query.dtype)
+    lse = torch.empty((heads, query.shape[0]), dtype=torch.float32)
+    bounds_q, bounds_k = cu_query.tolist(), cu_key.tolist()
+    for index in range(len(bounds_q) - 1):
+        rows, seen = slice(*bounds_q[index : index + 2]), slice(*bounds_k[index : index + 2])
+        q, k, v = (t.transpose(0, 1)[None] for t in (query[rows], key[seen], value[seen]))
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+        out[rows], lse[:, rows] = part[0].transpose(0, 1), part_lse[0].reshape(heads, -1)
+    return out, lse
+
+
+def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> float:
+    """Run a kernel on a small row on the very device and compare with softmax written out in float32.
+
+    Args:
+        kernel: Its name.
+        device: The device.
+        dtype: The model's dtype.
+        heads: Query heads, key and value heads, head_dim.
+
+    Returns:
+        The largest difference; NaN where the kernel gave one.
+
+    Raises:
+        Exception: Whatever the kernel raises where it does not run.
+    """
+    generator = torch.Generator().manual_seed(0)
+    layout = PackLayout((GroupLayout(37, (5, 130)), GroupLayout(20, (64,))), filler=3)
+    shapes = [(1, count, layout.tokens, heads[2]) for count in (heads[0], heads[1], heads[1])]
+    query, key, value = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    row = prepare_row(layout, device, kernel)
+    scale = heads[2] ** -0.5
+    tensors = [tensor.to(device) for tensor in (query, key, value)]
+    found = packed_attention(*tensors, row.offsets, row.numbers, scale, kernel, False).float().cpu()
+    last = packed_attention(*tensors, row.offsets, row.numbers, scale, kernel, True).float().cpu()
+    worst = 0.0
+    for segment in layout.segments():
+        own, seen = slice(segment.start, segment.end), range(segment.prefix_start, segment.prefix_end)
+        rows = [*seen, *range(segment.start, segment.end)]
+        group = heads[0] // heads[1]
+        k, v = (tensor[0][:, rows].float().repeat_interleave(group, 0) for tensor in (key, value))
+        scores = query[0][:, own].float() @ k.transpose(1, 2) * scale
+        future = torch.ones(scores.shape[1:], dtype=torch.bool).triu(len(seen) + 1)
+        expected = (scores.masked_fill(future, float("-inf")).softmax(-1) @ v).transpose(0, 1)
+        differences = [found[0, own] - expected, last[0, own][-1:] - expected[-1:]]
+        worst = max([worst, *(float(difference.abs().nan_to_num(nan=torch.inf).max()) for difference in differences)])
+    return worst
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> tuple[str | None, str]:
+    """Choose a variable-length kernel that gives right results on this device, by trying.
+
+    Args:
+        device: The device.
+        dtype: The model's dtype.
+        heads: Query heads, key and value heads, head_dim.
+
+    Returns:
+        The kernel's name, or None to go by segment; and why not the others, for a log.
+    """
+    if device.type != "cuda" or dtype == torch.float32:
+        return None, "variable-length kernels take half precision on CUDA only"
+    reasons = []
+    installed = ["flash_attn"] if importlib.util.find_spec("flash_attn") else []
+    for name in ["torch_varlen", *installed]:
+        try:
+            worst = probe(name, device, dtype, heads)
+        except Exception as error:  # a kernel that is absent or refuses the shape raises whatever it likes
+            reasons.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        if worst <= PROBE_TOLERANCE:
+            return name, "; ".join(reasons)
+        reasons.append(f"{name}: off by {worst:.2g} on this device")
+    return None, "; ".join(reasons)
