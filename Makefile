@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval tasks leaderboard readme schema lint format test test-all clean
+.PHONY: help setup eval tasks bench leaderboard readme schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -32,7 +32,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[offline,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[offline,bench,quantized,dev]'
 	@touch $@
 
 eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
@@ -40,6 +40,9 @@ eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK
 
 tasks: $(READY) ## list every suite and task with sizes
 	@$(BIN)/rerank-eval tasks
+
+bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny|0.6b-2-layers|0.6b|4b|8b, ARGS)
+	@$(BIN)/python -m rerank_eval.bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
 
 leaderboard: $(READY) ## make the leaderboard again from results/
 	@$(BIN)/rerank-eval leaderboard

@@ -7,5 +7,7 @@ import os
 # Before any hub library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from rerank_eval.quiet import hush
+
+hush()

@@ -18,13 +18,9 @@ from rich.markup import escape
 from rerank_eval import __version__
 from rerank_eval.errors import INTERRUPTED, ConfigError, RerankEvalError
 from rerank_eval.files import storage_error
+from rerank_eval.quiet import hush
 
-# Read by tqdm when it is imported: this project shows its own progress.
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-# Read by OpenMP when torch is imported. Its threads spin while they wait, so that two runs on one laptop take each
-# other's cores: measured on two cores, 60 pairs/s each with spinning, 240 without, and alone 420 either way.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+hush()
 
 app = typer.Typer(
     no_args_is_help=True,

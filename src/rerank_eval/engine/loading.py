@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -169,8 +168,8 @@ def _load_checkpoint(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load tokenizer and weights, and check that they are what an engine can run.
 
-    Weights are memory-mapped, so that the host never holds them twice: with accelerate each goes to a GPU straight from
-    its file, without it layer by layer; on the CPU in the file's own dtype they stay in the file's pages.
+    Weights are memory-mapped: in the file's own dtype they are the file's pages, on a CPU and on their way to a GPU; in
+    another dtype the host holds the cast copy alone.
     """
     implementation = attention.register() if engine == "packed" else "sdpa"
     try:
@@ -181,7 +180,6 @@ def _load_checkpoint(
             model,
             dtype=weights_dtype(dtype),
             use_safetensors=True,
-            device_map={"": device} if device.type != "cpu" and find_spec("accelerate") else None,
             attn_implementation=implementation,
             output_loading_info=True,
             **hub,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from typing import Any
 
 import torch
@@ -64,6 +66,26 @@ def choose_budget(model: PreTrainedModel, device: torch.device) -> int:
     largest = CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET
     fitting = int(free_bytes(device) * SHARE_OF_FREE) // bytes_per_token(model)
     return max(1024, min(largest, fitting // 256 * 256))
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed blocks for the next layer instead of returning them to the system.
+
+    Activations of a CPU's row are blocks of tens of megabytes; by default each is mapped anew and filled page by page,
+    which on two cores took 80 ms for three elementwise operations on 20,000 x 768 values that take 27 ms in memory
+    already mapped. The process's peak stays what it was, but it keeps it. Other C libraries are left alone.
+
+    Returns:
+        Whether it was told.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    return bool(mallopt(-3, 1 << 30)) and bool(mallopt(-1, (1 << 31) - 1))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

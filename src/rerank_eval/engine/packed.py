@@ -21,7 +21,7 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.layout import PackLayout
-from rerank_eval.engine.memory import choose_budget, is_out_of_memory
+from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.packing import Pack, Packer, plan_packs
 from rerank_eval.engine.prompts import TokenizedGroup
 from rerank_eval.engine.varlen import prepare_row
@@ -147,6 +147,8 @@ class PackedEngine(BaseEngine):
         self._device: torch.device = self._model.device
         self._packer = Packer(token_budget or choose_budget(self._model, self._device))
         self._kernel = kernel
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self._settings["token_budget"] = self._packer.token_budget
         self._settings["attention"] = kernel or "segments"
 

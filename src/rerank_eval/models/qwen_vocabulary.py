@@ -148,10 +148,14 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     return parts[0], parts[1]
 
 
-@lru_cache(maxsize=1)
-def _vocabulary_and_merges(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+@lru_cache(maxsize=2)
+def _vocabulary_and_merges(path: Path, entries: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Turn ranks into what a Hugging Face BPE is made of; cached, because it takes seconds."""
     ranks = read_ranks(path)
+    if entries < BPE_TOKENS:
+        answers = [token for token in (b"no", b"yes") if ranks[token] >= entries]
+        kept = [*sorted(ranks, key=ranks.__getitem__)[: entries - len(answers)], *answers]
+        ranks = {token: rank for rank, token in enumerate(kept)}
     alphabet = byte_alphabet()
     text = {token: "".join(alphabet[byte] for byte in token) for token in ranks}
     ordered = sorted(ranks, key=ranks.__getitem__)
@@ -159,11 +163,15 @@ def _vocabulary_and_merges(path: Path) -> tuple[dict[str, int], list[tuple[str, 
     return {text[token]: rank for token, rank in ranks.items()}, [(text[a], text[b]) for a, b in merges]
 
 
-def build_qwen_tokenizer() -> PreTrainedTokenizerBase:
+def build_qwen_tokenizer(entries: int | None = None) -> PreTrainedTokenizerBase:
     """Build a fast tokenizer with the real Qwen vocabulary, set up as Qwen3-Reranker's.
 
     NFC normaliser, Qwen2's split pattern and byte-level BPE come from transformers' own Qwen2Tokenizer, the class that
     Qwen3 checkpoints load. Takes about five seconds the first time in a process.
+
+    Args:
+        entries: Keep only the first so many entries of the BPE (and `yes` and `no`), for a small model in a benchmark;
+            added tokens then follow from that id on. None keeps all.
 
     Returns:
         A tokenizer with ids as in Qwen3 (`yes` 9693, `no` 2152, `<think>` 151667), padding on the left with
@@ -172,9 +180,10 @@ def build_qwen_tokenizer() -> PreTrainedTokenizerBase:
     Raises:
         ModelError: dashscope is missing, its file is damaged, or an added token got the wrong id.
     """
-    vocabulary, merges = _vocabulary_and_merges(ranks_path())
+    size = BPE_TOKENS if entries is None else entries
+    vocabulary, merges = _vocabulary_and_merges(ranks_path(), size)
     added = {
-        BPE_TOKENS + offset: AddedToken(token, special=offset < len(_SPECIAL), normalized=False)
+        size + offset: AddedToken(token, special=offset < len(_SPECIAL), normalized=False)
         for offset, token in enumerate(ADDED_TOKENS)
     }
     tokenizer = Qwen2Tokenizer(

@@ -1,0 +1,4 @@
+"""Speed and memory of the packed engine beside its peers: same pairs, same checkpoint, same machine, one run.
+
+Needs torch, transformers and numpy alone; a peer or the plot is left out where its package is not installed.
+"""
