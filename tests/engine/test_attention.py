@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from rerank_eval.engine import attention, varlen
-from rerank_eval.engine.attention import runs_as_square, segment_attention
+from rerank_eval.engine.attention import segment_attention
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.layout import GroupLayout, PackLayout, Segment
+from rerank_eval.engine.layout import GroupLayout, PackLayout, Segment, runs_as_square
 from rerank_eval.engine.packed import plan_packs
 from rerank_eval.engine.varlen import packed_attention, prepare_row
 
@@ -26,8 +27,9 @@ def one_by_one(query, key, value, layout, scale):
     """Each prompt's rows picked out of the pack, attended to in float32 with softmax written out."""
     out = torch.full((1, layout.useful, query.shape[1], query.shape[3]), float("nan"))
     group = query.shape[1] // key.shape[1]
-    for segment in layout.segments():
-        rows = [*range(segment.prefix_start, segment.prefix_end), *range(segment.start, segment.end)]
+    for segment in layout.documents():
+        rows = [row for start, end in segment.ancestors for row in range(start, end)]
+        rows += range(segment.start, segment.end)
         q, k, v = (tensor[0][:, rows].float() for tensor in (query, key, value))
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
         future = torch.ones(len(rows), len(rows), dtype=torch.bool).triu(1)
@@ -51,6 +53,8 @@ LAYOUTS = {
     "prefix": PackLayout.single(37, [40, 12, 12, 1]),
     "long": PackLayout.single(37, [1100, 30]),
     "groups": PackLayout((GroupLayout(5, (7, 3)), GroupLayout(40, (1,)), GroupLayout(2, (60, 60, 9))), filler=11),
+    "shared root": PackLayout((GroupLayout(5, (7, 3), 0), GroupLayout(40, (1, 30), 0)), roots=(33,), filler=2),
+    "long query": PackLayout((GroupLayout(1200, (7, 30), 0),), roots=(33,)),
 }
 
 
@@ -69,17 +73,27 @@ def test_each_document_sees_prefix_and_itself(way, layout, shape, dtype, toleran
     torch.testing.assert_close(last.float(), expected[:, layout.last_positions], atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("lengths", [(40, 3, 1), (1100, 30)])
-def test_the_gpu_kernels_call_gives_the_same(lengths):
+def test_two_roots_go_by_segment():
+    groups = (GroupLayout(5, (7, 3), 0), GroupLayout(3, (2,), 0), GroupLayout(4, (1, 30), 1))
+    layout = PackLayout(groups, roots=(33, 8))
+    query, key, value = row(layout, 4, 2, 32, torch.float32)
+    found = attend("segments", (query, key, value), layout, 0.3)
+    torch.testing.assert_close(found, one_by_one(query, key, value, layout, 0.3), atol=1e-5, rtol=1e-5)
+    with pytest.raises(EngineError, match="one root that all groups share"):
+        prepare_row(layout, torch.device("cpu"), "cpu_flash")
+
+
+@pytest.mark.parametrize("lengths", [(40, 9, 4), (1100, 30)])
+def test_the_alignment_that_gpus_offer_gives_the_same(lengths):
     layout = PackLayout.single(25, lengths)
     query, key, value = row(layout, 4, 2, 32, torch.float32)
-    for segment in layout.segments():
-        keys, values = (torch.cat([t[:, :, :25], t[:, :, segment.start : segment.end]], dim=2) for t in (key, value))
-        calls = [
-            way(query, keys, values, segment=segment, layout=layout, scale=0.2)
-            for way in (attention._attend_on_cpu, attention._attend_bottom_right)
-        ]
-        torch.testing.assert_close(*calls, atol=2e-6, rtol=2e-6)
+    for segment in layout.documents():
+        keys, values = (attention._seen(tensor, segment) for tensor in (key, value))
+        own = query[:, :, segment.start : segment.end]
+        bias = causal_lower_right(segment.own, keys.shape[2])
+        expected = attention._sdpa(own, keys, values, 0.2, attn_mask=bias)
+        found = attention._attend(query, keys, values, segment=segment, layout=layout, scale=0.2)
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=2e-6)
 
 
 def test_a_documents_attention_does_not_depend_on_its_neighbours():
@@ -95,15 +109,21 @@ def test_the_square_is_taken_for_long_documents_only():
     assert runs_as_square(100, 1024)
     assert not runs_as_square(100, 1023)
     assert not runs_as_square(600, 1024)
+    assert runs_as_square(100, 3)  # a call with so few queries of its own would depend on the number of threads
 
 
 def test_layout():
-    layout = PackLayout((GroupLayout(3, (2, 1)), GroupLayout(1, (2,))), filler=2)
-    assert (layout.prefix_rows, layout.useful, layout.tokens) == (4, 9, 11)
-    assert layout.position_ids.tolist() == [0, 1, 2, 0, 3, 4, 3, 1, 2, 0, 1]
-    assert layout.last_positions == [5, 6, 8]
-    assert layout.kept_rows == [5, 6] + [8] * 30
-    assert list(layout.segments()) == [Segment(0, 3, 4, 6), Segment(0, 3, 6, 7), Segment(3, 4, 7, 9)]
+    layout = PackLayout((GroupLayout(3, (2, 1), 0), GroupLayout(1, (2,), 0)), roots=(2,), filler=2)
+    assert (layout.root_rows, layout.prefix_rows, layout.useful, layout.tokens) == (2, 6, 11, 13)
+    assert layout.position_ids.tolist() == [0, 1, 2, 3, 4, 2, 5, 6, 5, 3, 4, 0, 1]
+    assert layout.last_positions == [7, 8, 10]
+    assert layout.kept_rows == [7, 8] + [10] * 30
+    assert list(layout.documents()) == [
+        Segment(((0, 2), (2, 5)), 6, 8),
+        Segment(((0, 2), (2, 5)), 8, 9),
+        Segment(((0, 2), (5, 6)), 9, 11),
+    ]
+    assert list(layout.shared_segments()) == [Segment((), 0, 2), Segment(((0, 2),), 2, 5), Segment(((0, 2),), 5, 6)]
 
 
 def test_a_row_of_groups_with_and_without_prefix_is_refused():

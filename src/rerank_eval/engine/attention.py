@@ -18,26 +18,11 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from rerank_eval.engine.layout import PackLayout, Segment
+from rerank_eval.engine.layout import FEWEST_QUERIES, PackLayout, Segment, runs_as_square
 from rerank_eval.engine.varlen import VarlenRow, packed_attention
 
 ATTENTION_NAME = "rerank_eval_packed"
 """Key in transformers' attention and mask interfaces."""
-
-SQUARE_FROM_TOKENS = 1024
-"""Own tokens from which a document's attention on the CPU runs as one causal square, see `_attend_on_cpu`."""
-
-FEWEST_QUERIES = 4
-"""Queries that a call has at least. With fewer the CPU kernel's sums depend on the number of threads and on where its
-operands lie in memory (measured with MKL, head_dim 32 to 128, 100 to 400 keys); with four and more they do not."""
-
-SQUARE_FROM_RATIO = 2
-"""Own tokens per prefix token from which it does."""
-
-
-def runs_as_square(prefix: int, own: int) -> bool:
-    """Say whether a document's attention on the CPU runs as one causal square; depends on nothing but the pair."""
-    return own >= SQUARE_FROM_TOKENS and own >= SQUARE_FROM_RATIO * prefix
 
 
 def segment_attention(
@@ -62,40 +47,38 @@ def segment_attention(
     Returns:
         (1, tokens, heads, head_dim), in the query's dtype: the layout that transformers expects back.
     """
-    attend = _attend_on_cpu if query.device.type == "cpu" else _attend_bottom_right
-    gqa = query.shape[1] != key.shape[1]
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    alone = [] if only_last else [*layout.prefixes(), (layout.useful, layout.tokens)]
-    for start, end in alone:
-        if start < end:
-            rows = slice(start, end)
-            whole = scaled_dot_product_attention(
-                query[:, :, rows], key[:, :, rows], value[:, :, rows], is_causal=True, scale=scale, enable_gqa=gqa
-            )
-            out[:, rows] = whole.transpose(1, 2)
-    for segment in layout.segments():
-        keys, values = (_prefix_and_own(tensor, segment) for tensor in (key, value))
+    alone = [] if only_last else [*layout.shared_segments(), Segment((), layout.useful, layout.tokens)]
+    for segment in [*alone, *layout.documents()]:
+        if not segment.own:
+            continue
+        keys, values = (_seen(tensor, segment) for tensor in (key, value))
         if only_last:
             last = slice(segment.end - 1, segment.end)
             # The last query sees all keys, so nothing is masked.
             repeated = query[:, :, last].expand(-1, -1, FEWEST_QUERIES, -1)
-            own = scaled_dot_product_attention(repeated, keys, values, scale=scale, enable_gqa=gqa)
-            out[:, last] = own[:, :, :1].transpose(1, 2)
+            own = _sdpa(repeated, keys, values, scale)[:, :, :1]
+            out[:, last] = own.transpose(1, 2)
         else:
-            own = attend(query, keys, values, segment=segment, layout=layout, scale=scale)
+            own = _attend(query, keys, values, segment=segment, layout=layout, scale=scale)
             out[:, segment.start : segment.end] = own.transpose(1, 2)
     return out
 
 
-def _prefix_and_own(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
-    """Return (1, key_value_heads, prefix + own, head_dim)."""
+def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, **options: Any) -> torch.Tensor:
+    gqa = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=gqa, **options)
+
+
+def _seen(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
+    """Return the rows of a segment's ancestors and its own, (1, heads, prefix + own, head_dim)."""
     own = tensor[:, :, segment.start : segment.end]
-    if segment.prefix_start == segment.prefix_end:
+    if not segment.ancestors:
         return own
-    return torch.cat([tensor[:, :, segment.prefix_start : segment.prefix_end], own], dim=2)
+    return torch.cat([*(tensor[:, :, start:end] for start, end in segment.ancestors), own], dim=2)
 
 
-def _attend_bottom_right(
+def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
@@ -104,51 +87,34 @@ def _attend_bottom_right(
     layout: PackLayout,
     scale: float,
 ) -> torch.Tensor:
-    """Attend from a document's queries to prefix and own keys, as a GPU's kernels offer it; see `_attend_on_cpu`."""
-    own_query = query[:, :, segment.start : segment.end]
-    bias = causal_lower_right(own_query.shape[2], keys.shape[2])
-    gqa = own_query.shape[1] != keys.shape[1]
-    return scaled_dot_product_attention(own_query, keys, values, attn_mask=bias, scale=scale, enable_gqa=gqa)
+    """Attend from a segment's queries to its ancestors' and its own keys, causal and aligned bottom-right.
 
-
-def _attend_on_cpu(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    *,
-    segment: Segment,
-    layout: PackLayout,
-    scale: float,
-) -> torch.Tensor:
-    """Attend from a document's queries to prefix and own keys, causal and aligned bottom-right.
-
-    The CPU kernel's own causal mode is aligned top-left, so it takes a mask, and with a mask it skips no block of keys.
-    For a long document it is cheaper to let the prefix's queries run along, so that the square is causal without a
-    mask, and to drop their rows. Measured on two cores, prefix 110: a hundred documents of 190 own tokens 41 ms by
-    mask, 56 ms as squares; three of 4,000 own tokens 324 ms by mask, 127 ms as squares.
+    A GPU's kernels offer that alignment. The CPU kernel's own causal mode is aligned top-left, so it takes a mask, and
+    with a mask it skips no block of keys. For a long document it is cheaper to let the ancestors' queries run along, so
+    that the square is causal without a mask, and to drop their rows. Measured on two cores, prefix 110: a hundred
+    documents of 190 own tokens 41 ms by mask, 56 ms as squares; three of 4,000 own tokens 324 ms by mask, 127 ms as
+    squares.
 
     Args:
         query: (1, heads, tokens, head_dim), the whole row's.
         keys: (1, key_value_heads, prefix + own, head_dim).
         values: As `keys`.
-        segment: The document.
+        segment: The segment.
         layout: The row's segments, which keep the mask.
         scale: Factor on the scores before the softmax.
 
     Returns:
         (1, heads, own, head_dim).
     """
-    gqa = query.shape[1] != keys.shape[1]
     own_query = query[:, :, segment.start : segment.end]
-    own = segment.end - segment.start
-    prefix = segment.prefix_end - segment.prefix_start
-    if runs_as_square(prefix, own):
-        queries = torch.cat([query[:, :, segment.prefix_start : segment.prefix_end], own_query], dim=2)
-        square = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale, enable_gqa=gqa)
-        return square[:, :, prefix:]
-    longest = max(length for length in layout.lengths if not runs_as_square(prefix, length))
-    mask = layout.causal_mask(own_query.dtype, prefix, own, longest)
-    return scaled_dot_product_attention(own_query, keys, values, attn_mask=mask, scale=scale, enable_gqa=gqa)
+    if not segment.prefix:
+        return _sdpa(own_query, keys, values, scale, is_causal=True)
+    if query.device.type != "cpu":
+        return _sdpa(own_query, keys, values, scale, attn_mask=causal_lower_right(segment.own, keys.shape[2]))
+    if runs_as_square(segment.prefix, segment.own):
+        square = _sdpa(_seen(query, segment), keys, values, scale, is_causal=True)
+        return square[:, :, segment.prefix :]
+    return _sdpa(own_query, keys, values, scale, attn_mask=layout.causal_mask(own_query.dtype, segment))
 
 
 def packed_attention_forward(

@@ -32,6 +32,10 @@ ROW_MULTIPLE = 256
 """On a GPU a row's length is filled up to a multiple of this, so that few shapes are ever seen: a matrix product's
 arithmetic may change with its shape, and so may what torch.compile has specialised on."""
 
+ROOT_SHARING_PAYS_FROM = 1.1
+"""Tokens without a shared root to tokens with one, from which variable-length attention shares it. A further merge
+reads and writes the attention's output once more, some 8% of a small model's layer; by segment it costs nothing."""
+
 IN_FLIGHT = 2
 """Packs sent to a GPU before the first one's margins are waited for."""
 
@@ -125,6 +129,15 @@ class _Collector:
             number, prompts, outputs, order = self._waiting.popleft()
             joined = HeadOutput.joined(outputs)
             yield Finished(prompts, joined.reordered(torch.argsort(torch.tensor(order))), self._work.pop(number))
+
+
+def _pays_to_share_roots(pack: Pack) -> bool:
+    """Say whether variable-length attention should run a root apart, which takes a further call and merge a layer."""
+    if len(pack.roots) != 1 or len(pack.parts) == 1:
+        return False
+    if any(len(part.prompts.shared) == len(part.root) for part in pack.parts):
+        return False
+    return pack.without_shared_roots().tokens > ROOT_SHARING_PAYS_FROM * pack.tokens
 
 
 class PackedEngine(BaseEngine):
@@ -237,6 +250,8 @@ class PackedEngine(BaseEngine):
         return [done for half in halves for done in self._send(half)]
 
     def _run_pack(self, pack: Pack) -> _Sent:
+        if self._kernel is not None and not _pays_to_share_roots(pack):
+            pack = pack.without_shared_roots()
         layout = pack.layout(ROW_MULTIPLE if self._device.type == "cuda" else 1)
         with torch.inference_mode():
             hidden = run_row(self._model, pack.token_ids(layout.filler), layout, self._kernel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rerank_eval.engine.layout import GroupLayout, PackLayout
 from rerank_eval.engine.prompts import TokenizedGroup
@@ -24,9 +25,14 @@ class Part:
     documents: tuple[int, ...]
 
     @property
-    def layout(self) -> GroupLayout:
-        """Tokens of the prefix and of each document."""
-        return GroupLayout(len(self.prompts.shared), tuple(len(self.prompts.own[i]) for i in self.documents))
+    def root(self) -> tuple[int, ...]:
+        """Ids of the root."""
+        return tuple(self.prompts.shared[: self.prompts.root])
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Own tokens of each document, in the order of the row."""
+        return tuple(len(self.prompts.own[i]) for i in self.documents)
 
     @property
     def tokens(self) -> int:
@@ -36,14 +42,26 @@ class Part:
 
 @dataclass(frozen=True)
 class Pack:
-    """What goes through the model at once."""
+    """What goes through the model at once.
+
+    Attributes:
+        parts: Parts of groups; those with the same root stand together.
+        share_roots: Compute a root once for all parts that begin with it; else each part's root is part of its prefix.
+    """
 
     parts: tuple[Part, ...]
+    share_roots: bool = True
 
-    @property
+    @cached_property
+    def roots(self) -> list[tuple[int, ...]]:
+        """Ids of each distinct root, in the order of the row."""
+        return list(dict.fromkeys(part.root for part in self.parts if part.root)) if self.share_roots else []
+
+    @cached_property
     def tokens(self) -> int:
         """Tokens in the row."""
-        return sum(part.tokens for part in self.parts)
+        shared = sum(len(root) for root in self.roots)
+        return shared + sum(part.tokens - (len(part.root) if self.share_roots else 0) for part in self.parts)
 
     def layout(self, multiple: int = 1) -> PackLayout:
         """Lay the row out.
@@ -51,17 +69,27 @@ class Pack:
         Args:
             multiple: The row's length is filled up to a multiple of it.
         """
-        return PackLayout(tuple(part.layout for part in self.parts), filler=-self.tokens % multiple)
+        place = {root: index for index, root in enumerate(self.roots)}
+        groups = []
+        for part in self.parts:
+            index = place.get(part.root)
+            held = 0 if index is None else len(part.root)
+            groups.append(GroupLayout(len(part.prompts.shared) - held, part.lengths, index))
+        return PackLayout(tuple(groups), tuple(len(root) for root in self.roots), filler=-self.tokens % multiple)
 
     def token_ids(self, filler: int = 0) -> list[int]:
         """Return the row's token ids, `filler` zeros at its end."""
-        row: list[int] = []
+        row = [token for root in self.roots for token in root]
         for part in self.parts:
-            row.extend(part.prompts.shared)
+            row.extend(part.prompts.shared[len(part.root) if self.share_roots else 0 :])
         for part in self.parts:
             for index in part.documents:
                 row.extend(part.prompts.own[index])
         return row + [0] * filler
+
+    def without_shared_roots(self) -> Pack:
+        """Return the same parts, each with its root in its prefix."""
+        return Pack(self.parts, share_roots=False)
 
     def halves(self) -> list[Pack]:
         """Split into two packs of about half the tokens: between groups, or inside the only one.
@@ -71,12 +99,12 @@ class Pack:
         """
         if len(self.parts) > 1:
             middle = len(self.parts) // 2
-            return [Pack(self.parts[:middle]), Pack(self.parts[middle:])]
+            return [Pack(self.parts[:middle], self.share_roots), Pack(self.parts[middle:], self.share_roots)]
         part = self.parts[0]
         if len(part.documents) == 1:
             return [self]
         budget = len(part.prompts.shared) + (self.tokens - len(part.prompts.shared) + 1) // 2
-        return [Pack((piece,)) for piece in _split(part, budget)]
+        return [Pack((piece,), self.share_roots) for piece in _split(part, budget)]
 
 
 def plan_packs(prefix: int, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -117,6 +145,8 @@ class Packer:
     def __init__(self, token_budget: int) -> None:
         self.token_budget = token_budget
         self._open: list[Part] = []
+        self._roots: set[tuple[int, ...]] = set()
+        self._filled = 0
 
     def add(self, number: int, prompts: TokenizedGroup) -> list[Pack]:
         """Take a group in.
@@ -132,16 +162,25 @@ class Packer:
         *full, last = [_sorted(piece) for piece in _split(whole, max(self.token_budget, 1))]
         ready = []
         # Groups without a shared prefix do not share a row with others that have one.
-        fits = sum(part.tokens for part in self._open) + last.tokens <= self.token_budget
+        fits = self._filled + self._added(last) <= self.token_budget
         if self._open and (full or not fits or bool(self._open[0].prompts.shared) != bool(prompts.shared)):
             ready.append(self.flush())
         ready += [Pack((piece,)) for piece in full]
+        self._filled += self._added(last)
+        self._roots.add(last.root)
         self._open.append(last)
         return ready
 
+    def _added(self, part: Part) -> int:
+        """Tokens that a part adds to the open row."""
+        return part.tokens - (len(part.root) if part.root in self._roots else 0)
+
     def flush(self) -> Pack:
         """Return what is open as a pack, perhaps without parts."""
-        pack, self._open = Pack(tuple(self._open)), []
+        # By root, in the order in which roots came up; sorting is stable, so groups keep their order otherwise.
+        first = {root: place for place, root in reversed(list(enumerate(part.root for part in self._open)))}
+        pack = Pack(tuple(sorted(self._open, key=lambda part: first[part.root])))
+        self._open, self._roots, self._filled = [], set(), 0
         return pack
 
 

@@ -38,6 +38,7 @@ class TokenizedGroup:
         shared: Ids that all prompts begin with.
         own: Per document the ids that follow, at least the recipe's suffix.
         truncated: (n,) bool, whether the prompt lost tokens to `max_length`.
+        root: How many of the shared ids are the root's: system turn and instruction.
         query_cut: Whether the query alone reached `max_length`, so that no token of a document is left.
         seconds: Wall time of rendering and tokenising.
     """
@@ -45,6 +46,7 @@ class TokenizedGroup:
     shared: list[int]
     own: list[list[int]]
     truncated: BoolArray
+    root: int = 0
     query_cut: bool = False
     seconds: float = 0.0
 
@@ -131,7 +133,8 @@ class PromptTokenizer:
             cuttable = self._encode([body + self.recipe.closing for body in bodies])
         truncated = np.array([len(ids) > self._limit for ids in cuttable], dtype=np.bool_)
         own = [fixed + ids[: self._limit] + self._suffix for ids in cuttable]
-        return TokenizedGroup([], own, truncated, bool(truncated.any()) and self._query_fills(group))
+        cut = bool(truncated.any()) and self._query_fills(group)
+        return TokenizedGroup([], own, truncated, query_cut=cut)
 
     def _query_fills(self, group: QueryGroup) -> bool:
         """Say whether instruction and query alone reach the limit."""
@@ -158,9 +161,8 @@ class PromptTokenizer:
         first.append(self.recipe.query_text(group.query))
         root, query, *documents = self._encode_once(first + [self.recipe.document_text(text) for text in distinct])
         room = max(0, self._limit - len(root) - len(query))
-        shared = (root + query)[: self._limit]
-        if self.recipe.truncation == "body":
-            shared = self._prefix + shared
+        before = self._prefix if self.recipe.truncation == "body" else []
+        shared = before + (root + query)[: self._limit]
         cut = len(root) + len(query) > self._limit
         own: dict[str, tuple[list[int], bool]] = {}
         for text, ids in zip(distinct, documents, strict=True):
@@ -170,6 +172,7 @@ class PromptTokenizer:
             shared,
             [own[text][0] for text in group.documents],
             np.array([own[text][1] for text in group.documents], dtype=np.bool_),
+            root=len(before) + min(len(root), self._limit),
             query_cut=len(root) + len(query) >= self._limit,
         )
 

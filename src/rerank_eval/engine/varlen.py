@@ -1,9 +1,10 @@
-"""Attention over a packed row in two variable-length calls, merged by their log-sum-exp.
+"""Attention over a packed row in a few variable-length calls, merged by their log-sum-exp.
 
-The first call runs every prefix and every document over itself, causally; the second runs the documents' queries over
-their prefix. A softmax over the union of two sets of keys is the mean of the two softmaxes' outputs weighted by
-exp(log-sum-exp), so with l1 and l2 the result is `out2 + sigmoid(l1 - l2) * (out1 - out2)`. Keys and values are never
-copied, and the number of kernel calls does not depend on the number of documents.
+The first call runs every segment over itself, causally; further ones run the documents' queries over their prefix,
+and, where groups share a root, everything behind the root over it. A softmax over the union of two sets of keys is the
+mean of the two softmaxes' outputs weighted by exp(log-sum-exp), so with l1 and l2 the result is
+`out2 + sigmoid(l1 - l2) * (out1 - out2)` and its log-sum-exp `logaddexp(l1, l2)`. Keys and values are never copied, and
+the number of kernel calls does not depend on the number of documents.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -39,12 +40,12 @@ class VarlenRow:
     """A layout prepared for variable-length calls; goes through the model's keyword arguments.
 
     Attributes:
-        offsets: int32 on the device: cumulative rows of all segments, of each group's documents, of each group's
-            prefix, of each document's keys, of each group's number of documents, one after the other; then the rows
-            of the documents' last tokens.
-        numbers: int64 on the CPU, so that reading it waits for no device: prefix rows, useful rows, filler rows,
-            groups, documents, longest segment, most document rows of a group, longest prefix, longest document, most
-            documents of a group.
+        offsets: int32 on the device, one after the other: cumulative rows of all segments; of each group's documents;
+            of each group's prefix; of each document; cumulative number of documents of each group; the rows of the
+            documents' last tokens.
+        numbers: int64 on the CPU, so that reading it waits for no device: rows of the root, rows before the first
+            document, useful rows, filler rows, segments, groups, documents, longest segment, most document rows of a
+            group, longest prefix, longest document, most documents of a group.
         kernel: Name of the kernel.
     """
 
@@ -57,7 +58,7 @@ def prepare_row(layout: PackLayout, device: torch.device, kernel: str) -> Varlen
     """Prepare a layout for variable-length calls.
 
     Args:
-        layout: The row's segments; either every group has a prefix or none has.
+        layout: The row's segments; at most one root, which all groups share; every group has a prefix or none has.
         device: Where attention will run.
         kernel: Name of the kernel.
 
@@ -65,24 +66,27 @@ def prepare_row(layout: PackLayout, device: torch.device, kernel: str) -> Varlen
         The row.
 
     Raises:
-        EngineError: Some groups have a prefix and others have none.
+        EngineError: The layout is of another form.
     """
     prefixes = [group.prefix for group in layout.groups]
     if any(prefixes) and not all(prefixes):
         raise EngineError("a row must not mix groups with and without a shared prefix")
+    if len(layout.roots) > 1 or any((group.root is None) == bool(layout.roots) for group in layout.groups):
+        raise EngineError("a row for variable-length attention has one root that all groups share, or none")
     totals = [sum(group.lengths) for group in layout.groups]
     sizes = [len(group.lengths) for group in layout.groups]
-    whole = [*(prefix for prefix in prefixes if prefix), *layout.lengths, *([layout.filler] if layout.filler else [])]
+    whole = [length for length in (*layout.roots, *prefixes, *layout.lengths, layout.filler) if length]
     pieces = [_cumulative(values) for values in (whole, totals, prefixes, layout.lengths, sizes)]
     offsets = torch.from_numpy(np.concatenate([*pieces, np.array(layout.last_positions, dtype=np.int32)]))
     if device.type == "cuda":
         offsets = offsets.pin_memory().to(device, non_blocking=True)
-    numbers = [layout.prefix_rows, layout.useful, layout.filler, len(prefixes), len(layout.lengths)]
+    numbers = [layout.root_rows, layout.prefix_rows, layout.useful, layout.filler]
+    numbers += [len(whole), len(prefixes), len(layout.lengths)]
     numbers += [max(whole), max(totals), max(prefixes), max(layout.lengths), max(sizes)]
     return VarlenRow(offsets.to(device), torch.tensor(numbers), kernel)
 
 
-def _cumulative(values: list[int] | tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _cumulative(values: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
     return np.array([0, *accumulate(values)], dtype=np.int32)
 
 
@@ -112,52 +116,64 @@ def packed_attention(  # noqa: PLR0917 - a registered operator is called by posi
     Returns:
         (1, tokens, heads, head_dim), in the query's dtype.
     """
-    run = get_kernel(kernel)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    prefix_rows, useful, filler, groups, documents, *longest = numbers.tolist()
-    segments = (groups if prefix_rows else 0) + documents + (1 if filler else 0)
+    root, first, useful, _, segments, groups, documents, *longest = numbers.tolist()
     bounds = [segments + 1, groups + 1, groups + 1, documents + 1, groups + 1, documents]
     whole, group_rows, prefix, own, group_sizes, last = torch.split(offsets, bounds)
     longest_segment, longest_group, longest_prefix, longest_own, largest_group = longest
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+    def over(rows: torch.Tensor, keys: slice, *sizes: Any, causal: bool = False) -> _Attended:
+        return _Attended(*get_kernel(kernel)(rows, k[keys], v[keys], *sizes, causal=causal, scale=scale))
+
     if only_last:
         rows = last.long()
-        picked = q[rows]
-        ones = torch.arange(documents + 1, dtype=torch.int32, device=q.device)
-        inside = k[prefix_rows:useful], v[prefix_rows:useful]
-        result, lse = run(picked, *inside, ones, own, 1, longest_own, causal=False, scale=scale)
-        if prefix_rows:
-            shared = run(
-                picked, k[:prefix_rows], v[:prefix_rows], group_sizes, prefix, largest_group, longest_prefix,
-                causal=False, scale=scale,
-            )  # fmt: skip
-            result = _merge(*shared, result, lse)
-        out[rows] = result
+        one_each = torch.arange(documents + 1, dtype=torch.int32, device=q.device)
+        done = over(q[rows], slice(first, useful), one_each, own, 1, longest_own)
+        if first > root:
+            done = done.merged(over(q[rows], slice(root, first), group_sizes, prefix, largest_group, longest_prefix))
+        if root:
+            done = done.merged(_over_root(over, q[rows], root))
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        out[rows] = done.output.to(q.dtype)
         return out[None]
-    result, lse = run(q, k, v, whole, whole, longest_segment, longest_segment, causal=True, scale=scale)
-    if not prefix_rows:
-        return result[None]
-    shared = run(
-        q[prefix_rows:useful], k[:prefix_rows], v[:prefix_rows], group_rows, prefix, longest_group, longest_prefix,
-        causal=False, scale=scale,
-    )  # fmt: skip
-    out[:prefix_rows], out[useful:] = result[:prefix_rows], result[useful:]
-    out[prefix_rows:useful] = _merge(*shared, result[prefix_rows:useful], lse[:, prefix_rows:useful])
-    return out[None]
+    done = over(q, slice(None), whole, whole, longest_segment, longest_segment, causal=True)
+    if not first:
+        return done.output[None]
+    if first > root:
+        sizes = (group_rows, prefix, longest_group, longest_prefix)
+        done = done.merged(over(q[first:useful], slice(root, first), *sizes), start=first)
+    if root:
+        done = done.merged(_over_root(over, q[root:useful], root), start=root)
+    return done.output.to(q.dtype)[None]
+
+
+def _over_root(over: Callable[..., _Attended], rows: torch.Tensor, root: int) -> _Attended:
+    """Attend from rows that all stand behind the only root."""
+    bounds = torch.tensor([[0, len(rows)], [0, root]], dtype=torch.int32, device=rows.device)
+    return over(rows, slice(0, root), bounds[0], bounds[1], len(rows), root)
+
+
+@dataclass(frozen=True)
+class _Attended:
+    """Attention over some keys: output (tokens, heads, head_dim), log-sum-exp (heads, tokens) float32."""
+
+    output: torch.Tensor
+    lse: torch.Tensor
+
+    def merged(self, other: _Attended, start: int = 0) -> _Attended:
+        """Add the keys that `other` has seen to the rows from `start` on, as many as it has."""
+        rows = slice(start, start + len(other.output))
+        mine, lse = self.output[rows], self.lse[:, rows]
+        weight = torch.sigmoid(other.lse - lse).transpose(0, 1).unsqueeze(-1)
+        self.output[rows] = torch.lerp(mine.float(), other.output.float(), weight).to(mine.dtype)
+        self.lse[:, rows] = torch.logaddexp(lse, other.lse)
+        return self
 
 
 @packed_attention.register_fake
 def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
     batch, heads, tokens, head_dim = query.shape
     return query.new_empty((batch, tokens, heads, head_dim))
-
-
-def _merge(
-    first: torch.Tensor, first_lse: torch.Tensor, second: torch.Tensor, second_lse: torch.Tensor
-) -> torch.Tensor:
-    """Merge attention over two sets of keys: outputs (tokens, heads, head_dim), log-sum-exps (heads, tokens)."""
-    weight = torch.sigmoid(first_lse - second_lse).transpose(0, 1).unsqueeze(-1)
-    return torch.lerp(second.float(), first.float(), weight).to(second.dtype)
 
 
 @cache
@@ -256,7 +272,7 @@ def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[in
         Exception: Whatever the kernel raises where it does not run.
     """
     generator = torch.Generator().manual_seed(0)
-    layout = PackLayout((GroupLayout(37, (5, 130)), GroupLayout(20, (64,))), filler=3)
+    layout = PackLayout((GroupLayout(37, (5, 130), 0), GroupLayout(20, (64,), 0)), roots=(45,), filler=3)
     shapes = [(1, count, layout.tokens, heads[2]) for count in (heads[0], heads[1], heads[1])]
     query, key, value = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
     row = prepare_row(layout, device, kernel)
@@ -265,9 +281,9 @@ def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[in
     found = packed_attention(*tensors, row.offsets, row.numbers, scale, kernel, False).float().cpu()
     last = packed_attention(*tensors, row.offsets, row.numbers, scale, kernel, True).float().cpu()
     worst = 0.0
-    for segment in layout.segments():
-        own, seen = slice(segment.start, segment.end), range(segment.prefix_start, segment.prefix_end)
-        rows = [*seen, *range(segment.start, segment.end)]
+    for segment in layout.documents():
+        seen = [row for start, end in segment.ancestors for row in range(start, end)]
+        rows, own = [*seen, *range(segment.start, segment.end)], slice(segment.start, segment.end)
         group = heads[0] // heads[1]
         k, v = (tensor[0][:, rows].float().repeat_interleave(group, 0) for tensor in (key, value))
         scores = query[0][:, own].float() @ k.transpose(1, 2) * scale
