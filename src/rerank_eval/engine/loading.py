@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,11 +62,11 @@ def load_engine(
         EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
     """
     chosen = get_recipe(recipe)
-    _check_choice("dtype", dtype, get_args(DtypeName))
-    _check_choice("engine", engine, get_args(EngineName))
+    check_choice("dtype", dtype, get_args(DtypeName))
+    check_choice("engine", engine, get_args(EngineName))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer, network = _load_checkpoint(str(model), engine, dtype, hub)
-    _check_positions(str(model), network, max_length)
+    check_positions(str(model), network, max_length)
     network = network.to(target).eval()
     parts = EngineParts(
         model=network,
@@ -140,6 +141,24 @@ def _load_checkpoint(
         raise
     except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise EngineError(f"{model} cannot be loaded: {error}") from error
+    check_complete(model, tokenizer, network, report)
+    return tokenizer, network
+
+
+def check_complete(
+    model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, report: Mapping[str, Any]
+) -> None:
+    """Refuse a model of which something was left random.
+
+    Args:
+        model: Named in the error.
+        tokenizer: The checkpoint's tokenizer.
+        network: The checkpoint's model.
+        report: What transformers gives as `output_loading_info`.
+
+    Raises:
+        EngineError: A weight is missing or of another shape, or the tokenizer has more tokens than the embedding rows.
+    """
     absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
     if absent:
         raise EngineError(
@@ -150,33 +169,37 @@ def _load_checkpoint(
         raise EngineError(
             f"{model}: the tokenizer has {len(tokenizer)} tokens, more than the model's embedding has rows"
         )
-    return tokenizer, network
 
 
-def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
     """Refuse a setting that is not among the valid ones."""
     if value not in valid:
         raise EngineError(f"unknown {name} {value!r}; valid: {', '.join(valid)}")
 
 
-def _check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
+def check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
     """Refuse prompts longer than the model's position range, where it would answer without having learnt to."""
     limit = getattr(network.config, "max_position_embeddings", max_length)
     if max_length > limit:
         raise EngineError(f"max_length {max_length} exceeds the {limit} positions that {model} was made for")
 
 
-def _check_config(model: str, config: Any) -> None:
+def check_attention(model: str, config: Any) -> None:
     """Refuse what the packed attention does not compute."""
     if config.model_type not in MODEL_TYPES:
         raise EngineError(f"{model} is of type {config.model_type!r}; the engine runs {', '.join(MODEL_TYPES)}")
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
+
+
+def _check_config(model: str, config: Any) -> None:
+    """Refuse what an engine for rerankers cannot run."""
+    check_attention(model, config)
     architectures = getattr(config, "architectures", None) or []
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
