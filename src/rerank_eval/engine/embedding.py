@@ -120,7 +120,7 @@ class PackedEmbedder:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self._network.device
+        return torch.device(self._network.device)
 
     @property
     def stats(self) -> EmbeddingStats:

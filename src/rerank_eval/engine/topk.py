@@ -51,9 +51,7 @@ class Best:
     @classmethod
     def empty(cls, queries: int, device: torch.device | str = "cpu") -> Best:
         """Return the best of nothing for so many queries."""
-        return cls(
-            torch.zeros((queries, 0), device=device), torch.zeros((queries, 0), dtype=torch.long, device=device)
-        )
+        return cls(torch.zeros((queries, 0), device=device), torch.zeros((queries, 0), dtype=torch.long, device=device))
 
     @classmethod
     def joined(cls, parts: Sequence[Best]) -> Best:
