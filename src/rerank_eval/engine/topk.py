@@ -136,7 +136,9 @@ def top_k(
                     best[number] = best[number].merged(scores, start + offset, depth)
             if advance is not None:
                 advance(len(chunk))
-    whole = Best.joined(best) if best else Best.empty(0)
+    # Without a query there is no tile, and without a tile no width.
+    none = torch.zeros((0, min(depth, corpus.shape[0])))
+    whole = Best.joined(best) if best else Best(none, none.long())
     return Best(whole.scores.cpu(), whole.rows.cpu())
 
 
