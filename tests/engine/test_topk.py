@@ -29,18 +29,18 @@ def brute_force(queries: np.ndarray, corpus: np.ndarray, depth: int) -> tuple[np
     queries=st.integers(0, 9),
     documents=st.integers(0, 40),
     depth=st.integers(1, 12),
-    tiles=st.tuples(st.integers(1, 5), st.integers(1, 50)),
-    chunk=st.integers(1, 60),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 50), st.integers(1, 60)),
     seed=st.integers(0, 99),
 )
-def test_equals_brute_force_with_ties_in_corpus_order(queries, documents, depth, tiles, chunk, seed) -> None:
+def test_equals_brute_force_with_ties_in_corpus_order(queries, documents, depth, sizes, seed) -> None:
     generator = np.random.default_rng(seed)
+    query_tile, corpus_tile, chunk = sizes
     # Small whole numbers: products are exact, and there are many ties.
     asked = generator.integers(-2, 3, (queries, 3)).astype(np.float32)
     corpus = generator.integers(-2, 3, (documents, 3)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "QUERY_TILE", tiles[0])
-        patch.setattr(topk, "CORPUS_TILE", tiles[1])
+        patch.setattr(topk, "QUERY_TILE", query_tile)
+        patch.setattr(topk, "CORPUS_TILE", corpus_tile)
         best = top_k(asked, corpus, depth, corpus_chunk=chunk)
         lists = [generator.permutation(documents)[: generator.integers(0, documents + 1)] for _ in range(queries)]
         within = scores_of(asked, corpus, lists)
