@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mteb.types import PromptType
 from rerank_eval.config import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.dense import DenseBackend, PackedBackend, _CorpusTexts
-from rerank_eval.models.embedders import embedding_engine
+from rerank_eval.models.embedders import embedding_engine, takes_qwen3_instructions
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.models.retriever import Backend, load_backend
 from tests.models.test_retriever import SmallTask, search
@@ -216,3 +217,27 @@ def test_a_corpus_interrupted_is_continued(
     assert isinstance(again, PackedBackend)
     assert again.encoder.model.stats.texts == 2 + 3
     assert "set-aside" not in caplog.text
+
+
+def test_a_hub_name_is_judged_by_its_files_in_the_cache(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    revision = "0" * 40
+    for name in ("someone/finetune", "Qwen/Qwen3-Embedding-0.6B", "intfloat/e5-mistral-7b-instruct"):
+        snapshot = tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / revision
+        shutil.copytree(checkpoint, snapshot)
+        if name.startswith("Qwen"):
+            (snapshot / "modules.json").unlink()  # a registered name's pooling is known
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    config = RetrieverConfig(model="someone/finetune")
+
+    def ref(name: str) -> ModelRef:
+        return ModelRef(name, name, name, revision, "hub", "Qwen3ForCausalLM")
+
+    assert embedding_engine(config, ref("someone/finetune")) == "packed"
+    assert takes_qwen3_instructions(ref("someone/finetune"))
+    assert embedding_engine(config, ref("Qwen/Qwen3-Embedding-0.6B")) == "packed"
+    assert embedding_engine(config, ref("intfloat/e5-mistral-7b-instruct")) == "sentence-transformers"
+    assert embedding_engine(config, ref("someone/nowhere")) == "sentence-transformers"

@@ -38,6 +38,11 @@ def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
+def works(project: Path) -> list[int]:
+    paths = (project / "results").glob("runs/tiny/*/tools/manifest.json")
+    return sorted(json.loads(path.read_text())["work"].get("texts", -1) for path in paths)
+
+
 def results(project: Path) -> dict[tuple[str, int], pd.DataFrame]:
     found = {}
     for path in (project / "results").glob("runs/tiny/*/tools/manifest.json"):
@@ -57,6 +62,7 @@ def test_both_engines_agree_and_the_vectors_are_used_again(project: Path) -> Non
         assert done.returncode == 0, done.stderr
     assert list((project / "results").glob("embeddings/tiny/*/embeddings.npy")) == [vectors]
     assert vectors.stat().st_mtime_ns == made
+    assert works(project) == [-1, 12, 72]  # sentence-transformers does not count; queries alone; the corpus as well
     found = results(project)
     assert set(found) == {("packed", 20), ("packed", 30), ("sentence-transformers", 20)}
     packed, deeper, plain = (found[key] for key in sorted(found))

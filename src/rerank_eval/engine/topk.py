@@ -94,7 +94,8 @@ def _compacted(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Move the chosen columns of each query to the front, in order; the rest is minus infinity and never enters."""
     query, column = enters.nonzero(as_tuple=True)
-    slot = (enters.cumsum(dim=1) - 1)[query, column]
+    counts = enters.sum(dim=1)
+    slot = torch.arange(len(query), device=scores.device) - (counts.cumsum(dim=0) - counts)[query]
     few = torch.full((len(scores), width), -torch.inf, device=scores.device)
     few[query, slot] = scores[query, column]
     few_rows = torch.zeros((len(scores), width), dtype=torch.long, device=scores.device)

@@ -70,6 +70,10 @@ class DenseBackend:
         request.advance(len(queries))
         return self._search_corpus(request, queries) if request.within is None else self._score_within(request, queries)
 
+    def take_work(self) -> dict[str, float]:
+        """See `Backend.take_work`; sentence-transformers does not count."""
+        return {}
+
     def _similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(self.encoder.similarity(queries, documents)).float().cpu()
 
@@ -137,6 +141,7 @@ class PackedBackend:
         self.label = label
         self.identity = dict(identity)
         self._options = {"batch_size": batch_size}
+        self._told = encoder.model.stats
 
     def search(self, request: SearchRequest) -> Found:
         """See `Backend.search`."""
@@ -154,6 +159,13 @@ class PackedBackend:
             for (query_id, ids, _), own in zip(lists, scores, strict=True)
             if ids
         }
+
+    def take_work(self) -> dict[str, float]:
+        """See `Backend.take_work`; a corpus whose embeddings were there already adds nothing."""
+        before, now = self._told, self.encoder.model.stats
+        self._told = now
+        names = ("texts", "embedded", "truncated", "tokens", "tokenize_seconds")
+        return {name: getattr(now, name) - getattr(before, name) for name in names}
 
     def _stored(self, request: SearchRequest, corpus: Any) -> StoredVectors:
         prompt = self.encoder.prompt(request.context["task_metadata"], PromptType.document)

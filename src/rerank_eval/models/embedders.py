@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
-from rerank_eval.hub import offline
+from rerank_eval.hub import go_offline_if_unreachable
 from rerank_eval.models.resolve import ModelRef
 
 EngineName = Literal["packed", "sentence-transformers"]
@@ -164,7 +164,7 @@ def _hub_file(ref: ModelRef, name: str) -> Path | None:
     cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
     if isinstance(cached, str):
         return Path(cached)
-    if cached is not None or offline():  # known not to exist, or not to be asked for
+    if cached is not None or go_offline_if_unreachable():  # known not to exist, or not to be asked for
         return None
     try:
         return Path(hf_hub_download(ref.source, name, revision=ref.revision))

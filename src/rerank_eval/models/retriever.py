@@ -53,6 +53,10 @@ class Backend(Protocol):
         """
         ...
 
+    def take_work(self) -> dict[str, float]:
+        """Return what was computed since the last call, for a manifest; empty where nothing counts."""
+        ...
+
 
 class CandidateSearch:
     """A retriever as mteb's evaluator wants it: keeps the top k, drops a query's own document first.
