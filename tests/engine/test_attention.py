@@ -13,7 +13,7 @@ from rerank_eval.engine import attention, varlen
 from rerank_eval.engine.attention import segment_attention
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.layout import GroupLayout, PackLayout, Segment, runs_as_square
-from rerank_eval.engine.packed import plan_packs
+from rerank_eval.engine.packing import plan_packs
 from rerank_eval.engine.varlen import packed_attention, prepare_row
 
 

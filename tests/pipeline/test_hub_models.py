@@ -81,6 +81,7 @@ def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
     for kind, name in (("retriever", EMBEDDER), ("reranker", RERANKER)):
         identity = found[kind]["identity"][kind]
         assert (identity["model"], identity["revision"], identity["dtype"]) == (name, revisions[name], "bfloat16")
+    assert found["retriever"]["identity"]["retriever"]["engine"] == "packed"
     assert list((tmp_path / "results" / "mteb").rglob(f"Qwen__Qwen3-Reranker-0.6B/{revisions[RERANKER]}/**/tools.json"))
 
 

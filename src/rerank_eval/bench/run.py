@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -74,11 +75,12 @@ class Worker:
             "threads": settings.threads,
             "batch_size": batch_size,
         }
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up and stop it
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "rerank_eval.bench.worker", json.dumps(told)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
         )
         self.facts = self._answer()
@@ -103,8 +105,9 @@ class Worker:
         assert self._process.stdout is not None  # noqa: S101 - it was asked for above
         line = self._process.stdout.readline()
         if not line:
-            _, said = self._process.communicate()
-            raise RuntimeError("\n".join(said.strip().splitlines()[-3:]) or "it ended without a word")
+            self._process.wait()
+            self._said.seek(0)
+            raise RuntimeError("\n".join(self._said.read().strip().splitlines()[-3:]) or "it ended without a word")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -114,6 +117,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:  # noqa: D105
         self._process.kill()
         self._process.communicate()
+        self._said.close()
 
 
 def matmul_rate(device: str, dtype: str) -> float:

@@ -96,8 +96,13 @@ class RetrieverConfig(_Checkpoint):
     """`auto`: a task that ships its own candidates (FollowIR) keeps them; `retrieved`: always the retriever's top_k."""
     max_length: int | None = Field(default=None, ge=8)
     """Longest text in tokens; null keeps the model's own limit."""
+    engine: Literal["auto", "packed", "sentence-transformers"] = "auto"
+    """`packed`: no padding, embeddings kept on disk and reused, for Qwen3-Embedding and what is built like it;
+    `sentence-transformers`: any other encoder; `auto`: packed where it can."""
+    token_budget: int | None = Field(default=None, ge=256)
+    """Tokens in one pack of the packed engine. Not part of a result's identity."""
     batch_size: int = Field(default=32, ge=1)
-    """Texts embedded at a time. Not part of a result's identity."""
+    """Texts embedded at a time by sentence-transformers. Not part of a result's identity."""
 
 
 class RerankerConfig(_Checkpoint):

@@ -50,39 +50,39 @@ class OnKeptRows(torch.nn.Module):
         return out
 
 
-def install(model: PreTrainedModel) -> None:
-    """Wrap the modules of a causal language model's last layer and its final norm; doing it again changes nothing.
+def install(base: PreTrainedModel) -> None:
+    """Wrap the modules of a base model's last layer and its final norm; doing it again changes nothing.
 
     Args:
-        model: A stock Qwen3 model, or another whose decoder layer has the same parts.
+        base: A stock Qwen3 base model, or another whose decoder layer has the same parts.
     """
-    if hasattr(model, _ATTRIBUTE):
+    if hasattr(base, _ATTRIBUTE):
         return
     kept = KeptRows()
-    base: Any = model.model
-    layer = base.layers[-1]
+    model: Any = base
+    layer = model.layers[-1]
     layer.self_attn.q_proj = OnKeptRows(layer.self_attn.q_proj, kept)
     layer.self_attn.o_proj = OnKeptRows(layer.self_attn.o_proj, kept)
     layer.post_attention_layernorm = OnKeptRows(layer.post_attention_layernorm, kept)
     layer.mlp = OnKeptRows(layer.mlp, kept)
-    base.norm = OnKeptRows(base.norm, kept)
-    setattr(model, _ATTRIBUTE, kept)
+    model.norm = OnKeptRows(model.norm, kept)
+    setattr(base, _ATTRIBUTE, kept)
 
 
 @contextmanager
-def only(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
-    """Let a model's last layer work on some rows only, where `install` has prepared it.
+def only(base: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
+    """Let a base model's last layer work on some rows only, where `install` has prepared it.
 
     Args:
-        model: The model.
+        base: The model.
         rows: Row indices, on the model's device.
     """
-    kept = getattr(model, _ATTRIBUTE, None)
+    kept = getattr(base, _ATTRIBUTE, None)
     if kept is None:
         yield
         return
-    base: Any = model.model
-    attention = base.layers[-1].self_attn
+    layers: Any = base.layers
+    attention = layers[-1].self_attn
     kept.rows, attention.only_last = rows, True
     try:
         yield

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rerank_eval.engine import attention
+from rerank_eval.engine.attention import register
 from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head, HeadName
@@ -19,13 +19,10 @@ from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
 from rerank_eval.engine.recipe import Recipe, get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
-from rerank_eval.engine.varlen import PROBE_TOLERANCE, choose_kernel, probe
-
-logger = logging.getLogger(__name__)
+from rerank_eval.engine.runner import AttentionName, choose_attention
 
 DtypeName = Literal["float32", "bfloat16", "float16", "float8", "int8"]
 EngineName = Literal["packed", "reference"]
-AttentionName = Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"]
 
 MODEL_TYPES = ("qwen3",)
 """Model types whose attention takes its function from transformers' interface and whose layers all attend in full."""
@@ -78,11 +75,11 @@ def load_engine(
         ("engine", engine, EngineName),
         ("attention", attention, AttentionName),
     ):
-        _check_choice(name, value, get_args(valid))
+        check_choice(name, value, get_args(valid))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     check_quantization(dtype, target)
     tokenizer, network = _load_checkpoint(str(model), engine, dtype, target, hub)
-    _check_positions(str(model), network, max_length)
+    check_positions(str(model), network, max_length)
     quantize(network, dtype)
     parts = EngineParts(
         model=network,
@@ -103,32 +100,10 @@ def load_engine(
     )
     if engine == "reference":
         return ReferenceEngine(parts, batch_size)
-    kernel = _attention_kernel(attention, network, target)
-    packed = PackedEngine(parts, token_budget, kernel)
+    packed = PackedEngine(parts, token_budget, choose_attention(attention, network.model))
     if target.type == "cuda" if compile_layers is None else compile_layers:
         packed.compile_layers(required=bool(compile_layers))
     return packed
-
-
-def _attention_kernel(attention: AttentionName, network: PreTrainedModel, device: torch.device) -> str | None:
-    """Return the variable-length kernel's name, or None to go by segment."""
-    config: Any = network.config
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = (config.num_attention_heads, config.num_key_value_heads, head_dim)
-    if attention == "segments":
-        return None
-    if attention == "auto":
-        kernel, reasons = choose_kernel(device, network.dtype, heads)
-        if kernel is None and device.type == "cuda":
-            logger.warning("attention goes document by document, which is slower: %s", reasons)
-        return kernel
-    try:
-        worst = probe(attention, device, network.dtype, heads)
-    except Exception as error:  # a kernel that is absent or refuses the shape raises whatever it likes
-        raise EngineError(f"attention {attention} does not run here: {type(error).__name__}: {error}") from error
-    if worst > PROBE_TOLERANCE:
-        raise EngineError(f"attention {attention} is off by {worst:.2g} on this device; use auto or segments")
-    return attention
 
 
 def resolve_device(device: str) -> torch.device:
@@ -171,7 +146,7 @@ def _load_checkpoint(
     Weights are memory-mapped: in the file's own dtype they are the file's pages, on a CPU and on their way to a GPU; in
     another dtype the host holds the cast copy alone.
     """
-    implementation = attention.register() if engine == "packed" else "sdpa"
+    implementation = register() if engine == "packed" else "sdpa"
     try:
         config = AutoConfig.from_pretrained(model, **hub)
         _check_config(model, config)
@@ -188,6 +163,24 @@ def _load_checkpoint(
         raise
     except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise EngineError(f"{model} cannot be loaded: {error}") from error
+    check_complete(model, tokenizer, network, report)
+    return tokenizer, network.to(device).eval()
+
+
+def check_complete(
+    model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, report: Mapping[str, Any]
+) -> None:
+    """Refuse a model of which something was left random.
+
+    Args:
+        model: Named in the error.
+        tokenizer: The checkpoint's tokenizer.
+        network: The checkpoint's model.
+        report: What transformers gives as `output_loading_info`.
+
+    Raises:
+        EngineError: A weight is missing or of another shape, or the tokenizer has more tokens than the embedding rows.
+    """
     absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
     if absent:
         raise EngineError(
@@ -198,33 +191,37 @@ def _load_checkpoint(
         raise EngineError(
             f"{model}: the tokenizer has {len(tokenizer)} tokens, more than the model's embedding has rows"
         )
-    return tokenizer, network.to(device).eval()
 
 
-def _check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
     """Refuse a setting that is not among the valid ones."""
     if value not in valid:
         raise EngineError(f"unknown {name} {value!r}; valid: {', '.join(valid)}")
 
 
-def _check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
+def check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
     """Refuse prompts longer than the model's position range, where it would answer without having learnt to."""
     limit = getattr(network.config, "max_position_embeddings", max_length)
     if max_length > limit:
         raise EngineError(f"max_length {max_length} exceeds the {limit} positions that {model} was made for")
 
 
-def _check_config(model: str, config: Any) -> None:
+def check_attention(model: str, config: Any) -> None:
     """Refuse what the packed attention does not compute."""
     if config.model_type not in MODEL_TYPES:
         raise EngineError(f"{model} is of type {config.model_type!r}; the engine runs {', '.join(MODEL_TYPES)}")
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
+
+
+def _check_config(model: str, config: Any) -> None:
+    """Refuse what an engine for rerankers cannot run."""
+    check_attention(model, config)
     architectures = getattr(config, "architectures", None) or []
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -188,7 +188,7 @@ class PromptTokenizer:
             The whole rendered text and the ids as sent.
         """
         prompt = self.whole(QueryGroup(query, instruction, [document]))
-        text = _encodable(self.recipe.prompt(query, document, instruction))
+        text = encodable(self.recipe.prompt(query, document, instruction))
         return RenderedPrompt(text, tuple(prompt.own[0]), bool(prompt.truncated[0]))
 
     def _encode_once(self, texts: Sequence[str]) -> list[list[int]]:
@@ -206,7 +206,7 @@ class PromptTokenizer:
         if not texts:
             return []
         encoded = self._tokenizer(
-            [_encodable(text) for text in texts],
+            [encodable(text) for text in texts],
             add_special_tokens=False,
             return_attention_mask=False,
             padding=False,
@@ -217,7 +217,7 @@ class PromptTokenizer:
         return ids
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Replace lone surrogates, which no tokenizer accepts, by U+FFFD, so that one broken text does not end a run."""
     try:
         text.encode()

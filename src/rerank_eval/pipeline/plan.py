@@ -11,6 +11,7 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25, INSTRUCTION_NAMES
+from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.models.scorers import is_classifier
 from rerank_eval.names import digest, slug
@@ -47,6 +48,8 @@ class Row:
         """The settings that tell this row from others of the same model, for a table."""
         if self.kind == "retriever":
             shown = ["dtype", "instruction", "max_length"]
+            if self.config.retriever.engine != "auto":
+                shown.append("engine")
         else:
             shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length"]
         parts = []
@@ -193,6 +196,7 @@ def retriever_identity(config: RetrieverConfig, ref: ModelRef) -> dict[str, Any]
     }
     if config.model != BM25:
         identity |= {"dtype": config.dtype, "instruction": config.instruction, "max_length": config.max_length}
+        identity["engine"] = embedding_engine(config, ref)
     return identity
 
 

@@ -105,7 +105,8 @@ class Runner:
             if self._backend is None or self._backend[0] != row.digest:
                 self._backend = None
                 gc.collect()
-                self._backend = (row.digest, load_backend(row.config.retriever, row.ref, row.config.device))
+                backend = load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir)
+                self._backend = (row.digest, backend)
             stages.retrieve(job, self._backend[1], self.reporter)
             self._note(job)
 

@@ -38,6 +38,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         _drop_native(task)
         native = False
     results.begin(job.folder)
+    backend.take_work()  # what an interrupted task left behind is not this one's
     texts = sum(len(data["corpus"]) + len(data["queries"]) for _, _, data in prepare.cells(task))
     started = time.time()
     with reporter.bar(f"retrieve {job.task.name} with {job.row.ref.label}", texts, "texts") as bar:
@@ -51,7 +52,12 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         result = _evaluate(search, task)
         judged = results.judge(search.recorder, _qrels(task))
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
-    facts = {"native": native, "counts": {"texts": bar.done}, "digest": judged.digest}
+    facts = {
+        "native": native,
+        "counts": {"texts": bar.done},
+        "work": backend.take_work(),
+        "digest": judged.digest,
+    }
     _write(job, Finished(task, result, judged, bar, started, facts))
     prepare.unload(task)
 

@@ -1,0 +1,263 @@
+"""Embeddings through the packed forward: every text a segment of its own, pooled at its last token.
+
+What comes out is what sentence-transformers computes for a checkpoint with last-token pooling and normalisation (the
+published Qwen3-Embedding models): the checkpoint's own tokenizer adds the end-of-text token and keeps it when it cuts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rerank_eval.engine import attention
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.loading import (
+    DtypeName,
+    check_attention,
+    check_choice,
+    check_complete,
+    check_positions,
+    resolve_device,
+)
+from rerank_eval.engine.packing import Pack, Part, plan_packs
+from rerank_eval.engine.prompts import TokenizedGroup, encodable
+from rerank_eval.engine.runner import PackRunner, choose_attention
+
+ARCHITECTURES = ("Qwen3Model", "Qwen3ForCausalLM")
+"""What config.json may name; Qwen3-Embedding names the causal model, but its weights are the base model's."""
+
+_TOKENIZE_AT_A_TIME = 256
+"""Texts tokenised in one call: enough for the tokenizer's threads, few enough that long documents' ids stay small."""
+
+
+@dataclass(frozen=True)
+class EmbeddingStats:
+    """What an embedder has done; adding two gives the sum of each field.
+
+    Attributes:
+        texts: Texts asked for.
+        embedded: Distinct texts that went through the model.
+        truncated: Distinct texts that lost tokens to `max_length`.
+        tokens: Tokens that went through the model; there is no padding.
+        forwards: Forward passes of the model.
+        tokenize_seconds: Wall time of tokenising.
+        seconds: Wall time of embedding, tokenising among it.
+    """
+
+    texts: int = 0
+    embedded: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    forwards: int = 0
+    tokenize_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: EmbeddingStats) -> EmbeddingStats:
+        """Add field by field."""
+        return EmbeddingStats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+class PackedEmbedder:
+    """Turns texts into normalised vectors.
+
+    Args:
+        model: A Qwen3 base model with the packed attention, in evaluation mode, on its device.
+        tokenizer: The checkpoint's own fast tokenizer.
+        max_length: Limit in tokens, the added end-of-text token among them.
+        token_budget: Most tokens in a row, 0 to choose it from free memory; a longer text gets a row of its own.
+        settings: Effective settings, reported as they are.
+
+    Raises:
+        EngineError: The tokenizer is a slow one, or a limit is too small.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        token_budget: int = 0,
+        settings: Mapping[str, str | int] | None = None,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        added = len(tokenizer("")["input_ids"])
+        if max_length <= added:
+            raise EngineError(f"max_length {max_length} leaves no room for a text beside {added} added tokens")
+        self._network = model
+        self._tokenizer = tokenizer
+        self._runner = PackRunner(model, token_budget, choose_attention("auto", model))
+        self._stats = EmbeddingStats()
+        self.max_length = max_length
+        self.settings = {**(settings or {}), **self._runner.settings}
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._network.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self._network.device)
+
+    @property
+    def stats(self) -> EmbeddingStats:
+        """What has been done since the embedder was made."""
+        return self._stats
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts, each distinct one once.
+
+        Args:
+            texts: n texts, instruction prefix included; any may be empty.
+
+        Returns:
+            (n, dim) float32, each row of length 1, in the texts' order. A text for which the tokenizer gives no token
+            at all is a row of zeros, as in sentence-transformers.
+
+        Raises:
+            EngineError: The model returned NaN or an infinity.
+        """
+        started = time.perf_counter()
+        place = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        ids, truncated = self._tokenize(list(place))
+        tokenized = time.perf_counter()
+        vectors, forwards = self._run(ids)
+        self._stats += EmbeddingStats(
+            texts=len(texts),
+            embedded=len(ids),
+            truncated=truncated,
+            tokens=sum(len(one) for one in ids),
+            forwards=forwards,
+            tokenize_seconds=tokenized - started,
+            seconds=time.perf_counter() - started,
+        )
+        return vectors[[place[text] for text in texts]]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the ids of a text exactly as they go through the model."""
+        ids: list[int] = self._tokenize([text])[0][0].tolist()
+        return ids
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
+        """Tokenise and cut texts; say how many lost tokens."""
+        found: list[NDArray[np.int32]] = []
+        truncated = 0
+        for start in range(0, len(texts), _TOKENIZE_AT_A_TIME):
+            encoded = self._tokenizer(
+                [encodable(text) for text in texts[start : start + _TOKENIZE_AT_A_TIME]],
+                return_attention_mask=False,
+                padding=False,
+                truncation=True,
+                max_length=self.max_length,
+                verbose=False,
+            )
+            found.extend(np.array(ids, dtype=np.int32) for ids in encoded["input_ids"])
+            truncated += sum(bool(one.overflowing) for one in encoded.encodings or [])
+        return found, truncated
+
+    def _run(self, ids: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.float32], int]:
+        """Run tokenised texts through the model; the longest first, so that the first pack shows whether all fit."""
+        some = [index for index, one in enumerate(ids) if len(one)]
+        vectors = np.zeros((len(ids), self.dim), dtype=np.float32)
+        packs = plan_packs(0, [len(ids[index]) for index in some], self._runner.packer.token_budget)
+        if not packs:
+            return vectors, 0
+        none = np.zeros(len(ids), dtype=np.bool_)
+        group = TokenizedGroup([], [ids[index].tolist() for index in some], none)
+        # Copied back at the end: a copy after each pack would make the host wait for the device.
+        done = [ran for pack in packs for ran in self._runner.run(Pack((Part(0, group, tuple(pack)),)))]
+        with torch.inference_mode():
+            units = torch.cat([torch.nn.functional.normalize(ran.hidden.float(), dim=1) for ran in done])
+        order = [some[index] for ran in done for index in ran.pack.parts[0].documents]
+        vectors[order] = units.cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise EngineError("the model returned an embedding that is not finite; try dtype float32 or bfloat16")
+        return vectors, len(done)
+
+
+def load_embedder(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: DtypeName = "float32",
+    device: str = "auto",
+    max_length: int | None = None,
+    token_budget: int = 0,
+    trust_remote_code: bool = False,
+) -> PackedEmbedder:
+    """Load a checkpoint of the Qwen3 family as an embedder.
+
+    Whether the checkpoint was trained for last-token pooling is the caller's to know: its weights do not say.
+
+    Args:
+        model: A folder or a name on the hub. Only safetensors are read.
+        revision: Branch, tag or commit on the hub.
+        dtype: What the weights are cast to.
+        device: `auto` (CUDA, else MPS, else CPU), or a torch device.
+        max_length: Limit in tokens; None takes the smaller of the tokenizer's and the model's own.
+        token_budget: Most tokens in a row, 0 to choose it from free memory.
+        trust_remote_code: Let the checkpoint run code of its own.
+
+    Returns:
+        The embedder.
+
+    Raises:
+        EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
+    """
+    name = str(model)
+    check_choice("dtype", dtype, get_args(DtypeName))
+    target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **hub)
+        _check_config(name, config)
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+        network, report = AutoModel.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            attn_implementation=attention.register(),
+            output_loading_info=True,
+            **hub,
+        )
+    except EngineError:
+        raise
+    except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
+        raise EngineError(f"{name} cannot be loaded: {error}") from error
+    check_complete(name, tokenizer, network, report)
+    if max_length is None:
+        max_length = min(tokenizer.model_max_length, network.config.max_position_embeddings)
+    check_positions(name, network, max_length)
+    return PackedEmbedder(
+        network.to(target).eval(),
+        tokenizer,
+        max_length=max_length,
+        token_budget=token_budget,
+        settings={
+            "model": name,
+            "revision": revision or getattr(network.config, "_commit_hash", None) or "",
+            "dtype": dtype,
+            "device": str(target),
+            "max_length": max_length,
+        },
+    )
+
+
+def _check_config(model: str, config: Any) -> None:
+    """Refuse what does not embed, or does not embed causally."""
+    check_attention(model, config)
+    architectures = getattr(config, "architectures", None) or list(ARCHITECTURES)
+    if architectures[0] not in ARCHITECTURES:
+        raise EngineError(f"{model} is a {architectures[0]}; the embedder runs {', '.join(ARCHITECTURES)}")
+    if getattr(config, "is_causal", True) is False:
+        raise EngineError(f"{model} attends in both directions, which the engine does not compute")

@@ -1,0 +1,220 @@
+"""Packs through the layers: kernel, compiled layers, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from rerank_eval.engine import lastlayer
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import EngineStats
+from rerank_eval.engine.layout import PackLayout
+from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
+from rerank_eval.engine.packing import Pack, Packer
+from rerank_eval.engine.varlen import PROBE_TOLERANCE, choose_kernel, prepare_row, probe
+
+logger = logging.getLogger(__name__)
+
+AttentionName = Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"]
+
+ROW_MULTIPLE = 256
+"""On a GPU a row's length is filled up to a multiple of this, so that few shapes are ever seen: a matrix product's
+arithmetic may change with its shape, and so may what torch.compile has specialised on."""
+
+ROOT_SHARING_PAYS_FROM = 1.1
+"""Tokens without a shared root to tokens with one, from which variable-length attention shares it. A further merge
+reads and writes the attention's output once more, some 8% of a small model's layer; by segment it costs nothing."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A pack that has gone through the model.
+
+    Attributes:
+        pack: What ran.
+        hidden: (documents, hidden_size) in the model's dtype, on its device, in the order of the row.
+        work: Forwards, computed and padding tokens.
+    """
+
+    pack: Pack
+    hidden: torch.Tensor
+    work: EngineStats
+
+
+class PackRunner:
+    """Runs packs through a base model (no head) that was loaded with the packed attention.
+
+    Args:
+        base: The base model, in evaluation mode, on its device.
+        token_budget: Most tokens in a row, 0 to choose it from free memory. Out of memory halves it for good.
+        kernel: Variable-length kernel (`choose_attention`), or None to go by segment.
+
+    Attributes:
+        packer: Fills packs up to the budget.
+
+    Raises:
+        EngineError: The budget is negative.
+    """
+
+    def __init__(self, base: PreTrainedModel, token_budget: int = 0, kernel: str | None = None) -> None:
+        if token_budget < 0:
+            raise EngineError(f"token_budget must be at least 1, or 0 to choose it, not {token_budget}")
+        lastlayer.install(base)
+        self._base = base
+        self.device: torch.device = base.device
+        self.packer = Packer(token_budget or choose_budget(base, self.device))
+        self._kernel = kernel
+        self._compiled = False
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    @property
+    def settings(self) -> dict[str, str | int]:
+        """Effective settings: the budget at present, how attention goes, whether layers are compiled."""
+        compiled: dict[str, str | int] = {"compiled": 1} if self._compiled else {}
+        return {"token_budget": self.packer.token_budget, "attention": self._kernel or "segments", **compiled}
+
+    def run(self, pack: Pack) -> list[Ran]:
+        """Run a pack; where memory does not suffice, halve it and the budget until it does.
+
+        Args:
+            pack: What to run.
+
+        Returns:
+            The pack, or the parts it was halved into.
+
+        Raises:
+            RuntimeError: Memory does not suffice for one document (`memory.is_out_of_memory` tells).
+        """
+        try:
+            return [self._run(pack)]
+        except (RuntimeError, MemoryError) as error:
+            halves = pack.halves()
+            if not is_out_of_memory(error) or len(halves) == 1:
+                raise
+            self.packer.token_budget = max(1, min(self.packer.token_budget, pack.tokens) // 2)
+            logger.warning(
+                "out of memory at %d tokens; token_budget is %d from now on", pack.tokens, self.packer.token_budget
+            )
+        # Outside the handler: the traceback would keep the failed pack's tensors alive.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return [done for half in halves for done in self.run(half)]
+
+    def _run(self, pack: Pack) -> Ran:
+        if self._kernel is not None and not _pays_to_share_roots(pack):
+            pack = pack.without_shared_roots()
+        layout = pack.layout(ROW_MULTIPLE if self.device.type == "cuda" else 1)
+        with torch.inference_mode():
+            hidden = run_row(self._base, pack.token_ids(layout.filler), layout, self._kernel)
+        return Ran(pack, hidden, EngineStats(forwards=1, computed_tokens=layout.tokens, padding_tokens=layout.filler))
+
+    def compile_layers(self, *, required: bool) -> None:
+        """Fuse the elementwise work of all layers but the last with torch.compile, and try it on two rows.
+
+        The last layer works on rows of two lengths and stays as it is. Lengths are dynamic, so nothing is compiled
+        again for another pack; attention is an operator that the compiler does not look into.
+
+        Args:
+            required: Raise where it fails; else warn and go on without.
+
+        Raises:
+            EngineError: The compiler fails and it is required.
+        """
+        layers: Any = self._base.layers
+        kernel = self._kernel
+        if kernel is None and self.device.type == "cpu":
+            kernel = "cpu_flash"  # by segment, attention is Python that the compiler would trace into
+        elif kernel is None:
+            logger.warning("layers are not compiled: attention by segment cannot be")
+            return
+        for layer in layers[:-1]:
+            layer.compile(dynamic=True)
+        try:
+            with torch.inference_mode():
+                for tokens in (ROW_MULTIPLE, 3 * ROW_MULTIPLE):
+                    run_row(self._base, [0] * tokens, PackLayout.single(16, [tokens - 16]), kernel)
+        except Exception as error:  # the compiler's errors have no common base
+            for layer in layers[:-1]:
+                layer._compiled_call_impl = None  # what Module.compile sets, and offers no way to take back
+            if required:
+                raise EngineError(f"torch.compile fails here: {type(error).__name__}: {error}") from error
+            logger.warning("layers are not compiled, which is slower: %s: %s", type(error).__name__, error)
+            return
+        self._kernel, self._compiled = kernel, True
+
+
+def run_row(base: PreTrainedModel, row: Sequence[int], layout: PackLayout, kernel: str | None) -> torch.Tensor:
+    """Run a row through a base model and gather each document's last hidden state; waits for no device.
+
+    Args:
+        base: A base model loaded with the packed attention (`attention.register`).
+        row: Token ids, as long as the layout says.
+        layout: The row's segments.
+        kernel: Variable-length kernel, or None to go by segment.
+
+    Returns:
+        (documents, hidden_size) in the model's dtype, after the final norm, in the order of the row.
+    """
+    device = base.device
+    host = torch.cat([torch.tensor(row), torch.from_numpy(layout.position_ids), torch.tensor(layout.kept_rows)])
+    if device.type == "cuda":
+        host = host.pin_memory()
+    sizes = [len(row), len(row), len(layout.kept_rows)]
+    ids, positions, kept = torch.split(host.to(device, non_blocking=True), sizes)
+    with lastlayer.only(base, kept):
+        output = base(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            pack_layout=layout if kernel is None else prepare_row(layout, device, kernel),
+        )
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden[kept[: len(layout.last_positions)]]
+
+
+def _pays_to_share_roots(pack: Pack) -> bool:
+    """Say whether variable-length attention should run a root apart, which takes a further call and merge a layer."""
+    if len(pack.roots) != 1 or len(pack.parts) == 1:
+        return False
+    if any(len(part.prompts.shared) == len(part.root) for part in pack.parts):
+        return False
+    return pack.without_shared_roots().tokens > ROOT_SHARING_PAYS_FROM * pack.tokens
+
+
+def choose_attention(attention: AttentionName, base: PreTrainedModel) -> str | None:
+    """Choose a variable-length kernel for a model on its device.
+
+    Args:
+        attention: `segments`, a kernel's name, or `auto` for the first one that proves right on this device.
+        base: The model, on its device.
+
+    Returns:
+        The kernel's name, or None to go by segment.
+
+    Raises:
+        EngineError: A kernel was named and does not run here, or gives other numbers.
+    """
+    config: Any = base.config
+    device: torch.device = base.device
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = (config.num_attention_heads, config.num_key_value_heads, head_dim)
+    if attention == "segments":
+        return None
+    if attention == "auto":
+        kernel, reasons = choose_kernel(device, base.dtype, heads)
+        if kernel is None and device.type == "cuda":
+            logger.warning("attention goes document by document, which is slower: %s", reasons)
+        return kernel
+    try:
+        worst = probe(attention, device, base.dtype, heads)
+    except Exception as error:  # a kernel that is absent or refuses the shape raises whatever it likes
+        raise EngineError(f"attention {attention} does not run here: {type(error).__name__}: {error}") from error
+    if worst > PROBE_TOLERANCE:
+        raise EngineError(f"attention {attention} is off by {worst:.2g} on this device; use auto or segments")
+    return attention

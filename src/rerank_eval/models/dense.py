@@ -1,0 +1,228 @@
+"""Dense retrieval: texts to vectors by an encoder, documents by exact search among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mteb._create_dataloaders import _corpus_to_dict, create_dataloader
+from mteb.types import PromptType
+
+from rerank_eval.config.schema import RetrieverConfig
+from rerank_eval.engine.topk import Best, scores_of, top_k
+from rerank_eval.models.embedders import embedding_engine
+from rerank_eval.models.embedding_store import EmbeddingStore, StoredVectors, TemporaryStore
+from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder
+from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.retriever import Backend, SearchRequest
+
+_CORPUS_CHUNK = 1024
+_QUERY_CHUNK = 1024
+
+Found = dict[str, dict[str, float]]
+"""query id -> document id -> score"""
+
+
+def encode(
+    encoder: Any, rows: Any, prompt_type: PromptType, context: Mapping[str, Any], options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Embed the rows of a data set as mteb's own search does.
+
+    Args:
+        encoder: An mteb `EncoderProtocol`.
+        rows: `datasets.Dataset` of queries or of documents.
+        prompt_type: Which of the two.
+        context: mteb's task_metadata, hf_split and hf_subset.
+        options: Passed to `encode`; holds `batch_size`.
+
+    Returns:
+        (n, dim) float32 on the CPU.
+    """
+    loader = create_dataloader(
+        rows, task_metadata=context["task_metadata"], prompt_type=prompt_type, batch_size=options["batch_size"]
+    )
+    vectors = encoder.encode(loader, prompt_type=prompt_type, show_progress_bar=False, **context, **options)
+    return torch.as_tensor(vectors).float().cpu()
+
+
+@dataclass
+class DenseBackend:
+    """Exact search over an mteb encoder's embeddings, in float32, corpus chunk by corpus chunk.
+
+    Attributes:
+        encoder: An mteb `EncoderProtocol`.
+        encode_kwargs: Passed to `encode`, such as the batch size.
+    """
+
+    encoder: Any
+    encode_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def _encode(self, rows: Any, prompt_type: PromptType, context: dict[str, Any]) -> torch.Tensor:
+        return encode(self.encoder, rows, prompt_type, context, self.encode_kwargs)
+
+    def search(self, request: SearchRequest) -> Found:
+        """See `Backend.search`."""
+        queries = self._encode(request.queries, PromptType.query, request.context)
+        request.advance(len(queries))
+        return self._search_corpus(request, queries) if request.within is None else self._score_within(request, queries)
+
+    def take_work(self) -> dict[str, float]:
+        """See `Backend.take_work`; sentence-transformers does not count."""
+        return {}
+
+    def _similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.encoder.similarity(queries, documents)).float().cpu()
+
+    def _search_corpus(self, request: SearchRequest, queries: torch.Tensor) -> Found:
+        best = Best.empty(len(queries))
+        for start in range(0, len(request.corpus), _CORPUS_CHUNK):
+            stop = min(start + _CORPUS_CHUNK, len(request.corpus))
+            documents = self._encode(request.corpus.select(range(start, stop)), PromptType.document, request.context)
+            parts = []
+            for first in range(0, len(queries), _QUERY_CHUNK):
+                part = slice(first, first + _QUERY_CHUNK)
+                parts.append(best.part(part).merged(self._similarity(queries[part], documents), start, request.depth))
+            best = Best.joined(parts)
+            request.advance(stop - start)
+        return _named(request, best)
+
+    def _score_within(self, request: SearchRequest, queries: torch.Tensor) -> Found:
+        rows, lists = _wanted(request)
+        chunks = [torch.zeros((0, queries.shape[1]))]
+        for start in range(0, len(rows), _CORPUS_CHUNK):
+            chunk = rows[start : start + _CORPUS_CHUNK]
+            chunks.append(self._encode(request.corpus.select(chunk), PromptType.document, request.context))
+            request.advance(len(chunk))
+        vectors = torch.cat(chunks)
+        found: Found = {}
+        for (query_id, ids, places), query in zip(lists, queries, strict=True):
+            if ids:
+                scores = self._similarity(query[None], vectors[places])[0].tolist()
+                found[query_id] = dict(zip(ids, scores, strict=True))
+        return found
+
+
+@dataclass(frozen=True)
+class _CorpusTexts:
+    """A corpus's texts as mteb's search reads them: title and text joined."""
+
+    corpus: Any
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def block(self, start: int, stop: int) -> list[str]:
+        columns = self.corpus[start:stop]
+        names = [name for name in ("id", "title", "text") if name in columns]
+        rows = (dict(zip(names, values, strict=True)) for values in zip(*(columns[n] for n in names), strict=True))
+        return [_corpus_to_dict(row)["text"] for row in rows]
+
+
+class PackedBackend:
+    """Exact search over stored embeddings of a whole corpus, tile by tile.
+
+    Args:
+        encoder: The encoder.
+        store: Where a corpus's embeddings are kept.
+        label: The model's short name.
+        identity: All that can change a vector besides text and prompt.
+        batch_size: Queries read at a time.
+    """
+
+    def __init__(
+        self, encoder: PackedEncoder, store: EmbeddingStore, label: str, identity: Mapping[str, Any], batch_size: int
+    ) -> None:
+        self.encoder = encoder
+        self.store = store
+        self.label = label
+        self.identity = dict(identity)
+        self._options = {"batch_size": batch_size}
+        self._told = encoder.model.stats
+
+    def search(self, request: SearchRequest) -> Found:
+        """See `Backend.search`."""
+        queries = encode(self.encoder, request.queries, PromptType.query, request.context, self._options).numpy()
+        request.advance(len(queries))
+        device = self.encoder.model.device
+        if request.within is None:
+            return _named(request, top_k(queries, self._stored(request, request.corpus), request.depth, device=device))
+        rows, lists = _wanted(request)
+        vectors = self._stored(request, request.corpus.select(rows))
+        places = [np.array(own, dtype=np.int64) for _, _, own in lists]
+        scores = scores_of(queries, vectors, places, device=device)
+        return {
+            query_id: dict(zip(ids, own.tolist(), strict=True))
+            for (query_id, ids, _), own in zip(lists, scores, strict=True)
+            if ids
+        }
+
+    def take_work(self) -> dict[str, float]:
+        """See `Backend.take_work`; a corpus whose embeddings were there already adds nothing."""
+        before, now = self._told, self.encoder.model.stats
+        self._told = now
+        names = ("texts", "embedded", "truncated", "tokens", "tokenize_seconds")
+        return {name: getattr(now, name) - getattr(before, name) for name in names}
+
+    def _stored(self, request: SearchRequest, corpus: Any) -> StoredVectors:
+        prompt = self.encoder.prompt(request.context["task_metadata"], PromptType.document)
+        return self.store.vectors(
+            self.label,
+            {**self.identity, "prompt": prompt},
+            _CorpusTexts(corpus),
+            dim=self.encoder.model.dim,
+            embed=lambda texts: self.encoder.embed(texts, prompt),
+            advance=request.advance,
+        )
+
+
+def _wanted(request: SearchRequest) -> tuple[list[int], list[tuple[str, list[str], list[int]]]]:
+    """Collect what the queries' own lists name.
+
+    Returns:
+        The rows of the corpus that are in a list, ascending; for each query its id, the documents of its list that the
+        corpus holds, and their places among those rows.
+    """
+    within = request.within or {}
+    query_ids = list(request.queries["id"])
+    wanted = {document_id for query_id in query_ids for document_id in within.get(query_id, ())}
+    rows: list[int] = []
+    position: dict[str, int] = {}
+    for row, document_id in enumerate(request.corpus["id"]):
+        if document_id in wanted:
+            position[document_id] = len(rows)
+            rows.append(row)
+    lists = []
+    for query_id in query_ids:
+        ids = [document_id for document_id in within.get(query_id, ()) if document_id in position]
+        lists.append((query_id, ids, [position[document_id] for document_id in ids]))
+    return rows, lists
+
+
+def _named(request: SearchRequest, best: Best) -> Found:
+    """Put ids to rows, reading only the ids that were found."""
+    rows = torch.unique(best.rows).tolist()
+    names = dict(zip(rows, request.corpus.select(rows)["id"], strict=True))
+    return {
+        query_id: {names[row]: score for row, score in zip(own, scores, strict=True)}
+        for query_id, own, scores in zip(request.queries["id"], best.rows.tolist(), best.scores.tolist(), strict=True)
+    }
+
+
+def load_dense(config: RetrieverConfig, ref: ModelRef, device: str, results_dir: Path | None) -> Backend:
+    """Load a dense retriever; see `load_backend`."""
+    if embedding_engine(config, ref) != "packed":
+        return DenseBackend(load_encoder(config, ref, device), {"batch_size": config.batch_size})
+    encoder = load_packed_encoder(config, ref, device)
+    identity = {
+        "name": ref.name,
+        "revision": ref.revision,
+        "engine": "packed",
+        "dtype": config.dtype,
+        "max_length": encoder.model.max_length,
+    }
+    store = TemporaryStore() if results_dir is None else EmbeddingStore(results_dir / "embeddings")
+    return PackedBackend(encoder, store, ref.label, identity, config.batch_size)

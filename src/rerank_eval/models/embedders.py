@@ -1,0 +1,172 @@
+"""Which engine embeds for a retriever, and with which prompts: read from the checkpoint's files, nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rerank_eval.config.schema import RetrieverConfig
+from rerank_eval.errors import ModelError
+from rerank_eval.hub import go_offline_if_unreachable
+from rerank_eval.models.resolve import ModelRef
+
+EngineName = Literal["packed", "sentence-transformers"]
+
+_ARCHITECTURES = {"Qwen3Model", "Qwen3ForCausalLM"}
+_MODULES = ["Transformer", "Pooling", "Normalize"]
+_INSTRUCT = re.compile(r"Instruct: [^\n]+\nQuery:")
+_POOLING = re.compile(r"pooling_mode_(\w+)")
+
+
+def embedding_engine(config: RetrieverConfig, ref: ModelRef) -> EngineName:
+    """Say which engine a dense retriever runs on.
+
+    Args:
+        config: The retriever's section of the config.
+        ref: The model, resolved.
+
+    Returns:
+        `packed` where the packed engine computes what sentence-transformers does, unless the config says otherwise.
+
+    Raises:
+        ModelError: The config asks for `packed` and the checkpoint is none that it runs.
+    """
+    if config.engine == "sentence-transformers":
+        return "sentence-transformers"
+    obstacle = _why_not_packed(config, ref)
+    if obstacle is None:
+        return "packed"
+    if config.engine == "packed":
+        raise ModelError(
+            f"retriever.engine: packed cannot run {ref.name}: {obstacle}; set it to auto or sentence-transformers"
+        )
+    return "sentence-transformers"
+
+
+def takes_qwen3_instructions(ref: ModelRef) -> bool:
+    """Tell whether a checkpoint reads its queries behind `Instruct: ...` and `Query:`, as Qwen3-Embedding does.
+
+    A registered model does by its entry in mteb; any other by the query prompt that it was saved with.
+
+    Args:
+        ref: The model, resolved.
+    """
+    return _is_registered_qwen3(ref) or bool(_INSTRUCT.fullmatch(saved_prompts(ref).get("query", "")))
+
+
+def saved_prompts(ref: ModelRef) -> dict[str, str]:
+    """Return the prompts that a checkpoint was saved with.
+
+    Args:
+        ref: The model, resolved.
+
+    Returns:
+        Name -> prompt, as in sentence-transformers' config; empty where there are none.
+    """
+    prompts = (_read(ref, "config_sentence_transformers.json") or {}).get("prompts")
+    return {str(key): str(value) for key, value in prompts.items()} if isinstance(prompts, dict) else {}
+
+
+def saved_max_length(ref: ModelRef) -> int | None:
+    """Return the limit in tokens that sentence-transformers' part of a checkpoint sets, or None.
+
+    Args:
+        ref: The model, resolved.
+    """
+    limit = (_read(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
+
+
+def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
+    """Return what keeps the packed engine from computing the same as sentence-transformers, or None."""
+    if config.trust_remote_code:
+        return "it may run code of its own (trust_remote_code)"
+    if ref.origin == "built-in" or ref.architecture not in _ARCHITECTURES:
+        return f"its architecture is {ref.architecture or 'unknown'}, not one of {', '.join(sorted(_ARCHITECTURES))}"
+    model = _read(ref, "config.json") or {}
+    layers = model.get("layer_types") or ["full_attention"]
+    plain = model.get("model_type") == "qwen3" and "auto_map" not in model and model.get("is_causal") is not False
+    if not plain or model.get("use_sliding_window") or set(layers) != {"full_attention"}:
+        return "its config.json is not that of a Qwen3 whose layers all attend causally and in full"
+    if _is_registered_qwen3(ref):
+        return None
+    if ref.origin == "hub" and _registered(ref.name) is not None:
+        return "mteb has a wrapper of its own for it"
+    return _why_not_pooled(ref)
+
+
+def _why_not_pooled(ref: ModelRef) -> str | None:
+    """Check sentence-transformers' own files: text in, last token out, normalised, and nothing else."""
+    modules = _read(ref, "modules.json")
+    steps = modules if isinstance(modules, list) else []
+    kinds = [str(step.get("type", "")).rsplit(".", 1)[-1] for step in steps if isinstance(step, dict)]
+    if kinds != _MODULES:
+        return "its modules.json is not Transformer, Pooling, Normalize"
+    pooling = _read(ref, f"{Path(str(steps[1].get('path', ''))).name}/config.json") or {}
+    if _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
+        return "its pooling is not that of the last token"
+    whole = _read(ref, "config_sentence_transformers.json") or {}
+    if whole.get("truncate_dim") is not None or whole.get("similarity_fn_name") not in {None, "cosine", "dot"}:
+        return "it cuts its vectors or compares them in a way of its own"
+    text = _read(ref, "sentence_bert_config.json") or {}
+    modalities = text.get("modality_config")
+    if isinstance(modalities, dict) and set(modalities) != {"text"}:
+        return "it was saved to wrap texts in a chat template"
+    if any(text.get(key) for key in ("do_lower_case", "processing_kwargs", "query_length", "document_length")):
+        return "its sentence_bert_config.json changes texts"
+    return None
+
+
+def _pooling_modes(config: Mapping[str, Any]) -> list[str]:
+    """Read today's `pooling_mode` as well as the older `pooling_mode_*` flags."""
+    mode = config.get("pooling_mode")
+    if mode is not None:
+        return [str(one) for one in mode] if isinstance(mode, list) else [str(mode)]
+    return [found[1] for key, value in config.items() if value and (found := _POOLING.fullmatch(key))]
+
+
+def _is_registered_qwen3(ref: ModelRef) -> bool:
+    from mteb.models.model_implementations.qwen3_models import q3e_instruct_loader
+
+    meta = _registered(ref.name) if ref.origin == "hub" else None
+    return meta is not None and meta.loader is q3e_instruct_loader
+
+
+def _registered(name: str) -> Any:
+    """Return mteb's entry for a model that it has a loader for, else None."""
+    import mteb
+
+    try:
+        meta = mteb.get_model_meta(name, fetch_from_hf=False)
+    except KeyError:
+        return None
+    return meta if meta.loader is not None else None
+
+
+def _read(ref: ModelRef, name: str) -> Any:
+    """Read one of a checkpoint's JSON files; None where it has none, or none that can be read."""
+    path = _hub_file(ref, name) if ref.origin == "hub" else Path(ref.source) / name
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _hub_file(ref: ModelRef, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    if cached is not None or go_offline_if_unreachable():  # known not to exist, or not to be asked for
+        return None
+    try:
+        return Path(hf_hub_download(ref.source, name, revision=ref.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
+        return None

@@ -1,0 +1,177 @@
+"""Encoders in mteb's terms: the packed embedder, and sentence-transformers through mteb's own wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mteb.models.abs_encoder import AbsEncoder, get_prompt
+from mteb.models.model_implementations.qwen3_models import instruction_template
+from mteb.types import PromptType
+from numpy.typing import NDArray
+
+from rerank_eval.config.schema import RetrieverConfig
+from rerank_eval.engine.embedding import PackedEmbedder, load_embedder
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.models.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
+from rerank_eval.models.resolve import ModelRef
+
+
+class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for us
+    """The packed embedder as an mteb encoder, so that instructions are chosen by mteb's own code.
+
+    Args:
+        embedder: The loaded embedder.
+        instruct: Queries stand behind `Instruct: ...` and `Query:`, as in mteb's wrapper of Qwen3-Embedding.
+        prompts: Otherwise, the prompts that the checkpoint was saved with, as in mteb's wrapper of
+            sentence-transformers.
+    """
+
+    def __init__(self, embedder: PackedEmbedder, *, instruct: bool, prompts: Mapping[str, str]) -> None:
+        self.model = embedder
+        self.instruction_template = instruction_template if instruct else None
+        self.model_prompts = None if instruct else self.validate_task_to_prompt_name(dict(prompts), False)[0]
+
+    def prompt(self, task_metadata: Any, prompt_type: PromptType) -> str:
+        """Return what stands before each text.
+
+        Args:
+            task_metadata: mteb's `TaskMetadata` of the task at hand.
+            prompt_type: Queries or documents.
+        """
+        if self.instruction_template is None:
+            return get_prompt(self.model_prompts, task_metadata, prompt_type) or ""
+        if prompt_type == PromptType.document:
+            return ""
+        return self.get_task_instruction(task_metadata, prompt_type) or ""
+
+    def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: PromptType, **_: Any) -> NDArray[np.float32]:
+        """Embed batches of texts, as mteb's `EncoderProtocol` says."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        return self.embed(texts, self.prompt(task_metadata, prompt_type))
+
+    def embed(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
+        """Embed texts behind a prompt.
+
+        Args:
+            texts: n texts.
+            prompt: Put before each of them.
+
+        Returns:
+            (n, dim) float32.
+
+        Raises:
+            ModelError: The model returned something that is not finite.
+            DeviceError: The device's memory does not hold a single pack.
+        """
+        try:
+            return self.model.embed([prompt + text for text in texts])
+        except EngineError as error:
+            raise ModelError(f"retriever.model: {error}") from error
+        except torch.OutOfMemoryError as error:
+            raise DeviceError("out of device memory; lower retriever.token_budget or retriever.max_length") from error
+
+
+def load_packed_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> PackedEncoder:
+    """Load an encoder on the packed engine.
+
+    Args:
+        config: The retriever's section of the config.
+        ref: The model, resolved; `embedding_engine` says that it can be run so.
+        device: `auto` or a torch device.
+
+    Returns:
+        The encoder, with weights in memory.
+
+    Raises:
+        ModelError: The model cannot be loaded, or takes no instruction and the config gives one.
+    """
+    try:
+        embedder = load_embedder(
+            ref.source,
+            revision=ref.load_revision,
+            dtype=config.dtype,
+            device=device,
+            max_length=config.max_length or saved_max_length(ref),
+            token_budget=config.token_budget or 0,
+        )
+    except EngineError as error:
+        raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
+    encoder = PackedEncoder(embedder, instruct=takes_qwen3_instructions(ref), prompts=saved_prompts(ref))
+    _set_instruction(encoder, config.instruction)
+    return encoder
+
+
+def load_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> Any:
+    """Load an encoder on sentence-transformers.
+
+    Args:
+        config: The retriever's section of the config.
+        ref: The model, resolved.
+        device: `auto` or a torch device.
+
+    Returns:
+        An mteb `EncoderProtocol`, with weights in memory.
+
+    Raises:
+        ModelError: The model cannot be loaded, or a setting does not fit it.
+    """
+    try:
+        encoder = _load_encoder(config, ref, None if device == "auto" else device)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
+    if config.max_length is not None:
+        _limit_length(encoder, config.max_length)
+    _set_instruction(encoder, config.instruction)
+    return encoder
+
+
+def _load_encoder(config: RetrieverConfig, ref: ModelRef, device: str | None) -> Any:
+    import mteb
+    from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
+    from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+
+    options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, config.dtype), "use_safetensors": True}}
+    if ref.origin == "hub":
+        try:
+            meta = mteb.get_model_meta(ref.name, fetch_from_hf=False)
+        except KeyError:
+            meta = None
+        if meta is not None and meta.loader is not None:
+            return meta.model_copy(update={"revision": ref.revision}).load_model(device=device, **options)
+    options["trust_remote_code"] = config.trust_remote_code
+    if takes_qwen3_instructions(ref):
+        # As mteb's entry for Qwen3-Embedding: without it a copy in a folder would ignore every task's instruction.
+        return InstructSentenceTransformerModel(
+            ref.source,
+            revision=ref.load_revision,
+            device=device,
+            instruction_template=instruction_template,
+            apply_instruction_to_passages=False,
+            **options,
+        )
+    return SentenceTransformerEncoderWrapper(ref.source, revision=ref.load_revision, device=device, **options)
+
+
+def _limit_length(encoder: Any, max_length: int) -> None:
+    model = getattr(encoder, "model", None)
+    if model is None or not hasattr(model, "max_seq_length"):
+        raise ModelError("retriever.max_length: this encoder's length cannot be set; leave the key out")
+    model.max_seq_length = max_length
+
+
+def _set_instruction(encoder: Any, instruction: str) -> None:
+    if instruction in {"task", "default"}:
+        return  # mteb's own way: the task's prompt, else the model's
+    if instruction == "none":
+        if getattr(encoder, "instruction_template", None) is not None:
+            encoder.instruction_template = lambda _instruction, _prompt_type=None: ""
+        if getattr(encoder, "model_prompts", None):
+            encoder.model_prompts = None
+        return
+    if getattr(encoder, "instruction_template", None) is None:
+        raise ModelError("retriever.instruction: this encoder takes no instruction; set it to task or none")
+    encoder.get_instruction = lambda _task_metadata, _prompt_type: instruction
