@@ -74,11 +74,13 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     started = time.monotonic()
     loaded = _load(tasks, config, overrides, console)
     from rerank_eval.hub import go_offline_if_unreachable
+    from rerank_eval.models.scorers import check_device
     from rerank_eval.pipeline.plan import make_plan
     from rerank_eval.pipeline.progress import Reporter, open_log
     from rerank_eval.pipeline.run import Runner
 
-    log = open_log(Path(loaded.base.results_dir), console)
+    check_device(loaded.base.device)
+    log = open_log(Path(loaded.base.results_dir).expanduser(), console)
     reporter = Reporter(console)
     plan = make_plan(loaded)
     if any(task.kind == "mteb" for task in plan.tasks):
@@ -107,10 +109,11 @@ def show_leaderboard(
         ConfigError: The folder holds no results, or the file has no markers.
     """
     from rerank_eval.analysis import render, tables
-    from rerank_eval.analysis.records import load_manifests, of_one_revision
+    from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
     from rerank_eval.tasks.suites import load_suites
 
     records, left_out = of_one_revision(load_manifests(results_dir), revisions)
+    records, stale = of_present_candidates(records)
     if not records:
         raise ConfigError(
             f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
@@ -122,6 +125,9 @@ def show_leaderboard(
     if left_out:
         tasks = ", ".join(sorted({record.task for record in left_out}))
         console.print(f"left out: {len(left_out)} result(s) on other data of {tasks}", markup=False)
+    if stale:
+        tasks = ", ".join(sorted({record.task for record in stale}))
+        console.print(f"left out: {len(stale)} reranking(s) of candidates that have changed, {tasks}", markup=False)
     written = render.write_all(board, results_dir)
     if insert is not None:
         written.append(render.insert_markdown(board, insert))

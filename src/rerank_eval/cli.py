@@ -35,8 +35,8 @@ Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` l
 )
 
 # Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+error_console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 TaskOption = Annotated[
     list[str] | None,

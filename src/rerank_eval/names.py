@@ -11,6 +11,7 @@ from typing import Any
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_SLUG = 120
+_MAX_LISTED = 12
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -44,7 +45,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     best = nearest(name, valid)
     if best is not None:
         return f"did you mean {best!r}?"
-    return "valid: " + ", ".join(sorted(valid)) if valid else "there are no valid names here"
+    if not valid:
+        return "there are no valid names here"
+    shown = sorted(valid)[:_MAX_LISTED]
+    more = f" and {len(valid) - len(shown)} more" if len(valid) > len(shown) else ""
+    return f"valid: {', '.join(shown)}{more}"
 
 
 def slug(text: str) -> str:

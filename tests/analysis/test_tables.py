@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from rerank_eval.analysis import render
-from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision
+from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.analysis.tables import leaderboard
 from rerank_eval.errors import ConfigError
 
@@ -311,3 +311,18 @@ def test_analysis_never_imports_torch_or_mteb() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_reranking_of_candidates_that_have_changed_is_left_out() -> None:
+    first = record(digest="new")
+    stale, fresh = reranker(made_from="old"), reranker(identity="x2", made_from="new")
+    elsewhere = reranker(candidates="r9", made_from="old")  # its retriever's row is not here
+    kept, left_out = of_present_candidates([first, stale, fresh, elsewhere])
+    assert kept == [first, fresh, elsewhere]
+    assert left_out == [stale]
+
+
+@pytest.mark.parametrize(("top_k", "shown"), [(100, True), (300, False)])
+def test_recall_at_100_is_a_ceiling_only_of_100_candidates(top_k: int, shown: bool) -> None:
+    board = leaderboard([record(top_k=top_k), reranker(top_k=top_k)], {})
+    assert ("ceiling: recall@100" in board.frame["Model"].tolist()) == shown

@@ -135,3 +135,56 @@ def test_no_bytes_whatever_raise_anything_but_a_config_error(
 def test_no_override_whatever_raises_anything_but_a_config_error(key: str, value: str) -> None:
     with contextlib.suppress(RerankEvalError):  # anything else fails the test
         load_config(Path(__file__).parents[2] / "configs" / "base.yaml", [f"{key}={value}"])
+
+
+GRID = "retriever: {model: bm25}\ngrid:\n  reranker.dtype: [float32, bfloat16]\n  retriever.top_k: [10, 20]\n"
+
+
+def variants(path: Path, overrides: list[str]) -> list[dict[str, object]]:
+    return list(load_config(path, overrides).variants)
+
+
+def test_what_a_file_fixes_is_not_varied_by_the_grid_it_extends(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", GRID)
+    child = write(tmp_path, "child.yaml", "extends: base.yaml\nreranker: {dtype: float16}\n")
+    assert variants(child, []) == [{"retriever.top_k": 10}, {"retriever.top_k": 20}]
+    own = write(
+        tmp_path, "own.yaml", "extends: base.yaml\nreranker: {dtype: float16}\ngrid: {reranker.dtype: [int8]}\n"
+    )
+    assert [one["reranker.dtype"] for one in variants(own, [])] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("override", ["reranker=null", "reranker={dtype: float16}"])
+def test_a_section_set_as_a_whole_drops_the_grids_keys_below_it(tmp_path: Path, override: str) -> None:
+    path = write(tmp_path, "grid.yaml", GRID)
+    assert variants(path, [override]) == [{"retriever.top_k": 10}, {"retriever.top_k": 20}]
+    runs = load_config(path, [override]).runs
+    assert all((run.reranker is None) == (override == "reranker=null") for run in runs)
+
+
+@pytest.mark.parametrize("cleared", ["grid={}", "grid=null"])
+def test_a_grid_can_be_switched_off(tmp_path: Path, cleared: str) -> None:
+    path = write(tmp_path, "grid.yaml", GRID)
+    assert variants(path, [cleared]) == [{}]
+    child = write(tmp_path, "child.yaml", "extends: grid.yaml\ngrid: {}\n")
+    assert variants(child, []) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reranker: null\ngrid: {reranker.dtype: [float32]}", "reranker is null, so there is nothing to vary"),
+        ("grid: {embedded.size: [small, full]}", "embedded.size: this key cannot be varied"),
+        ("grid: {device: [cpu, cuda]}", "device: this key cannot be varied"),
+    ],
+)
+def test_grids_that_could_not_do_what_they_say_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, "grid.yaml", text))
+
+
+def test_an_instruction_without_blanks_in_another_script(tmp_path: Path) -> None:
+    path = write(tmp_path, "c.yaml", "reranker: {instruction: 给定查询检索相关文档}")
+    reranker = load_config(path).base.reranker
+    assert reranker is not None
+    assert reranker.instruction == "给定查询检索相关文档"

@@ -72,3 +72,22 @@ def test_a_hub_cache_folder_is_read_without_network(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
     ref = resolve_model("someone/tiny", None, "reranker.model")
     assert (ref.origin, ref.revision, ref.load_revision, ref.label) == ("hub", commit, commit, "tiny")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "1_Pooling/config.json", "modules.json", "modeling_own.py"])
+def test_whatever_changes_scores_changes_a_folders_revision(tmp_path: Path, name: str) -> None:
+    folder = checkpoint(tmp_path / "model", 1.0)
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    before = resolve_model(str(folder), None, "retriever.model").revision
+    (folder / "README.md").write_text("read me")
+    assert resolve_model(str(folder), None, "retriever.model").revision == before
+    path.write_text('{"pooling_mode_cls_token": true}')
+    assert resolve_model(str(folder), None, "retriever.model").revision != before
+
+
+def test_a_folder_that_is_there_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint(tmp_path / "models" / "mine", 1.0)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("models/mine", None, "reranker.model").origin == "local"

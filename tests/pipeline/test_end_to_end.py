@@ -22,6 +22,7 @@ from rerank_eval.cli import _run
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
+TOOLS = ("--task", "data/tools")
 
 
 @pytest.fixture
@@ -215,6 +216,41 @@ def test_a_torn_manifest_or_result_is_computed_again(project: Path, capsys: pyte
 
 
 @pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs a small tmpfs or a read-only folder")
+def test_lost_candidates_are_retrieved_again(project: Path) -> None:
+    assert evaluate(*TOOLS) == 0
+    before = fingerprint(project / "results")
+    found = manifests(project / "results")
+    next(found["retriever"]["_folder"].glob("*_predictions.json")).unlink()
+    assert evaluate(*TOOLS) == 0
+    assert fingerprint(project / "results") == before
+
+
+def test_torn_candidates_heal_with_the_next_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(*TOOLS) == 0
+    before = fingerprint(project / "results")
+    found = manifests(project / "results")
+    predictions = next(found["retriever"]["_folder"].glob("*_predictions.json"))
+    predictions.write_text(predictions.read_text()[:200])
+    (found["reranker"]["_folder"] / "manifest.json").unlink()
+    assert evaluate(*TOOLS) == 3
+    assert "run again, and they are retrieved anew" in capsys.readouterr().err
+    assert evaluate(*TOOLS) == 0
+    assert fingerprint(project / "results") == before
+
+
+def test_a_results_folder_in_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert evaluate(*TOOLS, "--set", "results_dir=~/mine", "--set", "reranker=null") == 0
+    assert list((tmp_path / "home" / "mine" / "runs").rglob("manifest.json"))
+    assert not (project / "~").exists()
+
+
+def test_a_device_that_is_not_there_is_told_first(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(*TOOLS, "--set", "device=cuda:7") == 7
+    assert "device: device 'cuda:7' is not available" in capsys.readouterr().err
+    assert not (project / "results" / "runs").exists()
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(project: Path) -> None:
     small = project / "small"
     small.mkdir()

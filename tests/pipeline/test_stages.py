@@ -44,5 +44,7 @@ def test_judgements_of_queries_that_are_not_there_do_not_count() -> None:
 def test_a_damaged_candidate_file_is_one_clear_line(tmp_path: Path, content: str) -> None:
     path = tmp_path / "SmallTask_predictions.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"not usable as candidates for SmallTask.*delete it and run again"):
+    with pytest.raises(
+        DataError, match=r"not usable as candidates for SmallTask.*run again, and they are retrieved anew"
+    ):
         stages._convert(SmallTask(), path, 10)

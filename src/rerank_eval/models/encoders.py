@@ -121,7 +121,7 @@ def load_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> Any:
     """
     try:
         encoder = _load_encoder(config, ref, None if device == "auto" else device)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
     if config.max_length is not None:
         _limit_length(encoder, config.max_length)
@@ -164,8 +164,14 @@ def _limit_length(encoder: Any, max_length: int) -> None:
 
 
 def _set_instruction(encoder: Any, instruction: str) -> None:
-    if instruction in {"task", "default"}:
-        return  # mteb's own way: the task's prompt, else the model's
+    if instruction == "task":
+        return  # mteb's own way: the task's prompt, else the default of the task's type
+    if instruction == "default":
+        if getattr(encoder, "instruction_template", None) is not None:
+            from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+            encoder.get_instruction = lambda _task_metadata, _prompt_type: AbsTaskRetrieval.abstask_prompt
+        return
     if instruction == "none":
         if getattr(encoder, "instruction_template", None) is not None:
             encoder.instruction_template = lambda _instruction, _prompt_type=None: ""

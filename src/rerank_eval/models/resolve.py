@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
 from rerank_eval.errors import ModelError, OfflineError
-from rerank_eval.hub import go_offline_if_unreachable, offline, why_unreachable
+from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import did_you_mean, digest
 
 _SAMPLES = 64
@@ -74,7 +74,7 @@ def resolve_model(name: str, revision: str | None, where: str) -> ModelRef:
         return _minilm(where)
     if name == DEMO_RERANKER:
         return _demo_reranker()
-    if name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")) or (Path(name) / "config.json").is_file():
         return _local(Path(name).expanduser(), where)
     return _hub(name, revision, where)
 
@@ -160,10 +160,17 @@ def _local_shards(folder: Path, where: str) -> list[Path]:
     return shards
 
 
+_SCORING_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+
+
 def _weights_digest(folder: Path, shards: list[Path]) -> str:
     # Sampled: a digest of all 16 GB of an 8B checkpoint would cost a minute at every start, and training moves every
     # weight, so that sizes, headers and 64 samples a shard tell any two checkpoints apart.
-    parts: list[str] = [hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()]
+    # Tokenizer, pooling, prompts and code change scores as weights do, and are small: they are read whole.
+    beside = [path for pattern in _SCORING_FILES for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]
+    parts: list[str] = []
+    for path in sorted(set(beside)):
+        parts += [path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
     for shard in shards:
         size = shard.stat().st_size
         hasher = hashlib.sha256(str(size).encode())
@@ -182,8 +189,14 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
     if config_path is None:
         commit, config_path = _download_config(name, wanted, where)
     config = _read_config(config_path, f"{where}: {name}")
-    if offline():
-        _local_shards(config_path.parent, where)
+    if go_offline_if_unreachable():
+        try:
+            _local_shards(config_path.parent, where)
+        except ModelError as error:
+            raise OfflineError(
+                f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; run "
+                f"`hf download {name}` where there is a network"
+            ) from error
     return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config))
 
 

@@ -12,7 +12,7 @@ import torch
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine, QueryGroup
-from rerank_eval.engine.loading import load_engine
+from rerank_eval.engine.loading import load_engine, resolve_device
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.engine.quantize import QUANTIZED
 from rerank_eval.engine.recipe import RECIPES
@@ -126,6 +126,21 @@ class ClassifierScorer:
         return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have, before anything is computed.
+
+    Args:
+        device: `auto` or a torch device.
+
+    Raises:
+        DeviceError: It is not there.
+    """
+    try:
+        resolve_device(device)
+    except EngineError as error:
+        raise DeviceError(f"device: {error}") from error
+
+
 def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
     """Tell whether a reranker is a sequence classifier, by the config or by its architecture.
 
@@ -208,7 +223,7 @@ def _load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Clas
             trust_remote_code=config.trust_remote_code,
             model_kwargs={"dtype": getattr(torch, config.dtype), "use_safetensors": True},
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
     if model.num_labels != 1:
         raise ModelError(f"reranker.model: {ref.name} has {model.num_labels} labels; a reranker has one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
+from rerank_eval.errors import DataError
 from rerank_eval.models.retriever import SearchRequest
 
 
@@ -19,7 +20,11 @@ class Bm25Backend:
         # bm25s draws bars of its own, and mteb's baseline gives no way to say no.
         with contextlib.redirect_stderr(io.StringIO()):
             model = BM25Search()
-            model.index(request.corpus, **request.context, encode_kwargs={})
+            try:
+                model.index(request.corpus, **request.context, encode_kwargs={})
+            except ValueError as error:  # bm25s: max() of an empty vocabulary
+                task = request.context["task_metadata"].name
+                raise DataError(f"{task}: BM25 finds no word in the corpus but stop words ({error})") from error
             request.advance(len(request.corpus))
             found: dict[str, dict[str, float]] = model.search(
                 request.queries,

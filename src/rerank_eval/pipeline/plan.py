@@ -166,7 +166,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         second = Row("reranker", 0, run, ref, reranker_identity(run.reranker, ref, first), first)
         rerankers.setdefault(second.digest, second)
     rows = _ordered(list(retrievers.values()), list(rerankers.values()))
-    return Plan(loaded, tuple(tasks), tuple(rows), Path(loaded.base.results_dir))
+    return Plan(loaded, tuple(tasks), tuple(rows), Path(loaded.base.results_dir).expanduser())
 
 
 def _ordered(retrievers: Sequence[Row], rerankers: Sequence[Row]) -> list[Row]:

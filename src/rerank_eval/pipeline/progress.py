@@ -101,8 +101,8 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None, progress_console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
-        self.progress_console = progress_console or Console(file=sys.stderr, highlight=False)
+        self.console = console or Console(highlight=False, emoji=False, soft_wrap=True)
+        self.progress_console = progress_console or Console(file=sys.stderr, highlight=False, emoji=False)
         self.live = self.progress_console.is_terminal
 
     def say(self, text: str) -> None:

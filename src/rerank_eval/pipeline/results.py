@@ -180,7 +180,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or manifest.get("complete") is not True:
         return None
-    return manifest
+    whole = {"digest", "inputs", "row", "scores", "task", "timings"} <= manifest.keys()
+    return manifest if whole and isinstance(manifest["row"], dict) and isinstance(manifest["task"], dict) else None
 
 
 def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
@@ -191,7 +192,11 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
         inputs: Digests of data and candidates.
     """
     manifest = read_manifest(folder)
-    return manifest is not None and manifest.get("inputs") == dict(inputs) and (folder / "scores.parquet").is_file()
+    if manifest is None or manifest.get("inputs") != dict(inputs) or not (folder / "scores.parquet").is_file():
+        return False
+    # A retriever's candidates are what its rerankers read.
+    predictions = predictions_path(folder, manifest["task"]["name"])
+    return manifest["row"]["kind"] != "retriever" or predictions.is_file()
 
 
 def begin(folder: Path) -> None:
@@ -202,6 +207,8 @@ def begin(folder: Path) -> None:
     """
     try:
         (folder / MANIFEST).unlink(missing_ok=True)
+        for run in folder.glob("*.trec"):  # of splits that the data may no longer have
+            run.unlink()
     except OSError as error:
         raise storage_error(error, folder) or error from error
 

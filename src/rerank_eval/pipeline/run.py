@@ -67,7 +67,9 @@ class Runner:
             RerankEvalError: Any problem that a user can mend; finished tasks stay on disk.
         """
         for task in self.plan.tasks:
-            self._fingerprint(task)
+            built = self._fingerprint(task)
+            if not all(results.read_manifest(row.folder(self.plan.results_dir, task.name)) for row in self.plan.rows):
+                prepare.check_present(built)
         for first in self.plan.retrievers:
             self._retrieve_all(first)
         self._backend = None
@@ -75,10 +77,11 @@ class Runner:
             self._rerank_all(second)
         return self.outcome
 
-    def _fingerprint(self, task: TaskRef) -> None:
+    def _fingerprint(self, task: TaskRef) -> Any:
         built = build(task, size=self.plan.loaded.base.embedded.size)
         self._fingerprints[task.name] = prepare.fingerprint(built)
         self.outcome.revisions[task.name] = str(built.metadata.dataset.get("revision"))
+        return built
 
     def _jobs(self, row: Row, tasks: Sequence[TaskRef]) -> Iterator[Job]:
         """Yield the jobs that are not done, and note the others."""

@@ -131,9 +131,10 @@ def _convert(task: Any, predictions: Path, top_k: int) -> None:
     try:
         task.convert_to_reranking(predictions, top_k=top_k)
     except (KeyError, TypeError, ValueError, OSError) as error:  # mteb: bare KeyError for a missing subset
+        results.begin(predictions.parent)  # so that the next run retrieves anew
         raise DataError(
             f"{predictions}: not usable as candidates for {task.metadata.name} ({type(error).__name__}: {error}); "
-            "delete it and run again"
+            "run again, and they are retrieved anew"
         ) from error
 
 

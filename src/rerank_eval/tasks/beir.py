@@ -9,10 +9,12 @@ The .jsonl files may be gzipped. The whole folder is checked when the task is ma
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +26,13 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from rerank_eval.errors import DataError
-from rerank_eval.names import slug
+from rerank_eval.names import digest, slug
 
 _HEADER = re.compile(r"^\s*query[-_ ]?id\b", re.IGNORECASE)
 _BLANK = re.compile(r"\s")
 _MAX_LINE = 64 * 1024 * 1024
 _QRELS_COLUMNS = (3, 4)
+_MAX_GRADE = 1000
 
 
 class _LineError(Exception):
@@ -87,8 +90,12 @@ class _Scan:
 
 
 def folder_name(path: Path) -> str:
-    """Return a folder's name as a task name: safe as a file name and in mteb's layout."""
-    return slug(path.resolve().name)
+    """Return a folder's name as a task name: safe as a file name and in mteb's layout.
+
+    A name in another script gets a digest, so that two such folders stay apart.
+    """
+    name = path.resolve().name
+    return slug(name) if name.isascii() else f"{slug(name).strip('_')}_{digest(name, 6)}".lstrip("_")
 
 
 def find_files(path: Path) -> FolderFiles:
@@ -115,8 +122,9 @@ def find_files(path: Path) -> FolderFiles:
     qrels = sorted((path / "qrels").glob("*.tsv"))
     chosen = next((file for file in qrels if file.stem == "test"), qrels[0] if len(qrels) == 1 else None)
     if chosen is None:
-        names = ", ".join(file.name for file in qrels) or "nothing"
-        raise DataError(f"{path / 'qrels'}: holds {names}; name the judgements that count test.tsv")
+        names = ", ".join(file.name for file in qrels)
+        told = f"holds {names}; name the judgements that count test.tsv" if names else "test.tsv is not there"
+        raise DataError(f"{path / 'qrels'}: {told}")
     return FolderFiles(found[0], found[1], chosen, slug(chosen.stem))
 
 
@@ -134,7 +142,7 @@ def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
                     hasher.update(line)
                 if line.strip():
                     yield number, line
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -142,12 +150,24 @@ def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
 
 def _decoded(line: bytes) -> str:
     try:
-        text = line.decode("utf-8")
+        text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         raise _LineError(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
     if "\x00" in text:
         raise _LineError("holds a NUL byte")
     return text
+
+
+def _identifier(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value == "":
+        raise _LineError("has no `_id`")
+    if not isinstance(value, str):
+        raise _LineError(f"the `_id` {value!r} is a {type(value).__name__}, not text")
+    if _BLANK.search(value):
+        raise _LineError(f"the id {value!r} holds white space, which a TREC run cannot express")
+    return value
 
 
 def _row(line: bytes) -> dict[str, str]:
@@ -159,13 +179,7 @@ def _row(line: bytes) -> dict[str, str]:
         raise _LineError(f"not a JSON object ({getattr(error, 'msg', 'too deeply nested')})") from None
     if not isinstance(value, dict):
         raise _LineError("not a JSON object")
-    identifier = value.get("_id", value.get("id"))
-    if isinstance(identifier, int) and not isinstance(identifier, bool):
-        identifier = str(identifier)
-    if not isinstance(identifier, str) or not identifier:
-        raise _LineError("has no `_id`")
-    if _BLANK.search(identifier):
-        raise _LineError(f"the id {identifier!r} holds white space, which a TREC run cannot express")
+    identifier = _identifier(value.get("_id", value.get("id")))
     row = {"id": identifier}
     for key in ("title", "text", "instruction"):
         content = value.get(key)
@@ -191,6 +205,8 @@ def _judgement(line: bytes) -> tuple[str, str, int]:
         raise _LineError(f"the score {score!r} is not a number") from None
     if not value.is_integer():
         raise _LineError(f"the score {score!r} is not a whole number")
+    if abs(value) > _MAX_GRADE:
+        raise _LineError(f"the score {score!r} is no grade of relevance; grades lie within {_MAX_GRADE}")
     return query_id, document_id, int(value)
 
 
@@ -208,7 +224,7 @@ def _scan_rows(path: Path, seen: dict[str, int], hasher: Any, problems: _Problem
 
 def _judgements(path: Path, hasher: Any = None) -> Iterator[tuple[int, tuple[str, str, int] | _LineError]]:
     for number, line in _lines(path, hasher):
-        if number == 1 and _HEADER.match(line.decode("utf-8", "replace")):
+        if number == 1 and _HEADER.match(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")):
             continue
         try:
             yield number, _judgement(line)

@@ -82,6 +82,29 @@ def _load_data(task: Any, where: str) -> None:
         raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
 
 
+def check_present(task: Any) -> None:
+    """Refuse a hub task whose data is in no cache while the hub is out of reach, before any model is loaded.
+
+    Args:
+        task: An mteb task, not loaded.
+
+    Raises:
+        OfflineError: Names the command that fetches the data.
+    """
+    path = str(task.metadata.dataset.get("path"))
+    if path.startswith(("local/", "rerank-eval/")) or not go_offline_if_unreachable():
+        return
+    import datasets.config
+    import huggingface_hub.constants
+
+    downloaded = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
+    processed = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___").lower()
+    if not downloaded.is_dir() and not processed.is_dir():
+        raise OfflineError(
+            _missing(task, f"{task.metadata.name} ({path}, revision {task.metadata.dataset.get('revision')})")
+        )
+
+
 def _fetch_changed_judgements(task: Any) -> None:
     """Touch the second data set of FollowIR's kind, which mteb asks for only after all inference is done."""
     import datasets

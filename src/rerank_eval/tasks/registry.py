@@ -68,6 +68,8 @@ def resolve(names: Sequence[str], *, where: str = "tasks") -> list[TaskRef]:
     """
     found: dict[str, TaskRef] = {}
     for name in names:
+        if not name.strip():
+            raise ConfigError(f"{where}: an empty name; give a suite, a task or a folder")
         for ref in _resolve_one(name, where):
             other = found.setdefault(ref.name, ref)
             if ref.path != other.path:
@@ -105,7 +107,13 @@ def _folder(name: str, where: str) -> TaskRef:
         raise ConfigError(
             f"{where}: {name}: no such folder; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/"
         )
-    return TaskRef(folder_name(path), "beir", name, path=path)
+    task = folder_name(path)
+    if any(task == known.name for suite in load_suites().values() for known in suite.tasks):
+        raise ConfigError(
+            f"{where}: {name}: the folder has the name of a task that is known, {task}; rename it, so that its scores "
+            "are not taken for that task's"
+        )
+    return TaskRef(task, "beir", name, path=path)
 
 
 def _suite_task(suites: dict[str, Suite], name: str) -> SuiteTask | None:
