@@ -43,6 +43,7 @@ tasks: $(READY) ## list every suite and task with sizes
 
 bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny|0.6b-2-layers|0.6b|4b|8b, ARGS)
 	@$(BIN)/python -m rerank_eval.bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
+	@$(BIN)/python -m rerank_eval.bench.table docs/engine.md results/bench/*.json
 
 leaderboard: $(READY) ## make the leaderboard again from results/
 	@$(BIN)/rerank-eval leaderboard

@@ -14,6 +14,7 @@ from scipy.stats import kendalltau
 from rerank_eval.bench.dtypes import kendall_tau
 from rerank_eval.bench.plot import draw
 from rerank_eval.bench.shapes import SHAPES, Shape, write_checkpoint
+from rerank_eval.bench.table import BEGIN, END, insert
 from rerank_eval.bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import RECIPES
@@ -92,6 +93,41 @@ def test_the_plot_is_drawn_from_the_json_alone(tmp_path):
     text = draw(document, tmp_path / "x.svg").read_text()
     assert text.lstrip().startswith("<?xml")
     assert text == draw(document, tmp_path / "y.svg").read_text()
+
+
+def test_the_table_stands_between_the_markers(tmp_path):
+    peer = {
+        "pairs_per_second": 10.0,
+        "tokens_per_second": 3000.0,
+        "share_of_matmul_rate": 0.5,
+        "peak_bytes": 2**20,
+        "times_as_long_as_ours": 2.0,
+        "times_as_long_range": [1.9, 2.1],
+    }
+    effect = {"largest_margin_difference": 0.01, "kendall_tau_mean": 0.99, "largest_difference_alone": 0.0}
+    document = {
+        "shape": "tiny",
+        "dtype": "float32",
+        "device": "cpu",
+        "machine": {"device": "x", "threads": 2, "torch": "2", "transformers": "5"},
+        "matmul_flops": 1e11,
+        "workloads": {"short": {"peers": {"ours": peer, "model card": peer}}},
+        "growth": [{"pairs": 1000, "seconds": 1.0, "peak_bytes": 2**20}],
+        "dtypes": {"int8": effect, "float8": {"not run": "no GPU"}},
+    }
+    path = tmp_path / "doc.md"
+    path.write_text(f"head\n{BEGIN}\nold\n{END}\ntail\n")
+    insert(path, [document])
+    text = path.read_text()
+    assert text.startswith("head\n")
+    assert text.endswith("\ntail\n")
+    assert "old" not in text
+    assert "| short passages | model card | 10.0 | 3,000 | 50% | 1 | 2.0 (1.9 to 2.1) |" in text
+    assert "| 1,000 | 1.00 | 1 |" in text
+    assert "| float8 | not run: no GPU | | |" in text
+    path.write_text("no markers")
+    with pytest.raises(ValueError, match="no <!-- bench:begin -->"):
+        insert(path, [document])
 
 
 @pytest.mark.slow
