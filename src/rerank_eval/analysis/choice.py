@@ -20,21 +20,21 @@ class Asked:
         alternatives: Settings it must have, one of these; empty for any. A value of None: the setting must not be
             there. A plain run has no settings, so that it is never refused for one.
         revision: The model's revision, or None for any.
-        identities: Digests of our own rows; empty for any. A plain run has none and is refused.
+        identities: Digests of our own rows, or None for any. A plain run has none and is refused.
         decisive: Refuse what does not match, rather than only prefer what does.
     """
 
     alternatives: tuple[Mapping[str, Any], ...] = ()
     revision: str | None = None
-    identities: frozenset[str] = frozenset()
+    identities: frozenset[str] | None = None
     decisive: bool = False
 
     def matches(self, one: Experiment) -> bool:
         """Tell whether an experiment is as wished."""
         if self.revision is not None and one.revision != self.revision:
             return False
-        if self.identities:
-            return str(one.settings.get("id")) in self.identities
+        if self.identities is not None and one.settings.get("id") not in self.identities:
+            return False
         return not self.alternatives or any(_fits(one, settings) for settings in self.alternatives)
 
     @property

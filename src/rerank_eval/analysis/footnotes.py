@@ -70,7 +70,9 @@ def _settings(published: Published, model: PublishedModel, chosen: Experiment) -
     dtype = settings.get("dtype")
     if model.dtype is not None and dtype is not None and dtype != model.dtype:
         notes.append(f"dtype: {dtype}, published with {model.dtype}")
-    if model.revision is not None and chosen.revision != model.revision:
+    if chosen.filed != chosen.model:
+        notes.append("weights: from a local folder of this name, not known to be the published ones")
+    elif model.revision is not None and chosen.revision != model.revision:
         notes.append(f"model revision: {chosen.revision[:12]}, published {model.revision[:12]}")
     if model.stage == "retriever":
         return notes

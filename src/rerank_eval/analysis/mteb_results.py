@@ -7,6 +7,7 @@ one line and left out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -52,6 +53,7 @@ class Experiment:
 
     Attributes:
         model: Hub name.
+        filed: Name under which the results are filed: the hub name, or `local/<name>` for weights from a folder.
         revision: Name of the revision's folder.
         settings: mteb's `experiment_kwargs`, empty for a plain run.
         folder: Where the files are.
@@ -59,6 +61,7 @@ class Experiment:
     """
 
     model: str
+    filed: str
     revision: str
     settings: Mapping[str, Any]
     folder: Path
@@ -119,12 +122,14 @@ def read_results(root: Path, models: Collection[str], tasks: Mapping[str, str]) 
     experiments: list[Experiment] = []
     problems: list[str] = []
     for model in models:
-        for base in _ROOTS:
-            for revision in _subfolders(root / base / _folder_name(model)):
+        names = dict.fromkeys((model, f"local/{model.rsplit('/', 1)[-1]}"))
+        for name, base in itertools.product(names, _ROOTS):
+            for revision in _subfolders(root / base / _folder_name(name)):
                 for folder in (revision, *_subfolders(revision / _EXPERIMENTS)):
-                    found = _experiment(folder, model, revision.name, tasks, problems)
-                    if found is not None:
-                        experiments.append(found)
+                    files = _files(folder, tasks, problems)
+                    settings = _settings(folder, len(files), problems) if files else None
+                    if settings is not None:
+                        experiments.append(Experiment(model, name, revision.name, settings, folder, files))
     return ResultsFolder(root, tuple(experiments), tuple(one_line(problem) for problem in problems))
 
 
@@ -139,9 +144,7 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def _experiment(
-    folder: Path, model: str, revision: str, tasks: Mapping[str, str], problems: list[str]
-) -> Experiment | None:
+def _files(folder: Path, tasks: Mapping[str, str], problems: list[str]) -> dict[str, TaskFile]:
     files: dict[str, TaskFile] = {}
     for task, main_score in tasks.items():
         path = folder / f"{task}.json"
@@ -151,25 +154,23 @@ def _experiment(
             files[task] = _task_file(path, task, main_score)
         except _NotAResultError as error:
             problems.append(f"{path}: {error}; left out")
-    if not files:
+    return files
+
+
+def _settings(folder: Path, count: int, problems: list[str]) -> dict[str, Any] | None:
+    """Return an experiment's settings, none for a plain run; without them two experiments could be taken for one."""
+    if folder.parent.name != _EXPERIMENTS:
+        return {}
+    path = folder / _META
+    try:
+        meta = _json(path)
+        settings = meta.get("experiment_kwargs") if isinstance(meta, dict) else None
+        if not isinstance(settings, dict) or not settings:
+            raise _NotAResultError("says not which settings the experiment had")
+    except _NotAResultError as error:
+        problems.append(f"{path}: {error}; the folder's {count} result(s) left out")
         return None
-    settings: Mapping[str, Any] = {}
-    if folder.parent.name == _EXPERIMENTS:
-        try:
-            settings = _settings(folder / _META)
-        except _NotAResultError as error:
-            problems.append(f"{folder / _META}: {error}; the folder's {len(files)} result(s) left out")
-            return None
-    return Experiment(model, revision, settings, folder, files)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """Read what tells an experiment from others; without it two experiments could be taken for one."""
-    meta = _json(path)
-    settings = meta.get("experiment_kwargs") if isinstance(meta, dict) else None
-    if not isinstance(settings, dict) or not settings:
-        raise _NotAResultError("says not which settings the experiment had")
-    return {str(key): value for key, value in settings.items()}
+    return settings
 
 
 def _json(path: Path) -> Any:

@@ -142,7 +142,6 @@ def escape_markdown(text: str) -> str:
 
 def to_markdown(board: Leaderboard) -> str:
     """Render as a Markdown table with caption and footnotes."""
-
     plain = escape_markdown
     rows = []
     for row in range(len(board.frame)):

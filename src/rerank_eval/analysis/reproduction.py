@@ -18,6 +18,7 @@ from rerank_eval.analysis.judge import (
     AMBIGUOUS,
     CLOSE,
     INCOMPLETE,
+    NOT_RUN,
     OFF,
     REPRODUCED,
     VERDICTS,
@@ -30,7 +31,6 @@ from rerank_eval.files import write_json, write_text
 SCHEMA = 1
 _HEADS = ("Published", "Ours", "Difference", "Tolerance", "Verdict")
 _STYLES = {REPRODUCED: "green", CLOSE: "yellow", OFF: "bold red", INCOMPLETE: "magenta", AMBIGUOUS: "magenta"}
-_NOT_TOLD = "not run"
 
 
 def _numbers(verdict: Verdict) -> list[str]:
@@ -38,7 +38,7 @@ def _numbers(verdict: Verdict) -> list[str]:
     return [
         f"{verdict.published:.2f}",
         MISSING if ours is None else f"{ours:.2f}",
-        MISSING if difference is None else f"{difference:+.2f}",
+        MISSING if difference is None else f"{round(difference, 2) + 0.0:+.2f}",  # + 0.0: no minus before a zero
         MISSING if ours is None else f"± {verdict.tolerance.points:g}",
     ]
 
@@ -79,7 +79,7 @@ def to_rich(judgement: Judgement) -> RenderableType:
     """Render for the terminal: the table, the retriever's tasks, then what a reader has to know."""
     notes = _Footnotes()
     parts: list[RenderableType] = [_table(judgement.cells, ("Model", "Suite"), notes)]
-    if any(one.verdict != _NOT_TOLD for one in judgement.tasks):
+    if any(one.verdict != NOT_RUN for one in judgement.tasks):
         parts += [Text("The retriever, task by task"), _table(judgement.tasks, ("Model", "Task"), notes)]
     lines = [*_details(judgement), *notes.lines()]
     parts += [Text(line, style="dim", no_wrap=False, overflow="fold") for line in lines]
@@ -116,7 +116,7 @@ def to_markdown(judgement: Judgement) -> str:
         escape_markdown(summary(judgement)) + ".",
         _markdown_table(judgement.cells, ("Model", "Suite"), notes),
     ]
-    if any(one.verdict != _NOT_TOLD for one in judgement.tasks):
+    if any(one.verdict != NOT_RUN for one in judgement.tasks):
         parts += ["## The retriever, task by task", _markdown_table(judgement.tasks, ("Model", "Task"), notes)]
     parts += ["## Tolerances", _bullets(_tolerances(judgement))]
     if details := _details(judgement):
