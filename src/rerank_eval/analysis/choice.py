@@ -18,7 +18,7 @@ class Asked:
 
     Attributes:
         alternatives: Settings it must have, one of these; empty for any. A value of None: the setting must not be
-            there. A plain run has no settings, so that it is never refused for one.
+            there. A plain run has no settings, so that it is never refused for one. `revision` is the model's.
         revision: The model's revision, or None for any.
         identities: Digests of our own rows, or None for any. A plain run has none and is refused.
         decisive: Refuse what does not match, rather than only prefer what does.
@@ -33,7 +33,7 @@ class Asked:
         """Tell whether an experiment is as wished."""
         if self.revision is not None and one.revision != self.revision:
             return False
-        if self.identities is not None and one.settings.get("id") not in self.identities:
+        if self.identities is not None and str(one.settings.get("id")) not in self.identities:
             return False
         return not self.alternatives or any(_fits(one, settings) for settings in self.alternatives)
 
@@ -46,7 +46,9 @@ class Asked:
 def _fits(one: Experiment, settings: Mapping[str, Any]) -> bool:
     ours = "id" in one.settings
     return all(
-        (key not in one.settings and (not ours or key in _OPTIONAL)) or one.settings.get(key) == value
+        one.revision == value
+        if key == "revision"
+        else (key not in one.settings and (not ours or key in _OPTIONAL)) or one.settings.get(key) == value
         for key, value in settings.items()
     )
 

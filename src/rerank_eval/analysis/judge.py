@@ -109,10 +109,10 @@ class Judge:
             if name not in self.suites:
                 raise ConfigError(f"published suite {name!r} is not defined; {did_you_mean(name, self.suites)}")
             for task in self.suites[name].tasks:
-                if len(self.subsets.get(task.name, ())) != task.subsets:
-                    raise ConfigError(
-                        f"suites/cells.json: {task.name}: needs the names of its {task.subsets} subset(s)"
-                    )
+                if len(set(self.subsets.get(task.name, ()))) != task.subsets:
+                    raise ConfigError(f"cells.json: tasks.{task.name}: needs the names of {task.subsets} subset(s)")
+                if task.name not in self.per_task.tasks:
+                    raise ConfigError(f"{self.published.per_task}: tasks.{task.name} is missing")
 
     def tasks(self, suites: Sequence[str]) -> dict[str, SuiteTask]:
         """Return the tasks of some suites, each once."""

@@ -170,7 +170,13 @@ def _settings(folder: Path, count: int, problems: list[str]) -> dict[str, Any] |
     except _NotAResultError as error:
         problems.append(f"{path}: {error}; the folder's {count} result(s) left out")
         return None
-    return settings
+    return {one_line(str(key)): _setting(value) for key, value in settings.items()}
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, str):
+        return one_line(value)
+    return value if value is None or isinstance(value, bool | int | float) else f"({type(value).__name__})"
 
 
 def _json(path: Path) -> Any:

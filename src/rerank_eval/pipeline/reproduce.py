@@ -17,7 +17,7 @@ from rerank_eval.analysis.choice import Asked
 from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, Judgement
 from rerank_eval.analysis.mteb_results import ResultsFolder, read_results
 from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
-from rerank_eval.config import LoadedConfig, RunConfig, load_config
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
 from rerank_eval.config.schema import BM25, INSTRUCTION_NAMES, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import write_json
@@ -272,17 +272,21 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
         own: dict[str, object] = {}
         if first.model != BM25:
             own = {"dtype": first.dtype, "instruction": _filed(first.instruction), "max_length": first.max_length}
-        _add(found, _label(first.model), shared | own)
+        _add(found, first, shared | own)
         if run.reranker is not None:
             second = run.reranker
             own = second.model_dump(include={"dtype", "max_length", "recipe", "engine", "head"})
             own |= {"instruction": _filed(second.instruction), "retriever": _label(first.model)}
-            _add(found, _label(second.model), shared | own)
+            _add(found, second, shared | own)
     return found
 
 
-def _add(found: dict[str, list[Mapping[str, object]]], model: str, settings: Mapping[str, object]) -> None:
-    known = found.setdefault(model, [])
+def _add(
+    found: dict[str, list[Mapping[str, object]]], model: RetrieverConfig | RerankerConfig, settings: dict[str, object]
+) -> None:
+    known = found.setdefault(_label(model.model), [])
+    if model.revision is not None:
+        settings["revision"] = model.revision
     if settings not in known:
         known.append(settings)
 
