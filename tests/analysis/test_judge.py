@@ -26,6 +26,11 @@ RERANKER = "Qwen/Qwen3-Reranker-0.6B"
 NEAR = {"MTEB-R": 61.83, "CMTEB-R": 71.03, "MMTEB-R": 64.65, "MTEB-Code": 75.42, "FollowIR": 5.09}
 
 
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])  # where configs/model-card.yaml is
+
+
 def judge(root: Path, asked: dict[str, Sequence[Asked]] | None = None) -> Judgement:
     folder = read_results(root, [model.hub for model in JUDGE.published.models], task_names())
     return JUDGE.judge(folder, wishes(JUDGE.published, None) if asked is None else asked, NAMES, SUITES)
@@ -346,12 +351,12 @@ def test_every_rendering_escapes_and_fits(tmp_path: Path) -> None:
 
 
 def test_judging_needs_neither_torch_nor_mteb(tmp_path: Path) -> None:
-    write_published(tmp_path)
+    write_published(tmp_path, "mteb/results")
     code = (
         "import sys\nfrom rerank_eval.cli import _run\n"
         f"code = _run(['reproduce', '--only-judge', '--results', {str(tmp_path)!r}])\n"
         "assert not {'torch', 'mteb', 'transformers'} & set(sys.modules), 'heavy import'\nsys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "42 cells: 5 reproduced, 1 incomplete, 36 not run" in done.stdout
