@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval tasks bench leaderboard readme schema lint format test test-all clean
+.PHONY: help setup eval tasks bench leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -50,6 +50,9 @@ leaderboard: $(READY) ## make the leaderboard again from results/
 
 readme: $(READY) ## put the leaderboard of results/ into README.md
 	@$(BIN)/rerank-eval leaderboard --insert README.md
+
+reproduce: $(READY) ## run and judge the model card's table (MODEL, SUITE, CONFIG, RESULTS, ARGS=--only-judge)
+	@$(BIN)/rerank-eval reproduce $(if $(CONFIG),--config "$(CONFIG)") $(if $(RESULTS),--results "$(RESULTS)") $(foreach m,$(MODEL),--model "$(m)") $(foreach s,$(SUITE),--suite "$(s)") $(ARGS)
 
 schema: $(READY) ## write configs/schema.json
 	@$(BIN)/rerank-eval schema --output configs/schema.json

@@ -96,6 +96,12 @@ def test_a_broken_beir_folder_names_file_and_line(
         (["tasks", "MTEB-Q"], 2, "did you mean 'MTEB-R'"),
         (["score", "-q", "a", "-d", "b", "--set", "reranker=null"], 2, "reranker: is null"),
         (["leaderboard", "--results", "nowhere"], 2, "no results there"),
+        (["reproduce", "--only-judge", "--results", "nowhere"], 2, "nowhere: no such folder"),
+        (["reproduce", "--only-judge", "--results", "data"], 2, "data: no result of the table's models"),
+        (["reproduce", "--model", "Qwen3-Reranker-8"], 2, "did you mean 'Qwen3-Reranker-8B'"),
+        (["reproduce", "--suite", "MTEB"], 2, "--suite 'MTEB': not in the published table"),
+        (["reproduce", "--config", "configs/base.yaml"], 2, "configs/base.yaml: has no run of Qwen3-Embedding-0.6B"),
+        (["reproduce"], 5, "retriever.model: Qwen/Qwen3-Embedding-0.6B is not in the hub cache"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_documented_exit_code(
@@ -153,7 +159,7 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["title"] == "rerank-eval config"
 
 
-@pytest.mark.parametrize("command", [[], ["eval"], ["tasks"], ["schema"], ["score"], ["leaderboard"]])
+@pytest.mark.parametrize("command", [[], ["eval"], ["tasks"], ["schema"], ["score"], ["leaderboard"], ["reproduce"]])
 def test_help_teaches_and_is_quick(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rerank_eval", *command, "--help"],

@@ -1,7 +1,7 @@
 """The command line: parse, call one function, render.
 
 Exit codes: 0 success, 1 a bug, 2 config or command line, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device,
-130 Ctrl-C (`rerank_eval.errors`).
+8 off the published numbers, 130 Ctrl-C (`rerank_eval.errors`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ app = typer.Typer(
 
 Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` lists what can be evaluated,
 `rerank-eval score` shows one pair with its exact prompt.""",
-    epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device, 130 Ctrl-C.",
+    epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device, "
+    "8 off the published numbers, 130 Ctrl-C.",
 )
 
 # Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.
@@ -145,6 +146,52 @@ def leaderboard(
     from rerank_eval.app import show_leaderboard
 
     show_leaderboard(results_dir, {}, console, insert)
+
+
+@app.command()
+def reproduce(
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="What to run; configs/model-card.yaml by default.")
+    ] = None,
+    only_judge: Annotated[bool, typer.Option("--only-judge", help="Run nothing; judge what is there.")] = False,
+    results_dir: Annotated[
+        Path | None,
+        typer.Option("--results", "-r", help="Results folder; to judge, any folder in mteb's layout will do."),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Only this row; may be given several times.")
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Only this column; may be given several times.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Go on after a wrong retriever or a model that cannot be run.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail also when a cell is incomplete, ambiguous or not run.")
+    ] = False,
+) -> None:
+    """Run what the model card's table needs, and judge each cell against the published number.
+
+    Examples:
+        rerank-eval reproduce --model Qwen3-Reranker-0.6B --suite MTEB-R
+
+        rerank-eval reproduce --only-judge
+
+        rerank-eval reproduce --only-judge --results path/to/clone_of_embeddings-benchmark_results
+
+    The retriever comes first and is judged task by task: if it is off, nothing is reranked. Exit code 8 when a cell is
+    off.
+    """
+    from rerank_eval.pipeline.reproduce import Request
+    from rerank_eval.pipeline.reproduce import reproduce as run
+
+    request = Request(
+        config, results_dir, tuple(model or ()), tuple(suite or ()), json_file, only_judge, keep_going, strict
+    )
+    run(request, console)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@
 | 5 | OfflineError | something has to come from the hub and the hub cannot be reached |
 | 6 | StorageError | results cannot be written (disk full, read-only folder) |
 | 7 | DeviceError | the device ran out of memory or does not support what was asked |
+| 8 | ReproductionError | a result is off the published one (`reproduce`; with --strict also one that is missing) |
 | 130 | | interrupted by Ctrl-C; finished tasks are kept |
 """
 
@@ -64,6 +65,12 @@ class DeviceError(RerankEvalError):
     """The device ran out of memory or does not support what was asked."""
 
     exit_code = 7
+
+
+class ReproductionError(RerankEvalError):
+    """A result is farther from the published one than three times its tolerance, or, if asked for, missing."""
+
+    exit_code = 8
 
 
 INTERRUPTED = 130

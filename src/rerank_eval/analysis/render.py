@@ -133,14 +133,16 @@ def _footnotes(board: Leaderboard) -> list[str]:
     return [f"[{number}] {note}" for number, note in enumerate(board.notes, start=1)]
 
 
+def escape_markdown(text: str) -> str:
+    """Escape what Markdown, or HTML in it, would take for markup."""
+    for special in "\\`*_[]<>|&~$":
+        text = text.replace(special, f"\\{special}")
+    return text
+
+
 def to_markdown(board: Leaderboard) -> str:
     """Render as a Markdown table with caption and footnotes."""
-
-    def plain(text: str) -> str:
-        for special in "\\`*_[]<>|&~$":
-            text = text.replace(special, f"\\{special}")
-        return text
-
+    plain = escape_markdown
     rows = []
     for row in range(len(board.frame)):
         ceiling = board.frame[KIND].iloc[row] == "ceiling"

@@ -72,6 +72,9 @@ class Row:
         if self.retriever is not None:
             settings["retriever"] = self.retriever.ref.label
             settings["top_k"] = self.retriever.identity["top_k"]
+        first = self.retriever or self
+        if first.identity["candidates"] != "auto":  # tells p-MRR over the top_k from p-MRR over a task's own candidates
+            settings["candidates"] = first.identity["candidates"]
         settings["id"] = self.digest
         kind = (
             "cross-encoder" if self.kind == "reranker" else "sparse" if self.config.retriever.model == BM25 else "dense"

@@ -1,0 +1,311 @@
+"""Judges results against a published table, cell by cell.
+
+A suite's score is the mean over its tasks of the mean over all split x subset cells of main_score. A suite that lacks a
+task, a split or a subset is incomplete and has no score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rerank_eval.analysis.choice import Asked, Choice, choose
+from rerank_eval.analysis.footnotes import footnotes
+from rerank_eval.analysis.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
+from rerank_eval.analysis.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
+from rerank_eval.errors import ConfigError
+from rerank_eval.names import did_you_mean
+from rerank_eval.tasks.suites import Suite, SuiteTask
+
+REPRODUCED, CLOSE, OFF = "reproduced", "close", "off"
+INCOMPLETE, AMBIGUOUS, NOT_RUN = "incomplete", "ambiguous", "not run"
+VERDICTS = (REPRODUCED, CLOSE, OFF, INCOMPLETE, AMBIGUOUS, NOT_RUN)
+
+_NAMED = 3  # how many missing things are named before they are only counted
+_SLACK = 1e-9  # a difference of exactly the tolerance is within it, whatever floats make of it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One cell of the table, or one task of the retriever.
+
+    Attributes:
+        model: The name in the table.
+        name: The suite's or the task's name.
+        published: The published score.
+        ours: Our score, None unless every cell of it was run.
+        tolerance: Largest difference that counts as reproduced.
+        verdict: One of `VERDICTS`.
+        missing: What keeps it from a score, in words.
+        notes: Differences of protocol, in words.
+        source: Folder of the result files, empty where there are none.
+        settings: Revision and settings of what was judged.
+    """
+
+    model: str
+    name: str
+    published: float
+    ours: float | None
+    tolerance: Tolerance
+    verdict: str
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    settings: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published, None without a score of ours."""
+        return None if self.ours is None else self.ours - self.published
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything that was judged.
+
+    Attributes:
+        published: The table.
+        cells: One verdict for each model and suite asked for.
+        tasks: One verdict for each task of the retriever; empty when the retriever was not asked for.
+        problems: Files that could not be used.
+        set_aside: Results with other settings than those asked for, which were not judged.
+    """
+
+    published: Published
+    cells: tuple[Verdict, ...]
+    tasks: tuple[Verdict, ...]
+    problems: tuple[str, ...]
+    set_aside: tuple[str, ...]
+
+    def count(self, verdict: str) -> int:
+        """Count the table's cells of one verdict."""
+        return sum(cell.verdict == verdict for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A published table, and what is needed to judge results by it.
+
+    Attributes:
+        published: The table.
+        per_task: The retriever's published score on every task.
+        suites: Suite -> its definition.
+        subsets: Task -> subsets that count.
+    """
+
+    published: Published
+    per_task: PerTask
+    suites: Mapping[str, Suite]
+    subsets: Mapping[str, Sequence[str]]
+
+    def __post_init__(self) -> None:
+        """Check that the data files fit together.
+
+        Raises:
+            ConfigError: A suite of the table is not defined, or a task's subsets or published score are missing.
+        """
+        for name in self.published.suites:
+            if name not in self.suites:
+                raise ConfigError(f"published suite {name!r} is not defined; {did_you_mean(name, self.suites)}")
+            for task in self.suites[name].tasks:
+                if len(set(self.subsets.get(task.name, ()))) != task.subsets:
+                    raise ConfigError(f"cells.json: tasks.{task.name}: needs the names of {task.subsets} subset(s)")
+                if task.name not in self.per_task.tasks:
+                    raise ConfigError(f"{self.published.per_task}: tasks.{task.name} is missing")
+
+    def tasks(self, suites: Sequence[str]) -> dict[str, SuiteTask]:
+        """Return the tasks of some suites, each once."""
+        return {task.name: task for suite in suites for task in self.suites[suite].tasks}
+
+    def judge(
+        self,
+        folder: ResultsFolder,
+        asked: Mapping[str, Sequence[Asked]],
+        models: Sequence[str],
+        suites: Sequence[str],
+    ) -> Judgement:
+        """Judge what a folder holds.
+
+        Args:
+            folder: What `read_results` returned.
+            asked: Hub name -> which of a model's experiments count, the decisive wish first.
+            models: Names of the table's rows to judge.
+            suites: Names of its columns to judge.
+
+        Returns:
+            A verdict for each of these cells, and for each of their tasks where the retriever is among the rows.
+        """
+        cells: list[Verdict] = []
+        tasks: list[Verdict] = []
+        aside: dict[str, None] = {}
+        for model in self.published.models:
+            if model.name not in models:
+                continue
+            experiments, wishes = folder.of(model.hub), asked.get(model.hub, ())
+            for name in suites:
+                choice = choose(experiments, [task.name for task in self.suites[name].tasks], wishes)
+                cells.append(self._cell(model, self.suites[name], choice))
+                aside.update(dict.fromkeys(f"{model.name}: {one.label}" for one in choice.set_aside))
+            if model.hub == self.published.retriever:
+                for name, task in self.tasks(suites).items():
+                    tasks.append(self._task(model, task, choose(experiments, [name], wishes)))
+        return Judgement(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside))
+
+    def _cell(self, model: PublishedModel, suite: Suite, choice: Choice) -> Verdict:
+        published, tolerance = model.scores[suite.name], self.published.tolerances.suites[suite.name]
+        chosen = choice.experiment
+        if chosen is None:
+            return Verdict(model.name, suite.name, published, None, tolerance, *_unjudged(choice))
+        usable = {task.name: usable_file(chosen, task.name, self._first_stage(model, choice)) for task in suite.tasks}
+        files = {name: file for name, file in usable.items() if isinstance(file, TaskFile)}
+        if self._same_run(model, chosen, list(files.values())):
+            tolerance = self.published.tolerances.same_run
+        missing = self._missing(suite, usable)
+        ours = None if missing else self.published.scale * self._mean(suite, files)
+        return Verdict(
+            model.name,
+            suite.name,
+            published,
+            ours,
+            tolerance,
+            INCOMPLETE if ours is None else self._verdict(ours - published, tolerance),
+            tuple(missing),
+            footnotes(self.published, self.per_task, model, suite, chosen=chosen, files=files),
+            one_line(str(chosen.folder)),
+            chosen.label,
+        )
+
+    def _task(self, model: PublishedModel, task: SuiteTask, choice: Choice) -> Verdict:
+        known = self.per_task.tasks[task.name]
+        scale, small = self.published.scale, self.published.tolerances.small_task
+        tolerance: Tolerance = self.published.tolerances.task
+        if task.queries is not None and task.queries < small.below_queries:
+            tolerance = small
+        published, chosen = scale * known.main_score, choice.experiment
+        if chosen is None:
+            return Verdict(model.name, task.name, published, None, tolerance, *_unjudged(choice))
+        file = chosen.files[task.name]
+        if self._same_run(model, chosen, [file], known.mteb_version):
+            tolerance = self.published.tolerances.same_run
+        cells = _published_cells(known) or self._cells(task)
+        lacking = [cell for cell in cells if cell not in file.cells]
+        ours = None if lacking else scale * math.fsum(file.cells[cell] for cell in cells) / len(cells)
+        notes = []
+        if len(cells) < len(self._cells(task)):
+            notes.append(f"published for {len(cells)} of {len(self._cells(task))} cells, judged on these")
+        if file.dataset_revision != known.dataset_revision:
+            notes.append(f"data revision {file.dataset_revision[:12]}, published {known.dataset_revision[:12]}")
+        return Verdict(
+            model.name,
+            task.name,
+            published,
+            ours,
+            tolerance,
+            INCOMPLETE if ours is None else self._verdict(ours - published, tolerance),
+            tuple(_lacking(task, lacking, file)),
+            tuple(notes),
+            one_line(str(chosen.folder)),
+            chosen.label,
+        )
+
+    def _first_stage(self, model: PublishedModel, choice: Choice) -> str | None:
+        """Return whose candidates a plain reranker result must have been made on; ours say so in their settings."""
+        return choice.first_stage or self.published.retriever if model.stage == "reranker" else None
+
+    def _same_run(
+        self, model: PublishedModel, chosen: Experiment, files: Sequence[TaskFile], mteb: str | None = None
+    ) -> bool:
+        """Tell whether these are the very files that were published."""
+        version = mteb or self.published.mteb
+        return (
+            model.stage == "retriever"
+            and not chosen.settings
+            and chosen.revision == model.revision
+            and all(file.mteb_version == version for file in files)
+        )
+
+    def _verdict(self, difference: float, tolerance: Tolerance) -> str:
+        if abs(difference) <= tolerance.points + _SLACK:
+            return REPRODUCED
+        return CLOSE if abs(difference) <= self.published.tolerances.close * tolerance.points + _SLACK else OFF
+
+    def _cells(self, task: SuiteTask) -> list[Cell]:
+        return [(split, subset) for split in task.splits for subset in self.subsets[task.name]]
+
+    def _mean(self, suite: Suite, files: Mapping[str, TaskFile]) -> float:
+        means = []
+        for task in suite.tasks:
+            cells = self._cells(task)
+            means.append(math.fsum(files[task.name].cells[cell] for cell in cells) / len(cells))
+        return math.fsum(means) / len(means)
+
+    def _missing(self, suite: Suite, usable: Mapping[str, TaskFile | str]) -> list[str]:
+        absent = [name for name, file in usable.items() if file == ""]
+        missing = [f"no result of {_some(absent)} ({len(absent)} of {len(suite.tasks)} tasks)"] if absent else []
+        for task in suite.tasks:
+            file = usable[task.name]
+            if isinstance(file, TaskFile):
+                missing += _lacking(task, [cell for cell in self._cells(task) if cell not in file.cells], file)
+            elif file:
+                missing.append(f"{task.name}: {file}")
+        return missing
+
+
+def usable_file(chosen: Experiment, task: str, first_stage: str | None) -> TaskFile | str:
+    """Return a task's file, or why it does not count: empty when there is none.
+
+    Args:
+        chosen: The experiment.
+        task: The task.
+        first_stage: Whose candidates it must have reranked; None for a retriever. Only what mteb recorded in the file
+            of a plain run is held against it, since an experiment's settings were compared before.
+    """
+    file = chosen.files.get(task)
+    if file is None:
+        return ""
+    if first_stage is not None and "retriever" not in chosen.settings:
+        others = sorted(name for name in file.first_stage if _label(name) != _label(first_stage))
+        if others:
+            return f"made on candidates of {others[0]}"
+    return file
+
+
+def _label(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _unjudged(choice: Choice) -> tuple[str, tuple[str, ...]]:
+    """Return verdict and reason where there is no one experiment to judge."""
+    if choice.rivals:
+        labels = [one.label for one in choice.rivals]
+        return AMBIGUOUS, (f"{len(labels)} results with different settings: {'; '.join(labels)}",)
+    if choice.set_aside:
+        return NOT_RUN, (f"{len(choice.set_aside)} result(s) with other settings, which are not judged",)
+    return NOT_RUN, ()
+
+
+def _published_cells(known: PublishedTask) -> list[Cell]:
+    return [(split, subset) for split, subsets in known.scores.items() for subset in subsets]
+
+
+def _lacking(task: SuiteTask, lacking: Sequence[Cell], file: TaskFile) -> list[str]:
+    """Say in a few words which cells are missing or unusable."""
+    lines = []
+    for split in task.splits:
+        gone = [subset for where, subset in lacking if where == split and (split, subset) not in file.bad]
+        present = any(where == split for where, _ in [*file.cells, *file.bad])
+        if gone and not present:
+            lines.append(f"{task.name}: no split {split}")
+        elif gone:
+            lines.append(f"{task.name}: {split} lacks {len(gone)} of {task.subsets} subset(s): {_some(gone)}")
+    bad = [cell for cell in lacking if cell in file.bad]
+    if bad:
+        (split, subset), reason = bad[0], file.bad[bad[0]]
+        lines.append(f"{task.name}: {len(bad)} cell(s) unusable, the first {split}/{subset}: {reason}")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

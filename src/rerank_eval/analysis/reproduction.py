@@ -1,0 +1,223 @@
+"""Renders a judgement: the terminal, Markdown, CSV and JSON. A number of ours stands only where it was run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from tabulate import tabulate
+
+from rerank_eval.analysis.judge import (
+    AMBIGUOUS,
+    CLOSE,
+    INCOMPLETE,
+    NOT_RUN,
+    OFF,
+    REPRODUCED,
+    VERDICTS,
+    Judgement,
+    Verdict,
+)
+from rerank_eval.analysis.render import MISSING, escape_markdown
+from rerank_eval.files import write_json, write_text
+
+SCHEMA = 1
+_HEADS = ("Published", "Ours", "Difference", "Tolerance", "Verdict")
+_STYLES = {REPRODUCED: "green", CLOSE: "yellow", OFF: "bold red", INCOMPLETE: "magenta", AMBIGUOUS: "magenta"}
+
+
+def _numbers(verdict: Verdict) -> list[str]:
+    ours, difference = verdict.ours, verdict.difference
+    return [
+        f"{verdict.published:.2f}",
+        MISSING if ours is None else f"{ours:.2f}",
+        MISSING if difference is None else f"{round(difference, 2) + 0.0:+.2f}",  # + 0.0: no minus before a zero
+        MISSING if ours is None else f"± {verdict.tolerance.points:g}",
+    ]
+
+
+class _Footnotes:
+    """Numbers footnotes in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def mark(self, verdict: Verdict) -> str:
+        marks = [f"[{self._numbers.setdefault(note, len(self._numbers) + 1)}]" for note in verdict.notes]
+        return " ".join([verdict.verdict, *marks])
+
+    def lines(self) -> list[str]:
+        return [f"[{number}] {note}" for note, number in self._numbers.items()]
+
+
+def summary(judgement: Judgement) -> str:
+    """Count the table's verdicts in one line."""
+    counts = [f"{judgement.count(verdict)} {verdict}" for verdict in VERDICTS if judgement.count(verdict)]
+    return f"{len(judgement.cells)} cells: {', '.join(counts)}"
+
+
+def _details(judgement: Judgement) -> list[str]:
+    """Say what is missing, what could not be read and what was not judged."""
+    verdicts = [*judgement.cells, *judgement.tasks]
+    lines = [
+        f"{one.model}, {one.name}: {one.verdict}: {'; '.join(one.missing)}"
+        for one in dict.fromkeys(verdicts)
+        if one.missing
+    ]
+    lines += [f"not usable: {problem}" for problem in judgement.problems]
+    return lines + [f"not judged, other settings: {one}" for one in judgement.set_aside]
+
+
+def to_rich(judgement: Judgement) -> RenderableType:
+    """Render for the terminal: the table, the retriever's tasks, then what a reader has to know."""
+    notes = _Footnotes()
+    parts: list[RenderableType] = [_table(judgement.cells, ("Model", "Suite"), notes)]
+    if any(one.verdict != NOT_RUN for one in judgement.tasks):
+        parts += [Text("The retriever, task by task"), _table(judgement.tasks, ("Model", "Task"), notes)]
+    lines = [*_details(judgement), *notes.lines()]
+    parts += [Text(line, style="dim", no_wrap=False, overflow="fold") for line in lines]
+    return Group(*parts)
+
+
+def _table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnotes) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in _HEADS:
+        table.add_column(name, justify="left" if name == "Verdict" else "right", no_wrap=name != "Verdict")
+    for row, verdict in enumerate(verdicts):
+        before = verdicts[row - 1].model if row else None
+        last = row + 1 == len(verdicts) or verdicts[row + 1].model != verdict.model
+        # Text, never markup: a note may hold [bold].
+        table.add_row(
+            Text(verdict.model if verdict.model != before else ""),
+            Text(verdict.name),
+            *map(Text, _numbers(verdict)),
+            Text(notes.mark(verdict), style=_STYLES.get(verdict.verdict, "dim")),
+            end_section=last,
+        )
+    return table
+
+
+def to_markdown(judgement: Judgement) -> str:
+    """Render as Markdown: what was compared, both tables, tolerances with reasons, footnotes."""
+    notes = _Footnotes()
+    published = judgement.published
+    parts = [
+        f"# {escape_markdown(published.name)}: published and ours",
+        escape_markdown(f"Published: {published.source}. Scale: {published.scale_note}."),
+        escape_markdown(summary(judgement)) + ".",
+        _markdown_table(judgement.cells, ("Model", "Suite"), notes),
+    ]
+    if any(one.verdict != NOT_RUN for one in judgement.tasks):
+        parts += ["## The retriever, task by task", _markdown_table(judgement.tasks, ("Model", "Task"), notes)]
+    parts += ["## Tolerances", _bullets(_tolerances(judgement))]
+    if details := _details(judgement):
+        parts += ["## Left out", _bullets(details)]
+    if lines := notes.lines():
+        parts += ["## Differences of protocol", _bullets(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
+
+
+def _tolerances(judgement: Judgement) -> list[str]:
+    tolerances = judgement.published.tolerances
+    lines = [f"{name}: ± {one.points:g} for a rerun: {one.reason}" for name, one in tolerances.suites.items()]
+    others = (tolerances.task, tolerances.small_task, tolerances.same_run)
+    lines += [f"± {one.points:g}: {one.reason}" for one in others]
+    return [*lines, f"Beyond a tolerance, up to {tolerances.close:g} times as much is close, more is off."]
+
+
+def _markdown_table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnotes) -> str:
+    rows = [[one.model, one.name, *_numbers(one), notes.mark(one)] for one in verdicts]
+    return tabulate(
+        [[escape_markdown(text) for text in row] for row in rows],
+        headers=[*names, *_HEADS],
+        tablefmt="pipe",
+        colalign=["left", "left", "right", "right", "right", "right", "left"],
+        disable_numparse=True,
+    )
+
+
+def as_data(judgement: Judgement) -> dict[str, Any]:
+    """Return everything as JSON-serialisable data, numbers at full precision, null where nothing was run."""
+    published = judgement.published
+    return {
+        "schema": SCHEMA,
+        "published": {
+            "name": published.name,
+            "source": published.source,
+            "scale": published.scale,
+            "recipe": published.recipe,
+            "mteb": published.mteb,
+            "retriever": published.retriever,
+            "top_k": published.top_k,
+        },
+        "counts": {verdict: judgement.count(verdict) for verdict in VERDICTS},
+        "cells": [_row(one) for one in judgement.cells],
+        "tasks": [_row(one) for one in judgement.tasks],
+        "problems": list(judgement.problems),
+        "set_aside": list(judgement.set_aside),
+    }
+
+
+def _row(one: Verdict) -> dict[str, Any]:
+    return {
+        "model": one.model,
+        "name": one.name,
+        "published": one.published,
+        "ours": one.ours,
+        "difference": one.difference,
+        "tolerance": one.tolerance.points,
+        "tolerance_reason": one.tolerance.reason,
+        "verdict": one.verdict,
+        "missing": list(one.missing),
+        "notes": list(one.notes),
+        "source": one.source,
+        "settings": one.settings,
+    }
+
+
+def to_csv(judgement: Judgement) -> str:
+    """Render as CSV at full precision: the table's cells, then the retriever's tasks; what was not run is empty."""
+    buffer = io.StringIO()
+    writer: Any = None
+    for level, verdicts in (("suite", judgement.cells), ("task", judgement.tasks)):
+        for one in verdicts:
+            row = {"level": level, **_row(one)}
+            row |= {key: "; ".join(row[key]) for key in ("missing", "notes")}
+            if writer is None:
+                writer = csv.DictWriter(buffer, fieldnames=list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+    return buffer.getvalue()
+
+
+def write_all(judgement: Judgement, folder: Path) -> list[Path]:
+    """Write reproduction.md, .csv and .json.
+
+    Args:
+        judgement: What was judged.
+        folder: Where to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    paths = [folder / f"reproduction.{suffix}" for suffix in ("md", "csv", "json")]
+    write_text(paths[0], to_markdown(judgement))
+    write_text(paths[1], to_csv(judgement))
+    write_json(paths[2], as_data(judgement))
+    return paths

@@ -1,0 +1,345 @@
+"""The gate: runs what a published table needs, retriever first, and judges every cell.
+
+The retriever is judged task by task before any reranking, since a wrong retriever spoils all that comes after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from rerank_eval.analysis import reproduction
+from rerank_eval.analysis.choice import Asked
+from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, Judgement
+from rerank_eval.analysis.mteb_results import ResultsFolder, read_results
+from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
+from rerank_eval.config.schema import BM25, INSTRUCTION_NAMES, MINILM
+from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
+from rerank_eval.files import write_json
+from rerank_eval.names import did_you_mean, digest
+from rerank_eval.tasks.suites import load_suites
+
+CONFIG = Path("configs/model-card.yaml")
+RESULTS = Path("results")
+_SHOWN = 3
+_SHORT = 24  # as in Row.meta: longer instructions are filed under a digest
+_LABELS = {BM25: "BM25", MINILM: "all-MiniLM-L6-v2"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+        config: The config, or None for the model card's.
+        results: Results folder, or None for the config's.
+        models: Names of the table's rows; empty for all.
+        suites: Names of its columns; empty for all.
+        json: Further file for everything as JSON, or None.
+        only_judge: Run nothing.
+        keep_going: Go on after a wrong retriever or a model that cannot be run.
+        strict: Fail also where there is no score.
+    """
+
+    config: Path | None = None
+    results: Path | None = None
+    models: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    json: Path | None = None
+    only_judge: bool = False
+    keep_going: bool = False
+    strict: bool = False
+
+
+def reproduce(request: Request, console: Console) -> None:
+    """Run what is missing unless told not to, judge, print and write the table.
+
+    Args:
+        request: What was asked for.
+        console: For what the user asked for.
+
+    Raises:
+        ConfigError: A name is unknown, or the folder to judge holds nothing of the table.
+        ReproductionError: A cell is off; with `strict`, also where one has no score.
+        RerankEvalError: A run failed; what was done before stays.
+    """
+    published = load_published()
+    judge = Judge(published, load_per_task(published), load_suites(), load_subsets())
+    models = _chosen(request.models, [model.name for model in published.models], "--model")
+    suites = _chosen(request.suites, published.suites, "--suite")
+    gate = Gate(judge, models, suites, console)
+    failed: RerankEvalError | None = None
+    if request.only_judge:
+        root = request.results or RESULTS
+        judgement = gate.judge(root, wishes(published, request.config))
+        if all(cell.verdict == NOT_RUN for cell in judgement.cells) and not judgement.set_aside:
+            raise ConfigError(_nothing(root, judgement))
+        own = root == RESULTS or (root / "mteb").is_dir()
+        folder = root if own else RESULTS  # somebody else's results are read, not written to
+    else:
+        loaded, folder = _load(request, suites)
+        judgement, failed = gate.run(loaded, folder, keep_going=request.keep_going)
+    gate.show(judgement, folder, request.json)
+    if failed is not None:
+        raise failed
+    _fail(judgement, strict=request.strict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Judges, and runs what is to be judged.
+
+    Attributes:
+        rules: The table and how it is judged.
+        models: Rows to judge.
+        suites: Columns to judge.
+        console: For what the user asked for.
+    """
+
+    rules: Judge
+    models: tuple[str, ...]
+    suites: tuple[str, ...]
+    console: Console
+
+    @property
+    def published(self) -> Published:
+        """The table."""
+        return self.rules.published
+
+    def judge(self, root: Path, asked: Mapping[str, Sequence[Asked]], models: Sequence[str] = ()) -> Judgement:
+        """Judge a folder.
+
+        Args:
+            root: The folder.
+            asked: Hub name -> which results count.
+            models: Rows to judge instead of those asked for.
+        """
+        names = models or self.models
+        return self.rules.judge(self._read(root, names), asked, names, self.suites)
+
+    def _read(self, root: Path, models: Sequence[str]) -> ResultsFolder:
+        hubs = [model.hub for model in self.published.models if model.name in models]
+        tasks = self.rules.tasks(self.suites)
+        return read_results(root, hubs, {name: task.main_score for name, task in tasks.items()})
+
+    def run(
+        self, loaded: LoadedConfig, results_dir: Path, *, keep_going: bool
+    ) -> tuple[Judgement, RerankEvalError | None]:
+        """Run what is missing: the retriever, its judgement, then one reranker after the other.
+
+        Args:
+            loaded: The config.
+            results_dir: Its results folder.
+            keep_going: Go on after a wrong retriever or a reranker that cannot be run.
+
+        Returns:
+            The judgement, and the first error that was passed over.
+
+        Raises:
+            ReproductionError: The retriever is off, or is not the published one.
+            RerankEvalError: A run failed.
+        """
+        labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
+        pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
+        alone = [run for run in loaded.runs if _label(run.retriever.model) in labels]
+        if not pairs and not alone:
+            raise ConfigError(f"{loaded.path}: has no run of {', '.join(self.models)}")
+        asked: dict[str, frozenset[str]] = {}
+        first = [run.model_copy(update={"reranker": None}) for run in [*pairs, *alone]]
+        self._run(loaded, first, asked)
+        self._check_retriever(results_dir, self._exactly(asked), first, keep_going=keep_going)
+        failed: RerankEvalError | None = None
+        for run in pairs:
+            try:
+                self._run(loaded, [run], asked)
+            except RerankEvalError as error:
+                if not keep_going:
+                    raise
+                failed = failed or error
+                self.console.print(f"passed over: {error}", markup=False)
+        return self.judge(results_dir, self._exactly(asked)), failed
+
+    def _exactly(self, identities: Mapping[str, frozenset[str]]) -> dict[str, list[Asked]]:
+        """Ask for the rows of this run and no others, by label."""
+        wanted = {model.hub: identities.get(_label(model.hub), frozenset()) for model in self.published.models}
+        return {hub: [Asked(identities=own, decisive=True)] for hub, own in wanted.items()}
+
+    def _run(self, loaded: LoadedConfig, runs: Sequence[RunConfig], asked: dict[str, frozenset[str]]) -> None:
+        """Run some of a config's runs, and note the identities of their rows under the models' labels."""
+        from rerank_eval.hub import go_offline_if_unreachable
+        from rerank_eval.pipeline.plan import make_plan
+        from rerank_eval.pipeline.progress import Reporter, open_log
+        from rerank_eval.pipeline.run import Runner
+
+        open_log(Path(loaded.base.results_dir), self.console)
+        plan = make_plan(dataclasses.replace(loaded, runs=tuple(runs), variants=tuple({} for _ in runs)))
+        if any(task.kind == "mteb" for task in plan.tasks):
+            go_offline_if_unreachable()
+        Runner(plan, Reporter(self.console)).run()
+        for row in plan.rows:
+            asked[row.ref.label] = asked.get(row.ref.label, frozenset()) | {row.digest}
+
+    def _check_retriever(
+        self, results_dir: Path, asked: Mapping[str, Sequence[Asked]], runs: Sequence[RunConfig], *, keep_going: bool
+    ) -> None:
+        [model] = [model for model in self.published.models if model.hub == self.published.retriever]
+        others = sorted({run.retriever.model for run in runs if _label(run.retriever.model) != _label(model.hub)})
+        judgement = self.judge(results_dir, asked, [model.name])
+        verdicts = [*judgement.tasks, *judgement.cells]
+        wrong = [one for one in verdicts if one.verdict not in {REPRODUCED, CLOSE}]
+        if others:
+            problem = f"the published candidates are {model.hub}'s, the config's are {others[0]}'s"
+        elif wrong:
+            first = wrong[0]
+            shown = "no score" if first.ours is None else f"{first.ours:.2f}"
+            names = ", ".join(one.name for one in wrong[:_SHOWN])
+            problem = (
+                f"{model.name} does not retrieve as published: {len(wrong)} of {len(judgement.tasks)} tasks and "
+                f"{len(judgement.cells)} suites do not fit ({names}{', ...' if len(wrong) > _SHOWN else ''}; "
+                f"{first.name}: {shown}, published {first.published:.2f})"
+            )
+        else:
+            close = sum(one.verdict == CLOSE for one in verdicts)
+            told = f", {close} of these scores only closely" if close else ""
+            self.console.print(f"retriever: {len(judgement.tasks)} task(s) fit the published scores{told}")
+            return
+        if not keep_going:
+            if not others:
+                self.console.print(reproduction.to_rich(judgement))
+            raise ReproductionError(f"{problem}; nothing was reranked; go on all the same with --keep-going")
+        self.console.print(f"passed over: {problem}", markup=False)
+
+    def show(self, judgement: Judgement, folder: Path, json_file: Path | None) -> None:
+        """Print the table, and write it in three formats.
+
+        Args:
+            judgement: What was judged.
+            folder: Where the files go.
+            json_file: A further JSON file, or None.
+        """
+        self.console.print()
+        self.console.print(reproduction.to_rich(judgement))
+        written = reproduction.write_all(judgement, folder)
+        if json_file is not None:
+            write_json(json_file, reproduction.as_data(judgement))
+            written.append(json_file)
+        self.console.print(reproduction.summary(judgement), markup=False)
+        self.console.print("written: " + ", ".join(str(path) for path in written), markup=False)
+
+
+def wishes(published: Published, config: Path | None) -> dict[str, list[Asked]]:
+    """Say which results count when nothing is run.
+
+    Args:
+        published: The table.
+        config: The config given by the user, whose settings then decide. Without one the table's protocol decides, and
+            where that leaves several results, the model card's config and the published revision are preferred.
+
+    Returns:
+        Hub name -> wishes, for `choose`.
+
+    Raises:
+        ConfigError: The config cannot be loaded.
+    """
+    path = config or (CONFIG if CONFIG.is_file() else None)
+    settings = _config_settings(load_config(path)) if path is not None else {}
+    protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
+    asked: dict[str, list[Asked]] = {}
+    for model in published.models:
+        own: list[Asked] = []
+        if config is None and model.stage == "reranker":
+            own.append(Asked((protocol,), decisive=True))
+        if alternatives := tuple(settings.get(_label(model.hub), ())):
+            own.append(Asked(alternatives, decisive=config is not None))
+        if model.revision is not None:
+            own.append(Asked(revision=model.revision))
+        asked[model.hub] = own
+    return asked
+
+
+def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object]]]:
+    """Return each model's settings in a config, by label, as its results are filed under them (`Row.meta`)."""
+    found: dict[str, list[Mapping[str, object]]] = {}
+    for run in loaded.runs:
+        first = run.retriever
+        candidates = None if first.candidates == "auto" else first.candidates
+        shared: dict[str, object] = {"top_k": first.top_k, "candidates": candidates}
+        own: dict[str, object] = {}
+        if first.model != BM25:
+            own = {"dtype": first.dtype, "instruction": _filed(first.instruction), "max_length": first.max_length}
+        _add(found, first, shared | own)
+        if run.reranker is not None:
+            second = run.reranker
+            own = second.model_dump(include={"dtype", "max_length", "recipe", "engine", "head"})
+            own |= {"instruction": _filed(second.instruction), "retriever": _label(first.model)}
+            _add(found, second, shared | own)
+    return found
+
+
+def _add(
+    found: dict[str, list[Mapping[str, object]]], model: RetrieverConfig | RerankerConfig, settings: dict[str, object]
+) -> None:
+    known = found.setdefault(_label(model.model), [])
+    if model.revision is not None:
+        settings["revision"] = model.revision
+    if settings not in known:
+        known.append(settings)
+
+
+def _filed(instruction: str) -> str:
+    if instruction in INSTRUCTION_NAMES or len(instruction) <= _SHORT:
+        return instruction
+    return f"text-{digest(instruction, 8)}"
+
+
+def _label(model: str) -> str:
+    return _LABELS.get(model) or Path(model).name
+
+
+def _chosen(names: Sequence[str], valid: Sequence[str], option: str) -> tuple[str, ...]:
+    wanted = {name.lower(): name for name in valid}
+    for name in names:
+        if name.lower() not in wanted:
+            raise ConfigError(f"{option} {name!r}: not in the published table; {did_you_mean(name, valid)}")
+    chosen = {wanted[name.lower()] for name in names}
+    return tuple(name for name in valid if not names or name in chosen)
+
+
+def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
+    path = request.config or CONFIG
+    if request.config is None and not path.is_file():
+        raise ConfigError(f"{path}: not here; run from the project's folder, or name a config with --config")
+    extra: dict[str, object] = {"tasks": list(suites)}
+    if request.results is not None:
+        extra["results_dir"] = str(request.results)
+    loaded = load_config(path, (), extra)
+    return loaded, Path(loaded.base.results_dir)
+
+
+def _nothing(root: Path, judgement: Judgement) -> str:
+    if judgement.problems:
+        return f"{root}: no usable result of the table; the first of {len(judgement.problems)}: {judgement.problems[0]}"
+    return (
+        f"{root}: no result of the table's models in mteb's layout (<org__model>/<revision>/<Task>.json); run "
+        "`rerank-eval reproduce` first, or name another folder with --results"
+    )
+
+
+def _fail(judgement: Judgement, *, strict: bool) -> None:
+    off = [cell for cell in judgement.cells if cell.verdict == OFF]
+    if off:
+        names = ", ".join(f"{cell.model} on {cell.name}" for cell in off[:_SHOWN])
+        raise ReproductionError(
+            f"{len(off)} of {len(judgement.cells)} cells are off the published numbers: {names}"
+            f"{', ...' if len(off) > _SHOWN else ''}; the footnotes say what differs"
+        )
+    lacking = [cell for cell in judgement.cells if cell.ours is None]
+    if strict and lacking:
+        raise ReproductionError(
+            f"{len(lacking)} of {len(judgement.cells)} cells have no score, and --strict asks for all of them"
+        )

