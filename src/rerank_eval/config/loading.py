@@ -21,6 +21,7 @@ from rerank_eval.names import did_you_mean
 _MAX_BYTES = 1_000_000
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
+_NOT_IN_A_GRID = {"grid", "extends", "tasks", "results_dir", "description", "data_root", "model_root"}
 
 Origins = dict[str, str]
 """Dotted key -> the file (or `--set`) that gave it its value: an error names the place a user has to edit."""
@@ -256,7 +257,7 @@ def _expand(
     count = 1
     for key, values in grid.items():
         count *= len(values)
-        if key.split(".")[0] in {"grid", "extends", "tasks", "results_dir", "description"}:
+        if key.split(".")[0] in _NOT_IN_A_GRID:
             raise ConfigError(
                 f"{_origin(f'grid.{key}', origins, path)}: grid.{key}: this key cannot be varied in a grid"
             )
