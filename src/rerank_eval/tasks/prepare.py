@@ -56,7 +56,8 @@ def load(task: Any, data_root: Path | None = None) -> None:
     mirror.use_datasets_cache(folder)
     if folder is not None:
         mirror.localize(task, folder)
-    _load_data(task, where, ask_hub=folder is None and from_hub(task))
+    with mirror.cards_parsed_once():
+        _load_data(task, where, ask_hub=folder is None and from_hub(task))
     task.convert_v1_dataset_format_to_v2(num_proc=None)
     checked = False
     for subset, split, data in cells(task):
