@@ -73,7 +73,7 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     """
     started = time.monotonic()
     loaded = _load(tasks, config, overrides, console)
-    from rerank_eval.hub import go_offline_if_unreachable
+    from rerank_eval.hub import go_offline, go_offline_if_unreachable
     from rerank_eval.models.scorers import check_device
     from rerank_eval.pipeline.plan import make_plan
     from rerank_eval.pipeline.progress import Reporter, open_log
@@ -82,8 +82,10 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     check_device(loaded.base.device)
     log = open_log(Path(loaded.base.results_dir).expanduser(), console)
     reporter = Reporter(console)
+    if loaded.base.data_root is not None and loaded.base.model_root is not None:
+        go_offline()  # everything is in the mirror: what is not there is an error and never a download
     plan = make_plan(loaded)
-    if any(task.kind == "mteb" for task in plan.tasks):
+    if any(task.kind == "mteb" for task in plan.tasks) and loaded.base.data_root is None:
         go_offline_if_unreachable()
     names = ", ".join(task.name for task in plan.tasks)
     reporter.say(f"tasks: {names}")
@@ -213,7 +215,7 @@ def score_pair(
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.models.scorers import EngineScorer, load_scorer
 
-    ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model")
+    ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
     scorer = load_scorer(reranker, ref, loaded.base.device)
     chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
     query, document = pair

@@ -39,6 +39,12 @@ def go_offline_if_unreachable() -> bool:
         return True
     if reachable():
         return False
+    go_offline()
+    return True
+
+
+def go_offline() -> None:
+    """Switch the hub libraries to their offline mode for this process and its children."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_OFFLINE"] = "1"
     # Both libraries read the variables once, at import, which may already have happened.
@@ -47,7 +53,6 @@ def go_offline_if_unreachable() -> bool:
 
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     datasets.config.HF_HUB_OFFLINE = True
-    return True
 
 
 def why_unreachable() -> str:

@@ -47,7 +47,7 @@ def test_a_local_copy_in_the_hub_s_layout_is_read(tmp_path: Path) -> None:
         },
     )
     task = mteb.get_task("SciFact")
-    prepare.localize(task, folder)
+    mirror.localize(task, folder)
     prepare.load(task)
     [(subset, split, data)] = list(prepare.cells(task))
     assert (subset, split, data["relevant_docs"]) == ("default", "test", {"q": {"1": 1}})

@@ -6,6 +6,7 @@ The JSON Schema that editors use (`configs/schema.json`) is generated from these
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -163,8 +164,23 @@ class RunConfig(_Model):
     """Dotted key -> values to try, such as `reranker.dtype: [float32, bfloat16]`; every combination is a run."""
     results_dir: str = "results"
     """Folder for all results, relative to the current folder."""
+    data_root: str | None = None
+    """Folder from which hub data sets are read, each as `DIR/ORG/NAME`, and from nowhere else: `rerank-eval fetch` fills
+    it. Null reads them through the hub's cache. Relative to the current folder."""
+    model_root: str | None = None
+    """The same for models."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Not part of a result's identity."""
+
+    @property
+    def data_folder(self) -> Path | None:
+        """`data_root` as a path."""
+        return Path(self.data_root).expanduser() if self.data_root else None
+
+    @property
+    def model_folder(self) -> Path | None:
+        """`model_root` as a path."""
+        return Path(self.model_root).expanduser() if self.model_root else None
 
 
 def json_schema() -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
         return "its config.json is not that of a Qwen3 whose layers all attend causally and in full"
     if _is_registered_qwen3(ref):
         return None
-    if ref.origin == "hub" and _registered(ref.name) is not None:
+    if ref.published and _registered(ref.name) is not None:
         return "mteb has a wrapper of its own for it"
     return _why_not_pooled(ref)
 
@@ -131,7 +131,7 @@ def _pooling_modes(config: Mapping[str, Any]) -> list[str]:
 def _is_registered_qwen3(ref: ModelRef) -> bool:
     from mteb.models.model_implementations.qwen3_models import q3e_instruct_loader
 
-    meta = _registered(ref.name) if ref.origin == "hub" else None
+    meta = _registered(ref.name) if ref.published else None
     return meta is not None and meta.loader is q3e_instruct_loader
 
 

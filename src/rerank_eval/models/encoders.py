@@ -135,13 +135,15 @@ def _load_encoder(config: RetrieverConfig, ref: ModelRef, device: str | None) ->
     from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 
     options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, config.dtype), "use_safetensors": True}}
-    if ref.origin == "hub":
+    if ref.published:
         try:
             meta = mteb.get_model_meta(ref.name, fetch_from_hf=False)
         except KeyError:
             meta = None
         if meta is not None and meta.loader is not None:
-            return meta.model_copy(update={"revision": ref.revision}).load_model(device=device, **options)
+            return meta.model_copy(update={"name": ref.source, "revision": ref.revision}).load_model(
+                device=device, **options
+            )
     options["trust_remote_code"] = config.trust_remote_code
     if takes_qwen3_instructions(ref):
         # As mteb's entry for Qwen3-Embedding: without it a copy in a folder would ignore every task's instruction.

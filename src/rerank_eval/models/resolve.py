@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
+from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import did_you_mean, digest
@@ -29,7 +30,7 @@ class ModelRef:
         label: Short name for tables.
         source: What a loader is given: a hub name or a folder.
         revision: Commit on the hub, package version, or digest of a local folder's weights.
-        origin: Where it comes from.
+        origin: Where it comes from; `mirror` is a hub model whose files are in a folder.
         architecture: First entry of `architectures` in its config.json, empty for BM25.
         notes: What a reader of a table has to know, in plain words.
     """
@@ -38,9 +39,14 @@ class ModelRef:
     label: str
     source: str
     revision: str
-    origin: Literal["built-in", "local", "hub"]
+    origin: Literal["built-in", "local", "hub", "mirror"]
     architecture: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> bool:
+        """Whether `name` and `revision` are the hub's, so that mteb's entry of that name is about this model."""
+        return self.origin in {"hub", "mirror"}
 
     @property
     def load_revision(self) -> str | None:
@@ -53,13 +59,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RERANK_EVAL_CACHE") or Path.home() / ".cache" / "rerank-eval").absolute()
 
 
-def resolve_model(name: str, revision: str | None, where: str) -> ModelRef:
+def resolve_model(name: str, revision: str | None, where: str, model_root: Path | None = None) -> ModelRef:
     """Find a model's files and pin its revision, without loading it.
 
     Args:
         name: A name as a config may hold it: built-in, folder or hub name.
         revision: The revision a config asks for, or None.
         where: Config key for error messages, such as `reranker.model`.
+        model_root: Folder that holds hub models as `ORG/NAME`, or None for the hub's cache.
 
     Returns:
         The model, with a revision that identifies its weights.
@@ -76,7 +83,7 @@ def resolve_model(name: str, revision: str | None, where: str) -> ModelRef:
         return _demo_reranker()
     if name.startswith((".", "/", "~")) or (Path(name) / "config.json").is_file():
         return _local(Path(name).expanduser(), where)
-    return _hub(name, revision, where)
+    return _hub(name, revision, where) if model_root is None else _mirrored(name, revision, where, model_root)
 
 
 def _minilm(where: str) -> ModelRef:
@@ -198,6 +205,23 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
                 f"`hf download {name}` where there is a network"
             ) from error
     return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config))
+
+
+def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> ModelRef:
+    folder = model_root / name
+    wanted = revision or _registered_revision(name)
+    try:
+        if not folder.is_dir():
+            raise DownloadError("no such folder")
+        commit, _ = verify(folder, files_in(folder), wanted)
+    except DownloadError as error:
+        raise ModelError(
+            f"{where}: {folder}: {error} (model_root holds the models of this run); run "
+            f"`rerank-eval fetch --model {name} --model-root {model_root}` where there is a network{_similar(name)}"
+        ) from None
+    config = _read_config(folder / "config.json", f"{where}: {folder}")
+    _local_shards(folder, where)
+    return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config))
 
 
 def _registered_revision(name: str) -> str | None:

@@ -12,9 +12,11 @@ from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
 from rerank_eval.pipeline.results import Judged
+from rerank_eval.tasks.mirror import MirrorFolder
+from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef
 
-_NOT_OF_A_RESULT = {"grid", "extends", "description", "tasks", "results_dir"}
+_NOT_OF_A_RESULT = {"grid", "extends", "description", "tasks", "results_dir", "data_root", "model_root"}
 """Config keys that say nothing about one row on one task."""
 
 
@@ -74,6 +76,7 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
     row = job.row
     first = row.retriever or row
     metadata = finished.task.metadata
+    mirrored: MirrorFolder | None = getattr(finished.task, "mirror", None)
     cells = _cell_scores(finished)
     config = row.config.model_dump(mode="json", exclude=_NOT_OF_A_RESULT)
     if row.kind == "retriever":
@@ -93,8 +96,9 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
             "kind": job.task.kind,
             "suite": job.task.suite,
             "main_score": metadata.main_score,
-            "dataset": metadata.dataset.get("path"),
+            "dataset": metadata.dataset.get("path") if mirrored is None else mirrored.dataset,
             "revision": metadata.dataset.get("revision"),
+            "source": _source(finished.task),
             "candidates": "native" if finished.facts["native"] else f"top {first.config.retriever.top_k}",
         },
         "scores": {
@@ -109,6 +113,14 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
         "environment": environment(),
         **finished.facts,
     }
+
+
+def _source(task: Any) -> dict[str, str]:
+    """Say where a task's data was read from; a mirror's commit was checked against the notes beside its files."""
+    mirrored: MirrorFolder | None = getattr(task, "mirror", None)
+    if mirrored is not None:
+        return {"kind": "mirror", "commit": mirrored.commit}
+    return {"kind": "hub" if from_hub(task) else "local"}
 
 
 def _cell_scores(finished: Finished) -> list[dict[str, Any]]:

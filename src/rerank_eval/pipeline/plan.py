@@ -156,7 +156,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     def model(name: str, revision: str | None, where: str) -> ModelRef:
         key = (name, revision)
         if key not in resolved:
-            resolved[key] = resolve_model(name, revision, where)
+            resolved[key] = resolve_model(name, revision, where, loaded.base.model_folder)
         return resolved[key]
 
     for run in loaded.runs:

@@ -17,7 +17,7 @@ from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row
 from rerank_eval.pipeline.progress import Reporter
-from rerank_eval.tasks import prepare
+from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class Runner:
         """
         for task in self.plan.tasks:
             built = self._fingerprint(task)
-            if not all(results.read_manifest(row.folder(self.plan.results_dir, task.name)) for row in self.plan.rows):
+            rows = [row.folder(self.plan.results_dir, task.name) for row in self.plan.rows]
+            if self.plan.loaded.base.data_folder is None and not all(results.read_manifest(row) for row in rows):
                 prepare.check_present(built)
         for first in self.plan.retrievers:
             self._retrieve_all(first)
@@ -81,6 +82,9 @@ class Runner:
         built = build(task, size=self.plan.loaded.base.embedded.size)
         self._fingerprints[task.name] = prepare.fingerprint(built)
         self.outcome.revisions[task.name] = str(built.metadata.dataset.get("revision"))
+        data_root = self.plan.loaded.base.data_folder
+        if data_root is not None and prepare.from_hub(built):
+            mirror.find(built, data_root)  # what is missing is told before any model is loaded
         return built
 
     def _jobs(self, row: Row, tasks: Sequence[TaskRef]) -> Iterator[Job]:

@@ -108,7 +108,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
 
 def _loaded(job: Job) -> Any:
     task = build(job.task, size=job.size)
-    prepare.load(task)
+    prepare.load(task, job.row.config.data_folder)
     return task
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rerank_eval.errors import DataError, OfflineError
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import digest
+from rerank_eval.tasks import mirror
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +39,25 @@ def cells(task: Any) -> Iterator[tuple[str, str, Any]]:
                 yield subset, split, task.dataset[subset][split]
 
 
-def load(task: Any) -> None:
+def load(task: Any, data_root: Path | None = None) -> None:
     """Load a task's data in the format that both stages read, and check it.
 
     Args:
         task: An mteb task. Tasks in mteb's v1 format are converted, since `convert_to_reranking` cannot read them.
+        data_root: A mirror from which hub data sets are read instead, or None.
 
     Raises:
         OfflineError: The data set is on the hub, is not in the cache, and the hub cannot be reached.
-        DataError: The data cannot be judged: an empty corpus, a query twice, no judgements.
+        DataError: The data cannot be judged: an empty corpus, a query twice, no judgements. Or it is not in the mirror.
     """
     dataset = task.metadata.dataset
     where = f"{task.metadata.name} ({dataset.get('path')}, revision {dataset.get('revision')})"
-    _load_data(task, where)
+    folder = mirror.find(task, data_root) if data_root is not None and from_hub(task) else None
+    mirror.use_datasets_cache(folder)
+    if folder is not None:
+        mirror.localize(task, folder)
+    with mirror.cards_parsed_once():
+        _load_data(task, where, ask_hub=folder is None and from_hub(task))
     task.convert_v1_dataset_format_to_v2(num_proc=None)
     checked = False
     for subset, split, data in cells(task):
@@ -60,16 +67,20 @@ def load(task: Any) -> None:
         raise DataError(f"{where}: none of its splits {list(task.eval_splits)} is there")
 
 
-def _load_data(task: Any, where: str) -> None:
+def from_hub(task: Any) -> bool:
+    """Tell whether a task's data set is published on the hub, rather than made here or read from a BEIR folder."""
+    return not str(task.metadata.dataset.get("path")).startswith(("local/", "rerank-eval/"))
+
+
+def _load_data(task: Any, where: str, *, ask_hub: bool) -> None:
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    on_hub = not str(task.metadata.dataset.get("path")).startswith(("local/", "rerank-eval/"))
-    if on_hub:
+    if ask_hub:
         go_offline_if_unreachable()
     try:
         task.load_data()
-        if on_hub and "Instruction" in task.metadata.type:
+        if ask_hub and "Instruction" in task.metadata.type:
             _fetch_changed_judgements(task)
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
         raise OfflineError(_missing(task, where)) from error
@@ -77,7 +88,7 @@ def _load_data(task: Any, where: str) -> None:
         raise OfflineError(f"{where}: the hub has no such data set that you may read") from error
     except (DatasetsError, FileNotFoundError, ValueError) as error:
         # datasets tells a missing configuration by ValueError when it may not ask the hub.
-        if on_hub and go_offline_if_unreachable():
+        if ask_hub and go_offline_if_unreachable():
             raise OfflineError(_missing(task, where)) from error
         raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
 
@@ -92,7 +103,7 @@ def check_present(task: Any) -> None:
         OfflineError: Names the command that fetches the data.
     """
     path = str(task.metadata.dataset.get("path"))
-    if path.startswith(("local/", "rerank-eval/")) or not go_offline_if_unreachable():
+    if not from_hub(task) or not go_offline_if_unreachable():
         return
     import datasets.config
     import huggingface_hub.constants
@@ -161,17 +172,6 @@ def _first_repeated(ids: Any) -> str | None:
 def _warn(where: str, what: str, ids: set[str]) -> None:
     if ids:
         logger.warning("%s: %d %s, such as %r", where, len(ids), what, min(ids))
-
-
-def localize(task: Any, folder: Path) -> None:
-    """Point a task at a local copy of its data set, in the hub's own file layout with a README.md.
-
-    Args:
-        task: An mteb task that is not loaded. It gets metadata of its own; its class keeps the hub's.
-        folder: The copy.
-    """
-    metadata = task.metadata
-    task.metadata = metadata.model_copy(update={"dataset": {**metadata.dataset, "path": str(folder)}})
 
 
 def unload(task: Any) -> None:
