@@ -15,7 +15,10 @@ _CHINESE = {
     *("T2Retrieval", "MMarcoRetrieval", "DuRetrieval", "CovidRetrieval"),
     *("CmedqaRetrieval", "EcomRetrieval", "MedicalRetrieval", "VideoRetrieval"),
 }
-_CODE_LANGUAGES = ["python", "javascript", "typescript", "go", "ruby", "java", "php", "c", "c++", "rust", "swift", "scala", "shell"]
+_CODE_LANGUAGES = [
+    *("python", "javascript", "typescript", "go", "ruby", "java", "php"),
+    *("c", "c++", "rust", "swift", "scala", "shell"),
+]
 _NUMBERED = {"TwitterHjerneRetrieval", "LegalBenchCorporateLobbying"}
 """Tasks whose ids stand as numbers in the files."""
 

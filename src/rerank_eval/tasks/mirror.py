@@ -1,4 +1,4 @@
-"""The local mirror of data sets: finds a task's folder, checks that it holds what the task reads, points the task there."""
+"""The local mirror of data sets: finds a task's folder, checks that it holds what is read, points the task there."""
 
 from __future__ import annotations
 
