@@ -152,7 +152,10 @@ def leaderboard(
 def reproduce(
     *,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="What to run; configs/model-card.yaml by default.")
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="What to run, or whose results to judge; configs/model-card.yaml by default."
+        ),
     ] = None,
     only_judge: Annotated[bool, typer.Option("--only-judge", help="Run nothing; judge what is there.")] = False,
     results_dir: Annotated[

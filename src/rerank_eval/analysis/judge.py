@@ -279,7 +279,7 @@ def _unjudged(choice: Choice) -> tuple[str, tuple[str, ...]]:
     """Return verdict and reason where there is no one experiment to judge."""
     if choice.rivals:
         labels = [one.label for one in choice.rivals]
-        return AMBIGUOUS, (f"{len(labels)} results with different settings: {'; '.join(labels)}",)
+        return AMBIGUOUS, (f"{len(labels)} results with different settings: {_some(labels, '; ')}",)
     if choice.set_aside:
         return NOT_RUN, (f"{len(choice.set_aside)} result(s) with other settings, which are not judged",)
     return NOT_RUN, ()
@@ -306,6 +306,6 @@ def _lacking(task: SuiteTask, lacking: Sequence[Cell], file: TaskFile) -> list[s
     return lines
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
+def _some(names: Sequence[str], separator: str = ", ") -> str:
+    shown = separator.join(names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

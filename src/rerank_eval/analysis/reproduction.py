@@ -29,6 +29,7 @@ from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.files import write_json, write_text
 
 SCHEMA = 1
+_LISTED = 20
 _HEADS = ("Published", "Ours", "Difference", "Tolerance", "Verdict")
 _STYLES = {REPRODUCED: "green", CLOSE: "yellow", OFF: "bold red", INCOMPLETE: "magenta", AMBIGUOUS: "magenta"}
 
@@ -71,8 +72,11 @@ def _details(judgement: Judgement) -> list[str]:
         for one in dict.fromkeys(verdicts)
         if one.missing
     ]
-    lines += [f"not usable: {problem}" for problem in judgement.problems]
-    return lines + [f"not judged, other settings: {one}" for one in judgement.set_aside]
+    for said, items in (("not usable", judgement.problems), ("not judged, other settings", judgement.set_aside)):
+        lines += [f"{said}: {item}" for item in items[:_LISTED]]
+        if len(items) > _LISTED:
+            lines.append(f"{said}: {len(items) - _LISTED} more, all of them in reproduction.json")
+    return lines
 
 
 def to_rich(judgement: Judgement) -> RenderableType:
