@@ -209,9 +209,7 @@ def score_pair(
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.models.scorers import EngineScorer, load_scorer
 
-    ref = resolve_model(
-        reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder
-    )
+    ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
     scorer = load_scorer(reranker, ref, loaded.base.device)
     chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
     query, document = pair

@@ -46,7 +46,7 @@ def files_in(folder: Path) -> list[str]:
     Returns:
         Paths inside it, without what huggingface_hub and git keep there.
     """
-    found = set()
+    found: set[str] = set()
     for path, folders, files in os.walk(folder):
         inside = Path(path).relative_to(folder)
         folders[:] = [name for name in folders if inside.parts or name not in {".cache", ".git"}]

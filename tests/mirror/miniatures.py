@@ -15,7 +15,10 @@ _CHINESE = {
     *("T2Retrieval", "MMarcoRetrieval", "DuRetrieval", "CovidRetrieval"),
     *("CmedqaRetrieval", "EcomRetrieval", "MedicalRetrieval", "VideoRetrieval"),
 }
-_CODE_LANGUAGES = "python javascript typescript go ruby java php c c++ rust swift scala shell".split()
+_CODE_LANGUAGES = [
+    *("python", "javascript", "typescript", "go", "ruby", "java", "php"),
+    *("c", "c++", "rust", "swift", "scala", "shell"),
+]
 _NUMBERED = {"TwitterHjerneRetrieval", "LegalBenchCorporateLobbying"}
 """Tasks whose ids stand as numbers in the files."""
 
@@ -171,9 +174,7 @@ def _code_search_net(task: Any, repository: Repository) -> None:
     for language in task.hf_subsets:
         cell = _cell(task, language, "test", Size(5, 12))
         partitions = ["test"] * (len(cell.queries) - 1) + ["train"]
-        queries = [
-            {**row, "partition": partition} for row, partition in zip(cell.queries, partitions, strict=True)
-        ]
+        queries = [{**row, "partition": partition} for row, partition in zip(cell.queries, partitions, strict=True)]
         repository.add(f"{language}-corpus", "corpus", cell.corpus)
         repository.add(f"{language}-queries", "queries", queries)
         for split in ("train", "test"):

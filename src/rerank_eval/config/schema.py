@@ -160,8 +160,8 @@ class RunConfig(_Model):
     results_dir: str = "results"
     """Folder for all results, relative to the current folder."""
     data_root: str | None = None
-    """Folder from which hub data sets are read, each as `DIR/ORG/NAME`, and from nowhere else: `rerank-eval fetch` fills
-    it. Null reads them through the hub's cache. Relative to the current folder."""
+    """Folder from which hub data sets are read, as `DIR/ORG/NAME`, and from nowhere else: `rerank-eval fetch` fills it.
+    Null reads them through the hub's cache. Relative to the current folder."""
     model_root: str | None = None
     """The same for models."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")

@@ -141,7 +141,8 @@ def _load_encoder(config: RetrieverConfig, ref: ModelRef, device: str | None) ->
         except KeyError:
             meta = None
         if meta is not None and meta.loader is not None:
-            return meta.model_copy(update={"name": ref.source, "revision": ref.revision}).load_model(device=device, **options)
+            own = meta.model_copy(update={"name": ref.source, "revision": ref.revision})
+            return own.load_model(device=device, **options)
     options["trust_remote_code"] = config.trust_remote_code
     if takes_qwen3_instructions(ref):
         # As mteb's entry for Qwen3-Embedding: without it a copy in a folder would ignore every task's instruction.

@@ -156,7 +156,9 @@ def _patterns(data_files: Any) -> list[str]:
     if isinstance(data_files, dict):
         return [one for value in data_files.values() for one in _patterns(value)]
     if isinstance(data_files, list):
-        return [one for entry in data_files for one in _patterns(entry["path"] if "path" in entry else entry)]
+        return [
+            one for entry in data_files for one in _patterns(entry.get("path") if isinstance(entry, dict) else entry)
+        ]
     return []
 
 
