@@ -16,11 +16,9 @@ from types import ModuleType
 _SENTENCE = re.compile(r"[A-Z][^.!?]{40,160}\.")
 _WORD = re.compile(r"\w{4,}")
 _MODULES: tuple[ModuleType, ...] = (difflib, json.decoder, statistics, textwrap, inspect)
-_WHO, _DOES, _WHAT = (
-    ["医生", "老师", "工程师", "学生", "农民", "司机"],
-    ["正在研究", "喜欢", "介绍", "购买", "讨论"],
-    ["疫苗", "手机", "视频", "茶叶", "论文", "地图"],
-)
+_WHO = ["医生", "老师", "工程师", "学生", "农民", "司机"]
+_DOES = ["正在研究", "喜欢", "介绍", "购买", "讨论"]
+_WHAT = ["疫苗", "手机", "视频", "茶叶", "论文", "地图"]
 
 
 @functools.cache
@@ -70,8 +68,9 @@ class Writer:
         if self.kind == "code":
             return self._random.choice(functions())
         if self.kind == "chinese":
-            return "".join(
-                f"{self._random.choice(_WHO)}{self._random.choice(_DOES)}第{self._random.randrange(10_000)}号{self._random.choice(_WHAT)}。"
-                for _ in range(3)
-            )
+            return "".join(self._chinese_sentence() for _ in range(3))
         return " ".join(self._random.sample(sentences(), 2))
+
+    def _chinese_sentence(self) -> str:
+        who, does, what = (self._random.choice(words) for words in (_WHO, _DOES, _WHAT))
+        return f"{who}{does}第{self._random.randrange(10_000)}号{what}。"

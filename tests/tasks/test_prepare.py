@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import mteb
@@ -21,37 +20,6 @@ def test_hub_data_out_of_reach_is_told_at_once_with_the_command_to_fetch_it() ->
     ):
         prepare.load(task)
     assert time.monotonic() - started < 20
-
-
-def mirror(folder: Path, parts: dict[str, list[dict[str, Any]]]) -> Path:
-    """Write a data set in the hub's own layout: a folder a configuration, and a README.md that names them."""
-    lines = ["---", "configs:"]
-    for name, rows in parts.items():
-        (folder / name).mkdir(parents=True)
-        Dataset.from_list(rows).to_parquet(folder / name / "test-0.parquet")
-        lines += [f"- config_name: {name}", "  data_files:", "  - split: test", f"    path: {name}/test-0.parquet"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
-    return folder
-
-
-def test_a_local_copy_in_the_hub_s_layout_is_read(tmp_path: Path) -> None:
-    folder = mirror(
-        tmp_path / "scifact",
-        {
-            "corpus": [
-                {"_id": "1", "title": "Gravity", "text": "Masses attract."},
-                {"_id": "2", "title": "", "text": "Cells divide."},
-            ],
-            "queries": [{"_id": "q", "text": "What do masses do?"}],
-            "default": [{"query-id": "q", "corpus-id": "1", "score": 1}],
-        },
-    )
-    task = mteb.get_task("SciFact")
-    mirror.localize(task, folder)
-    prepare.load(task)
-    [(subset, split, data)] = list(prepare.cells(task))
-    assert (subset, split, data["relevant_docs"]) == ("default", "test", {"q": {"1": 1}})
-    assert type(task).metadata.dataset["path"] == "mteb/scifact"
 
 
 def test_a_fingerprint_follows_data_and_not_loading() -> None:

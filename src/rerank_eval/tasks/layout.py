@@ -156,8 +156,9 @@ def _patterns(data_files: Any) -> list[str]:
     if isinstance(data_files, dict):
         return [one for value in data_files.values() for one in _patterns(value)]
     if isinstance(data_files, list):
-        entries = [one.get("path", one) if isinstance(one, dict) else one for one in data_files]
-        return [pattern for entry in entries for pattern in _patterns(entry)]
+        return [
+            one for entry in data_files for one in _patterns(entry.get("path") if isinstance(entry, dict) else entry)
+        ]
     return []
 
 

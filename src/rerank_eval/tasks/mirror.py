@@ -1,4 +1,4 @@
-"""The local mirror of data sets: finds a task's folder, checks that it holds what is read, points the task there."""
+"""The local mirror of data sets: a task's folder found, checked for all that the task reads, and read instead."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ def _task_files(task: Any, folder: Path) -> list[str]:
         return files_of(wanted(task), card or {}, names)
     except LayoutError as error:
         raise DownloadError(str(error)) from None
+    except FileNotFoundError:
+        raise DownloadError(f"{CARD} is missing") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DownloadError(f"{CARD} cannot be read ({' '.join(str(error).split())[:120]})") from None
 

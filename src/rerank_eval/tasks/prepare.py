@@ -26,7 +26,9 @@ def fingerprint(task: Any) -> str:
         mteb release may change under the same data.
     """
     dataset = task.metadata.dataset
-    facts = [dataset.get("path"), dataset.get("revision"), sorted(task.eval_splits), sorted(task.hf_subsets)]
+    mirrored = getattr(task, "mirror", None)
+    path = dataset.get("path") if mirrored is None else mirrored.dataset
+    facts = [path, dataset.get("revision"), sorted(task.eval_splits), sorted(task.hf_subsets)]
     facts.append(task.metadata.prompt)
     return digest([task.metadata.name, *facts])
 
