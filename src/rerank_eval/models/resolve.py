@@ -217,7 +217,8 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error} (model_root holds the models of this run); run "
-            f"`rerank-eval fetch --model {name} --model-root {model_root}` where there is a network{_similar(name)}"
+            f"`hf download {name} --revision {wanted or 'main'} --local-dir {folder}` where there is a network"
+            f"{_similar(name)}"
         ) from None
     config = _read_config(folder / "config.json", f"{where}: {folder}")
     _local_shards(folder, where)

@@ -55,9 +55,10 @@ def find(task: Any, root: Path) -> MirrorFolder:
         files = _task_files(task, folder)
         commit, etags = verify(folder, files, revision)
     except DownloadError as error:
+        command = f"hf download {name} --repo-type dataset --revision {revision} --local-dir {folder}"
         raise DataError(
             f"data_root: {folder}: {error} ({task.metadata.name} reads {name}, revision {revision}); run "
-            f"`rerank-eval fetch --task {task.metadata.name} --data-root {root}` where there is a network"
+            f"`{command}` where there is a network"
         ) from None
     return MirrorFolder(folder, name, commit, digest([[file, etags[file]] for file in files]))
 
