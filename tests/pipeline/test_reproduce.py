@@ -147,7 +147,7 @@ def test_a_wrong_retriever_is_caught_before_any_reranking(project: Path, capsys:
     arguments = ["reproduce", "--config", "configs/mine.yaml"]
     assert _run(arguments) == ReproductionError.exit_code
     error = capsys.readouterr().err
-    assert f"MiniLM does not retrieve as published: 1 of 1 tasks and 1 suites do not fit ({TASK}" in error
+    assert f"MiniLM does not retrieve as published: 1 of 1 task and 1 of 1 suite do not fit ({TASK}" in error
     assert "nothing was reranked" in error
     assert len(error.strip().splitlines()) == 1
     found = scores(project)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rerank_eval.analysis import reproduction
 from rerank_eval.analysis.choice import Asked
-from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, Judgement
+from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, Judgement, Verdict
 from rerank_eval.analysis.mteb_results import ResultsFolder, read_results
 from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
@@ -191,7 +191,7 @@ class Gate:
         others = sorted({run.retriever.model for run in runs if _label(run.retriever.model) != _label(model.hub)})
         judgement = self.judge(results_dir, asked, [model.name])
         verdicts = [*judgement.tasks, *judgement.cells]
-        wrong = [one for one in verdicts if one.verdict not in {REPRODUCED, CLOSE}]
+        wrong = [one for one in verdicts if _wrong(one)]
         if others:
             problem = f"the published candidates are {model.hub}'s, the config's are {others[0]}'s"
         elif wrong:
@@ -199,8 +199,8 @@ class Gate:
             shown = "no score" if first.ours is None else f"{first.ours:.2f}"
             names = ", ".join(one.name for one in wrong[:_SHOWN])
             problem = (
-                f"{model.name} does not retrieve as published: {len(wrong)} of {len(judgement.tasks)} tasks and "
-                f"{len(judgement.cells)} suites do not fit ({names}{', ...' if len(wrong) > _SHOWN else ''}; "
+                f"{model.name} does not retrieve as published: {_count(judgement.tasks, 'task')} and "
+                f"{_count(judgement.cells, 'suite')} do not fit ({names}{', ...' if len(wrong) > _SHOWN else ''}; "
                 f"{first.name}: {shown}, published {first.published:.2f})"
             )
         else:
@@ -319,6 +319,14 @@ def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
         extra["results_dir"] = str(request.results)
     loaded = load_config(path, (), extra)
     return loaded, Path(loaded.base.results_dir)
+
+
+def _wrong(verdict: Verdict) -> bool:
+    return verdict.verdict not in {REPRODUCED, CLOSE}
+
+
+def _count(verdicts: Sequence[Verdict], noun: str) -> str:
+    return f"{sum(map(_wrong, verdicts))} of {len(verdicts)} {noun}{'' if len(verdicts) == 1 else 's'}"
 
 
 def _nothing(root: Path, judgement: Judgement) -> str:
