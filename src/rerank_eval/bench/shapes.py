@@ -68,7 +68,7 @@ SHAPES = {
     # Qwen3-Reranker-0.6B's proportions at a quarter of its width.
     "tiny": Shape(4, 256, 768, 4, 2, cut_vocabulary=True),
     # For following memory over very many pairs.
-    "micro": Shape(1, 64, 192, 1, 1, cut_vocabulary=True),
+    "micro": Shape(1, 64, 192, 1, 1),
     "0.6b-2-layers": Shape(2, 1024, 3072, 16, 8, cut_vocabulary=True),
     "0.6b": Shape(28, 1024, 3072, 16, 8),
     "4b": Shape(36, 2560, 9728, 32, 8),
