@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval tasks bench leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -37,6 +37,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 
 eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
 	@$(BIN)/rerank-eval eval $(EVAL_ARGS)
+
+compare: $(READY) ## run what a config lacks and compare its variants (TASK, CONFIG, SET, ARGS)
+	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
 
 tasks: $(READY) ## list every suite and task with sizes
 	@$(BIN)/rerank-eval tasks

@@ -149,6 +149,65 @@ def leaderboard(
 
 
 @app.command()
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Configs, identities, models, result folders or files; the first is the baseline."),
+    ],
+    *,
+    task: TaskOption = None,
+    set_: SetOption = None,
+    results_dir: Annotated[Path | None, typer.Option("--results", "-r", help="A results folder.")] = None,
+    run: Annotated[bool, typer.Option("--run", help="First run what the configs lack.")] = False,
+    against: Annotated[
+        str, typer.Option("--against", help="`retriever` makes a config's retriever the baseline.")
+    ] = "",
+    measure: Annotated[
+        str | None, typer.Option("--measure", help="Compare this column of per_query.parquet, such as mrr_at_10.")
+    ] = None,
+    qrels: Annotated[Path | None, typer.Option("--qrels", help="Judgements for TREC runs.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draws; the same seed gives the same bytes.")] = 20_250_605,
+    name: Annotated[str | None, typer.Option("--name", help="Of the files written under comparisons/.")] = None,
+) -> None:
+    """Compare runs query by query with the first of them: intervals, tests, corrections, what moved.
+
+    Examples:
+        rerank-eval compare configs/ablate-instructions.yaml --run --task PyFunctionRetrieval
+
+        rerank-eval compare 3f2a9c 81bd07
+
+        rerank-eval compare configs/offline.yaml --against retriever
+
+        rerank-eval compare ours.trec theirs.trec --qrels test.qrels
+    """
+    from rerank_eval.pipeline.comparison import Request, compare_runs
+
+    request = Request(
+        tuple(names),
+        tuple(task or ()),
+        results_dir,
+        tuple(set_ or ()),
+        run=run,
+        against=against,
+        measure=measure,
+        qrels=qrels,
+        seed=seed,
+        name=name,
+    )
+    compare_runs(request, console)
+
+
+@app.command()
+def runs(
+    results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
+) -> None:
+    """List the runs of a results folder with the identities that `compare` takes."""
+    from rerank_eval.pipeline.comparison import show_runs
+
+    show_runs(results_dir, console)
+
+
+@app.command()
 def reproduce(
     *,
     config: Annotated[

@@ -163,12 +163,14 @@ def to_csv(board: Leaderboard) -> str:
     return str(board.frame.to_csv(index=False, lineterminator="\n"))
 
 
+def escape_latex(text: str) -> str:
+    """Escape what LaTeX would take for a command."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
 def to_latex(board: Leaderboard) -> str:
     """Render as a LaTeX table for the `booktabs` package, best scores in bold."""
-
-    def plain(text: str) -> str:
-        return "".join(_LATEX.get(character, character) for character in text)
-
+    plain = escape_latex
     columns = ["l", "l", *["r"] * len(board.scores)]
     heads = " & ".join(plain(column) for column in (MODEL, DETAIL, *board.scores))
     lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{" + "".join(columns) + "}", r"\toprule"]

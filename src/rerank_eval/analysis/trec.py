@@ -15,6 +15,7 @@ from rerank_eval.files import atomic_path
 
 _BLANK = re.compile(r"\s")
 _RUN_FIELDS = 6
+_QRELS_FIELDS = 4
 _ROW = tuple[str, str, int, float, str]
 
 
@@ -145,3 +146,39 @@ def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
             for query_id, documents in qrels.items()
             for document_id, value in documents.items()
         )
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Read judgements in TREC's format, `query 0 document relevance`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        query id -> document id -> relevance. Blank lines are skipped.
+
+    Raises:
+        DataError: The file cannot be read, a line has not four fields, a relevance is no whole number, or a document is
+            judged twice for a query. Names the line.
+    """
+    found: dict[str, dict[str, int]] = {}
+    try:
+        with path.open(encoding="utf-8") as handle:
+            for number, line in enumerate(handle, start=1):
+                fields = line.split()
+                if not fields:
+                    continue
+                if len(fields) != _QRELS_FIELDS:
+                    raise DataError(
+                        f"{path}:{number}: {len(fields)} fields; judgements have `query 0 document relevance`"
+                    )
+                judged = found.setdefault(fields[0], {})
+                if fields[2] in judged:
+                    raise DataError(f"{path}:{number}: document {fields[2]!r} is judged twice for query {fields[0]!r}")
+                try:
+                    judged[fields[2]] = int(fields[3])
+                except ValueError:
+                    raise DataError(f"{path}:{number}: relevance {fields[3]!r} is no whole number") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
+    return found

@@ -1,0 +1,268 @@
+"""Renders a comparison for the terminal, Markdown, CSV, LaTeX and JSON; every text from data is escaped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from tabulate import tabulate
+
+from rerank_eval.analysis.compare import Comparison, Difference, Moved
+from rerank_eval.analysis.render import MISSING, escape_latex, escape_markdown
+from rerank_eval.analysis.runs import MEASURES
+from rerank_eval.analysis.statistics import LEVEL
+from rerank_eval.files import write_json, write_text
+
+SIGNIFICANT = 0.05
+_MARKS = ((0.001, "***"), (0.01, "**"), (SIGNIFICANT, "*"))
+_HEADS = ("task", "system", "queries", "baseline", "system", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
+_CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
+
+
+def _percent(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{100 * value:.1f}%"
+
+
+def _points(value: float, sign: str = "") -> str:
+    return MISSING if math.isnan(value) else f"{100 * value:{sign}.2f}"
+
+
+def _p(value: float) -> str:
+    return MISSING if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004
+
+
+def mark(difference: Difference) -> str:
+    """Return the stars of a difference: its p-value by Holm's correction is below 0.05, 0.01, 0.001."""
+    return next((stars for bound, stars in _MARKS if difference.p_holm < bound), "")
+
+
+def scope(difference: Difference) -> str:
+    """Name a task or suite, with its measure where that is not nDCG@10."""
+    name = f"mean {difference.scope}" if difference.suite else difference.scope
+    measure = MEASURES.get(difference.measure, difference.measure)
+    return name if measure == "nDCG@10" else f"{name} ({measure})"
+
+
+def _row(one: Difference) -> list[str]:
+    return [
+        scope(one),
+        one.system,
+        f"{one.queries:,}",
+        _points(one.baseline),
+        _points(one.mean),
+        _points(one.difference, "+") + mark(one),
+        f"{_points(one.low, '+')} to {_points(one.high, '+')}",
+        _p(one.p),
+        _p(one.p_holm),
+        _p(one.p_bh),
+        f"{one.wins}/{one.ties}/{one.losses}",
+    ]
+
+
+def _change_row(one: Difference) -> list[str]:
+    churn, tied = one.churn, one.tied
+    cells = [scope(one), one.system]
+    cells += (
+        [MISSING] * 4
+        if churn is None
+        else [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
+    )
+    cells += [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
+    return cells
+
+
+def _tau(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{value:.3f}"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Say in words what the tables hold."""
+    first = comparison.runs[0].name
+    found = [
+        f"Baseline: {first}. Main scores x 100. {LEVEL:.0%} intervals: BCa bootstrap over queries, "
+        f"{comparison.resamples:,} samples, inside each split and subset; p: paired randomisation test, two-sided, "
+        f"{comparison.resamples:,} rounds; seed {comparison.seed}.",
+        "Holm: corrected so that any false alarm among these tests has a chance below 5%. BH (Benjamini-Hochberg): so "
+        "that below 5% of what is called different is not, on average. W/T/L: queries won, tied and lost against the "
+        "baseline. * ** ***: p by Holm below 0.05, 0.01, 0.001.",
+    ]
+    if any(one.suite for one in comparison.differences):
+        found.append("A suite's mean follows from its tasks; suites are corrected among themselves.")
+    found += [_shift_note(one) for one in comparison.differences if one.shift is not None]
+    return found
+
+
+def _shift_note(one: Difference) -> str:
+    shift = one.shift
+    assert shift is not None  # noqa: S101 - asked for these only
+    return (
+        f"{scope(one)}, {one.system}: margins differ from the baseline's by {shift.largest:.3g} at most, the middle "
+        f"90% by {shift.quantiles['0.05']:+.3g} to {shift.quantiles['0.95']:+.3g}, over {shift.pairs:,} pairs; P(yes) "
+        f"is 0 or 1 in 32-bit floats for {shift.saturated:.1%} of them ({shift.saturated_before:.1%} in the baseline)."
+    )
+
+
+def to_rich(comparison: Comparison) -> RenderableType:
+    """Render both tables for the terminal; `notes` says what they hold."""
+    parts: list[RenderableType] = [_table(_HEADS, [_row(one) for one in comparison.differences]), Text("")]
+    changed = [_change_row(one) for one in comparison.differences if not one.suite]
+    return Group(*parts, _table(_CHANGE_HEADS, changed), Text(""))
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
+    for number, head in enumerate(heads):
+        text = number < 2  # noqa: PLR2004 - task and system
+        table.add_column(Text(head), justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Render as Markdown: both tables, notes, and the queries that moved most."""
+    tables = [
+        _markdown(_HEADS, [_row(one) for one in comparison.differences]),
+        _markdown(_CHANGE_HEADS, [_change_row(one) for one in comparison.differences if not one.suite]),
+    ]
+    moved = [_moved(one) for one in comparison.differences if one.up or one.down]
+    told = [escape_markdown(line) for line in notes(comparison)]
+    return "\n\n".join(["# Comparison", tables[0], *told, "## Rankings", tables[1], *moved]) + "\n"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ["left", "left", *["right"] * (len(heads) - 2)]
+    cells = [[escape_markdown(cell) for cell in row] for row in rows]
+    return tabulate(cells, headers=list(heads), tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _moved(one: Difference) -> str:
+    def line(moved: Moved) -> str:
+        cell = "" if moved.subset == "default" else f" ({moved.subset}/{moved.split})"
+        query = escape_markdown(f"{moved.query_id}{cell}")
+        return f"- {query}: {_points(moved.before)} to {_points(moved.after)}"
+
+    title = f"## Queries that moved most: {escape_markdown(scope(one))}, {escape_markdown(one.system)}"
+    return "\n".join([title, "", *(line(moved) for moved in (*one.up, *one.down))])
+
+
+def to_frame(comparison: Comparison) -> pd.DataFrame:
+    """Return one row a difference, at full precision, on mteb's scale."""
+    plain: tuple[str, ...] = (
+        "system",
+        "scope",
+        "suite",
+        "measure",
+        "queries",
+        "baseline",
+        "mean",
+        "difference",
+        "low",
+        "high",
+        "p",
+    )
+    plain += ("p_holm", "p_bh", "wins", "ties", "losses")
+    rows = []
+    for one in comparison.differences:
+        row: dict[str, Any] = {
+            name: getattr(one, name) for name in (*plain, "p_holm", "p_bh", "wins", "ties", "losses")
+        }
+        if one.churn is not None:
+            row |= {f"churn_{key}": value for key, value in dataclasses.asdict(one.churn).items()}
+        if one.tied is not None:
+            row |= {f"ties_{key}": value for key, value in dataclasses.asdict(one.tied).items()}
+        if one.shift is not None:
+            values = dataclasses.asdict(one.shift)
+            quantiles = values.pop("quantiles")
+            row |= {f"shift_{key}": value for key, value in values.items()}
+            row |= {f"shift_q{key}": value for key, value in quantiles.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def to_latex(comparison: Comparison) -> str:
+    """Render as a LaTeX table for the `booktabs` package; the best of each task in bold, the stars explained."""
+    plain = escape_latex
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{llrrrrr}", r"\toprule"]
+    heads = ("task", "system", "baseline", "system", "difference", "95\\% interval", "$p$ (Holm)")
+    lines += [" & ".join(heads) + r" \\", r"\midrule"]
+    before = ""
+    for one in comparison.differences:
+        if before and before != one.scope:
+            lines.append(r"\midrule")
+        before = one.scope
+        best = max(other.mean for other in comparison.differences if other.scope == one.scope)
+        first, own = _points(one.baseline), _points(one.mean)
+        bold = [
+            text if value < max(best, one.baseline) else rf"\textbf{{{text}}}"
+            for text, value in ((first, one.baseline), (own, one.mean))
+        ]
+        stars = mark(one)
+        cells = [
+            plain(scope(one)),
+            plain(one.system),
+            *bold,
+            f"${_points(one.difference, '+')}" + (f"^{{{stars}}}$" if stars else "$"),
+            f"$[{_points(one.low, '+')}, {_points(one.high, '+')}]$",
+            plain(_p(one.p_holm)),
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\footnotesize {plain(text)}" for text in notes(comparison)]
+    return "\n".join(lines) + "\n"
+
+
+def as_data(comparison: Comparison) -> dict[str, Any]:
+    """Return everything for JSON: runs, differences on mteb's scale, how it was drawn."""
+    return {
+        "baseline": comparison.runs[0].name,
+        "runs": [
+            {"name": run.name, "label": run.label, "detail": run.detail, "identity": run.identity}
+            for run in comparison.runs
+        ],
+        "resamples": comparison.resamples,
+        "seed": comparison.seed,
+        "level": LEVEL,
+        "baseline_ties": {task: dataclasses.asdict(ties) for task, ties in comparison.baseline_ties.items()},
+        "differences": [_without_nan(dataclasses.asdict(one)) for one in comparison.differences],
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(own) for own in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_all(comparison: Comparison, folder: Path, name: str = "comparison") -> list[Path]:
+    """Write the comparison as md, csv, tex and json.
+
+    Args:
+        comparison: The comparison.
+        folder: Where to.
+        name: Of the files, without their endings.
+
+    Returns:
+        The files written.
+    """
+    texts = {
+        "md": to_markdown(comparison),
+        "csv": str(to_frame(comparison).to_csv(index=False, lineterminator="\n")),
+        "tex": to_latex(comparison),
+    }
+    written = []
+    for suffix, text in texts.items():
+        write_text(folder / f"{name}.{suffix}", text)
+        written.append(folder / f"{name}.{suffix}")
+    write_json(folder / f"{name}.json", as_data(comparison))
+    return [*written, folder / f"{name}.json"]

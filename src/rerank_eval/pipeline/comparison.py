@@ -1,0 +1,179 @@
+"""The command `compare`: finds what names stand for, runs what is missing if asked to, compares, prints and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from rerank_eval.analysis import compare_render
+from rerank_eval.analysis.compare import SEED, compare
+from rerank_eval.analysis.runs import Run, Stored, find_run, load_run, named, read_stored, stored_rows
+from rerank_eval.config import LoadedConfig, load_config
+from rerank_eval.config.schema import is_yaml_file
+from rerank_eval.errors import ConfigError
+from rerank_eval.names import digest, slug
+from rerank_eval.tasks.registry import resolve
+from rerank_eval.tasks.suites import load_suites
+
+RESULTS = Path("results")
+_RETRIEVER = "retriever"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+        names: Configs, identities, models, folders or files; the first is the baseline.
+        tasks: Only these; empty for a config's own, or all that the runs have.
+        results: Results folder, or None for a config's, else `results`.
+        overrides: `--set` arguments, for configs.
+        run: Run what the configs lack first.
+        against: `retriever` puts each config's retriever first, as the baseline; empty leaves it out.
+        measure: Column of per_query.parquet to compare instead of main scores.
+        qrels: Judgements for TREC runs.
+        seed: Of the draws.
+        name: Of the files written, or None.
+    """
+
+    names: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
+    results: Path | None = None
+    overrides: tuple[str, ...] = ()
+    run: bool = False
+    against: str = ""
+    measure: str | None = None
+    qrels: Path | None = None
+    seed: int = SEED
+    name: str | None = None
+
+
+def compare_runs(request: Request, console: Console) -> None:
+    """Compare, print and write the tables.
+
+    Args:
+        request: What was asked for.
+        console: For what the user asked for.
+
+    Raises:
+        ConfigError: A name stands for nothing, or there is nothing to compare.
+        DataError: The runs are not of the same queries; names them.
+        RerankEvalError: A run failed.
+    """
+    if request.against not in {"", _RETRIEVER}:
+        raise ConfigError(f"--against {request.against!r}: the only word known here is retriever; a run comes first")
+    configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
+    for loaded in configs.values():
+        if request.run:
+            _run(loaded, console)
+    if request.run and not configs:
+        raise ConfigError("--run runs what a config lacks; name a config")
+    results_dir = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)
+    tasks = _tasks(request, list(configs.values()))
+    rows = list(_unique(_rows(request, configs, results_dir)))
+    runs = [
+        load_run(row, name, tasks, request.measure) if isinstance(row, Stored) else dataclasses.replace(row, name=name)
+        for name, row in named(rows)
+    ]
+    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    comparison = compare(runs, suites, seed=request.seed)
+    console.print()
+    console.print(compare_render.to_rich(comparison))
+    for line in compare_render.notes(comparison):
+        console.print(line, markup=False, style="dim", soft_wrap=False)
+    name = slug(request.name) if request.name else _name(request, rows)
+    written = compare_render.write_all(comparison, results_dir / "comparisons", name)
+    console.print("written: " + ", ".join(str(path) for path in written), markup=False)
+
+
+def show_runs(results_dir: Path, console: Console) -> None:
+    """List the rows of a results folder: identity, model, settings, tasks.
+
+    Args:
+        results_dir: The folder.
+        console: Where they are printed.
+
+    Raises:
+        ConfigError: It holds none.
+    """
+    rows = stored_rows(results_dir)
+    if not rows:
+        raise ConfigError(
+            f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
+        )
+    for row in rows:
+        console.print(f"{row.identity}  {row.title}: {', '.join(row.tasks)}", markup=False)
+
+
+def _load(name: str, request: Request) -> LoadedConfig:
+    extra: dict[str, object] = {"tasks": list(request.tasks)} if request.tasks else {}
+    if request.results is not None:
+        extra["results_dir"] = str(request.results)
+    return load_config(Path(name), request.overrides, extra)
+
+
+def _folder(loaded: LoadedConfig) -> Path:
+    return Path(loaded.base.results_dir).expanduser()
+
+
+def _run(loaded: LoadedConfig, console: Console) -> None:
+    from rerank_eval.hub import go_offline_if_unreachable
+    from rerank_eval.models.scorers import check_device
+    from rerank_eval.pipeline.plan import make_plan
+    from rerank_eval.pipeline.progress import Reporter, open_log
+    from rerank_eval.pipeline.run import Runner
+
+    check_device(loaded.base.device)
+    open_log(_folder(loaded), console)
+    plan = make_plan(loaded)
+    if any(task.kind == "mteb" for task in plan.tasks) and loaded.base.data_root is None:
+        go_offline_if_unreachable()
+    Runner(plan, Reporter(console)).run()
+
+
+def _tasks(request: Request, configs: Sequence[LoadedConfig]) -> list[str] | None:
+    names = list(request.tasks) or [task for loaded in configs for task in loaded.base.tasks]
+    return [ref.name for ref in resolve(names, where="--task" if request.tasks else "tasks")] if names else None
+
+
+def _rows(request: Request, configs: dict[str, LoadedConfig], results_dir: Path) -> Iterator[Stored | Run]:
+    for name in request.names:
+        if name in configs:
+            yield from _rows_of(configs[name], results_dir, request.against == _RETRIEVER)
+        else:
+            yield from find_run(name, results_dir, request.qrels)
+
+
+def _rows_of(loaded: LoadedConfig, results_dir: Path, first_stage: bool) -> Iterator[Stored]:
+    """Yield a config's rerankers as they stand in the results, or its retrievers where it has no reranker."""
+    from rerank_eval.pipeline.plan import make_plan
+
+    plan = make_plan(loaded)
+    rows = plan.rerankers() or plan.retrievers
+    if first_stage:
+        rows = [*plan.retrievers, *(row for row in rows if row.kind != _RETRIEVER)]
+    for row in rows:
+        stored = read_stored(row.folder(results_dir, "any").parent)
+        if stored is None:
+            raise ConfigError(
+                f"{loaded.path}: {row.ref.label} ({row.detail}) has no result in {results_dir}; add --run to run it"
+            )
+        yield stored
+
+
+def _unique(rows: Iterator[Stored | Run]) -> Iterator[Stored | Run]:
+    seen: set[str] = set()
+    for row in rows:
+        if not row.identity or row.identity not in seen:
+            seen.add(row.identity)
+            yield row
+
+
+def _name(request: Request, rows: Sequence[Stored | Run]) -> str:
+    own = [Path(name).stem if is_yaml_file(name) else name for name in request.names]
+    identities = digest([[row.identity or row.label for row in rows], request.tasks, request.measure], 6)
+    return slug(f"{'-'.join(Path(name).name for name in own)[:60]}-{identities}")
