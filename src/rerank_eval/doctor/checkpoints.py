@@ -89,7 +89,7 @@ def _parameters_in(shard: Path, where: str) -> int:
             header = json.loads(handle.read(length))
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             wanted = _LENGTH + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-            parameters = sum(math.prod(entry["shape"]) for entry in entries)
+            parameters = sum(int(math.prod(entry["shape"])) for entry in entries)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise ModelError(f"{where}: {shard}: its header is damaged; fetch it again") from None
     if size != wanted:

@@ -7,6 +7,7 @@ anew, then embeds other ids than it learnt, and nothing says so.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,12 +68,11 @@ def _tokenizer(subject: Subject) -> Any:
     )
 
 
-def _plain_and_sent(subject: Subject, tokenizer: Any) -> tuple[list[list[int]], list[list[int]]]:
+def _plain_and_sent(subject: Subject, tokenizer: Any) -> tuple[tuple[list[int], ...], tuple[list[int], ...]]:
     """Return the ids of a text, bare and behind a prompt: as tokenised plainly, and as sentence-transformers does."""
     assert subject.folder is not None  # noqa: S101 - the caller's choice
-    remote = subject.config.trust_remote_code
-    plain = [tokenizer(text)["input_ids"] for text in (TEXT, PROMPT + TEXT)]
-    return plain, [sentence_ids(subject.folder, prompt, trust_remote_code=remote) for prompt in ("", PROMPT)]
+    plain = tuple(tokenizer(text)["input_ids"] for text in (TEXT, PROMPT + TEXT))
+    return plain, sentence_ids(subject.folder, trust_remote_code=subject.config.trust_remote_code)
 
 
 def _check_turns(subject: Subject, tokenizer: Any) -> Iterator[Finding]:
@@ -95,16 +95,16 @@ def _check_turns(subject: Subject, tokenizer: Any) -> Iterator[Finding]:
         yield warning(name, found, f"right only if the model was trained so; if not, {_PIN}")
 
 
-def sentence_ids(folder: Path, prompt: str, *, trust_remote_code: bool = False) -> list[int]:
+@functools.lru_cache(maxsize=4)
+def sentence_ids(folder: Path, *, trust_remote_code: bool = False) -> tuple[list[int], list[int]]:
     """Return the ids that sentence-transformers makes of the test's text, without reading weights.
 
     Args:
         folder: The checkpoint's folder.
-        prompt: Given apart, as the wrappers of mteb do.
         trust_remote_code: Let the checkpoint run code of its own.
 
     Returns:
-        Token ids.
+        Token ids of the bare text, and of the text with a prompt that is given apart, as the wrappers of mteb do.
     """
     import torch
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -122,8 +122,8 @@ def sentence_ids(folder: Path, prompt: str, *, trust_remote_code: bool = False) 
         module = Weightless(str(folder))
     else:
         module = Weightless.load(str(inside), trust_remote_code=trust_remote_code)
-    ids: list[int] = module.preprocess([TEXT], prompt=prompt or None)["input_ids"][0].tolist()
-    return ids
+    bare, behind = (module.preprocess([TEXT], prompt=prompt)["input_ids"][0].tolist() for prompt in (None, PROMPT))
+    return bare, behind
 
 
 def _transformer_folder(folder: Path) -> Path | None:

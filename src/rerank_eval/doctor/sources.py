@@ -85,7 +85,7 @@ def _resolve_name() -> str:
 
 
 def _ask(seconds: float) -> str:
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     try:
         answer = get_session().head(_endpoint(), timeout=seconds, follow_redirects=True)

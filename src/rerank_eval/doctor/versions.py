@@ -87,7 +87,7 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
         tell = warning if optional else failure
         yield tell(requirement.name, f"{found} is installed, {_wanted(requirement)} is needed", _install(requirement))
     shown = ", ".join(f"{name} {right[name]}" for name in _SHOWN if name in right)
-    yield ok("packages", f"{len(right)} of the versions asked for{f', {shown} among them' if shown else ''}")
+    yield ok("packages", f"{len(right)} are of the versions asked for{f', {shown} among them' if shown else ''}")
 
 
 def _wanted(requirement: Requirement) -> str:
