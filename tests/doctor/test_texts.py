@@ -43,7 +43,9 @@ def vocabulary(folder: Path | str, **settings: Any) -> list[Finding]:
     return list(check_vocabulary(reranker(folder, **settings), FETCH))
 
 
-@pytest.mark.parametrize("recipe", ["card", "qwen_eval", "mteb"])
+@pytest.mark.parametrize(
+    "recipe", ["card", pytest.param("qwen_eval", marks=pytest.mark.slow), pytest.param("mteb", marks=pytest.mark.slow)]
+)
 def test_the_real_vocabulary_has_the_published_ids(recipe: str) -> None:
     [finding] = vocabulary("demo:qwen3-random", recipe=recipe)
     assert finding.level == "ok"
@@ -59,6 +61,7 @@ def test_other_ids_of_yes_and_no_are_a_failure(copy: Path) -> None:
     assert FETCH in findings[0].remedy
 
 
+@pytest.mark.slow
 def test_a_marker_that_is_no_token_any_more_is_a_failure(copy: Path) -> None:
     content = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
     kept = [token for token in content["added_tokens"] if token["content"] != "<|im_start|>"]
@@ -73,12 +76,14 @@ def test_a_marker_that_is_no_token_any_more_is_a_failure(copy: Path) -> None:
     assert "suffix is" in found
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_a_larger_model_is_a_failure(copy: Path) -> None:
     change(copy, "config.json", vocab_size=151_000)
     [finding] = vocabulary(copy)
     assert "151669 tokens and the model 151000 rows" in finding.found
 
 
+@pytest.mark.slow
 def test_a_prompt_without_room_is_a_failure() -> None:
     [finding] = vocabulary("demo:qwen3-random", max_length=64)
     assert finding.level == "ok"
@@ -139,6 +144,7 @@ def texts(folder: Path, **settings: Any) -> dict[str, Finding]:
     return {finding.name.split(" of ")[0]: finding for finding in found}
 
 
+@pytest.mark.slow
 def test_an_embedder_as_published_is_right(embedder: Path) -> None:
     found = texts(embedder)
     assert {finding.level for finding in found.values()} == {"ok"}
@@ -151,7 +157,10 @@ def test_an_embedder_that_was_saved_anew_reads_chat_turns(saved_anew: Path) -> N
     assert finding.level == "failure"
     assert f"reads {TEXT!r} as '<|im_start|>user\\n{TEXT}<|im_end|>" in finding.found
     assert "sentence_bert_config.json" in finding.remedy
-    # What is looked at without weights is what sentence-transformers does with them.
+
+
+@pytest.mark.slow
+def test_what_is_looked_at_without_weights_is_what_happens_with_them(saved_anew: Path) -> None:
     real = SentenceTransformer(str(saved_anew), device="cpu")
     bare, behind = sentence_ids(saved_anew)
     assert bare == real.preprocess([TEXT])["input_ids"][0].tolist()
@@ -159,6 +168,7 @@ def test_an_embedder_that_was_saved_anew_reads_chat_turns(saved_anew: Path) -> N
     assert not sends_plain_texts(retriever(saved_anew))
 
 
+@pytest.mark.slow
 def test_its_remedy_mends_it(saved_anew: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved_anew, tmp_path / "mended")
     path = folder / "sentence_bert_config.json"
@@ -168,6 +178,7 @@ def test_its_remedy_mends_it(saved_anew: Path, tmp_path: Path) -> None:
     assert texts(folder)["texts"].level == "ok"
 
 
+@pytest.mark.slow
 def test_a_model_that_may_have_been_trained_so_is_a_warning(saved_anew: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved_anew, tmp_path / "other")
     change(folder, "config_sentence_transformers.json", prompts={})
@@ -176,6 +187,7 @@ def test_a_model_that_may_have_been_trained_so_is_a_warning(saved_anew: Path, tm
     assert "right only if the model was trained so" in finding.remedy
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_end_of_text_is_a_failure(embedder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(embedder, tmp_path / "endless")
     change(folder, "tokenizer.json", post_processor=None)
@@ -184,6 +196,7 @@ def test_a_tokenizer_without_end_of_text_is_a_failure(embedder: Path, tmp_path: 
     assert "a text ends in '.', not in <|endoftext|>" in finding.found
 
 
+@pytest.mark.slow
 def test_another_pooling_is_a_failure(embedder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(embedder, tmp_path / "mean")
     change(folder, "1_Pooling/config.json", pooling_mode_lasttoken=False, pooling_mode_mean_tokens=True)

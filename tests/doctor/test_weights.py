@@ -33,7 +33,7 @@ def test_pairs_differ_and_cover_three_kinds_of_text() -> None:
     assert len(set(texts)) == len(texts) == 18
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_reranker_that_knows_the_pairs_is_right(taught_reranker: Path, dtype: str) -> None:
     order, engines = check_reranker(published(reranker(taught_reranker, dtype=dtype)), "cpu")
     assert (order.level, engines.level) == ("ok", "ok"), (order, engines)
@@ -43,12 +43,11 @@ def test_a_reranker_that_knows_the_pairs_is_right(taught_reranker: Path, dtype: 
 
 def test_swapped_rows_of_yes_and_no_are_a_failure(taught_reranker: Path, tmp_path: Path) -> None:
     folder = changed(taught_reranker, tmp_path / "swapped", swap_answers)
-    for subject in (published(reranker(folder)), reranker(folder)):
-        order, engines = check_reranker(subject, "cpu")
-        assert order.level == "failure"
-        assert "0 of 6 pairs as expected" in order.found
-        assert "fetch" in order.remedy
-        assert engines.level == "ok"  # both engines read the same wrong rows
+    order, engines = check_reranker(reranker(folder), "cpu")
+    assert order.level == "failure"
+    assert "0 of 6 pairs as expected" in order.found
+    assert "fetch" in order.remedy
+    assert engines.level == "ok"  # both engines read the same wrong rows
 
 
 def test_weights_that_are_not_finite_are_a_failure(taught_reranker: Path, tmp_path: Path) -> None:
@@ -60,6 +59,7 @@ def test_weights_that_are_not_finite_are_a_failure(taught_reranker: Path, tmp_pa
         list(check_reranker(reranker(folder), "cpu"))
 
 
+@pytest.mark.slow
 def test_other_weights_in_the_other_engine_are_a_failure(taught_reranker: Path, tmp_path: Path) -> None:
     """The engines are given different checkpoints: what a wrong kernel would look like."""
 
@@ -111,12 +111,14 @@ def test_expected_margins(
     assert judge_order(subject, margins_of(pairs), "float32").level == of_any
 
 
+@pytest.mark.slow
 def test_random_weights_are_not_asked_for_an_order() -> None:
     order, engines = check_reranker(reranker("demo:qwen3-random"), "cpu")
     assert order.level == engines.level == "ok"
     assert "not applicable: random weights" in order.found
 
 
+@pytest.mark.slow
 def test_an_embedder_that_knows_the_pairs_is_right(taught_embedder: Path) -> None:
     order, engines = check_retriever(retriever(taught_embedder), "cpu")
     assert (order.level, engines.level) == ("ok", "ok"), (order, engines)
@@ -124,6 +126,7 @@ def test_an_embedder_that_knows_the_pairs_is_right(taught_embedder: Path) -> Non
     assert "packed and sentence-transformers differ by" in engines.found
 
 
+@pytest.mark.slow
 def test_an_embedder_with_other_weights_is_a_failure(taught_embedder: Path, tmp_path: Path) -> None:
     def turn(weights: dict[str, torch.Tensor]) -> None:
         for name, value in weights.items():

@@ -36,17 +36,17 @@ class Case:
     Attributes:
         request: What to look at.
         loaded: The config, once it could be loaded.
-        now: What is being looked at, for a reader who waits.
+        tell: Told what is being looked at, for a reader who waits.
     """
 
     request: Request
     loaded: LoadedConfig | None = None
-    now: str = ""
+    tell: Callable[[str], None] = lambda _: None
     _fetch: str = field(default="rerank-eval fetch", init=False)
 
     def run(self, name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
         """Run one check under guard."""
-        self.now = name
+        self.tell(name)
         yield from guarded(name, check, self._fetch)
 
     def load(self) -> Iterator[Finding]:

@@ -39,15 +39,14 @@ def doctor(request: Request, console: Console, json_file: Path | None = None) ->
     """
     started = time.monotonic()
     findings: list[Finding] = []
-    case = Case(request)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _hush_libraries()
+        # On a terminal, what is being looked at stands below the lines; into a file or a pipe go the lines alone.
         with console.status("") as status:
-            for finding in examine(case):
+            for finding in examine(Case(request, tell=lambda name: status.update(escape(name)))):
                 findings.append(finding)
                 _print(finding, console)
-                status.update(escape(case.now))
     seconds = time.monotonic() - started
     counts = {level: sum(finding.level == level for finding in findings) for level in _STYLES}
     total = f"{counts['ok']} ok, {counts['warning']} warning(s), {counts['failure']} failure(s)"
