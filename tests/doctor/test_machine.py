@@ -96,6 +96,8 @@ def test_a_model_larger_than_the_memory_is_a_failure_and_not_loaded(demo: Path) 
     [finding] = check_memory(reranker("demo:qwen3-random", dtype="bfloat16"), 600_000_000, CPU)
     assert finding.level == "warning"
     assert "rerank-eval plan" in finding.remedy
+    [finding] = check_memory(reranker("demo:qwen3-random", dtype="bfloat16"), 1_600_000_000, CPU)
+    assert ("too slow even to be tried here" in finding.found) == (finding.level == "warning")
 
 
 @no_gpu

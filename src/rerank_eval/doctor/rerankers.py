@@ -34,6 +34,9 @@ OVERHEAD = 1.1
 """Memory that a model takes at least, as a multiple of its weights."""
 LARGE_ON_CPU = 500_000_000
 """Parameters from which a CPU is told to be slow."""
+LARGEST_ON_CPU = 1_500_000_000
+"""Parameters from which a model is not tried on a CPU: the known pairs alone would take longer than the minute that all
+checks have."""
 RANDOM = "random weights"
 
 Margins = NDArray[np.float64]
@@ -85,7 +88,8 @@ def check_memory(subject: Subject, parameters: int, device: torch.device) -> Ite
         other = "end what holds the memory, take another device (--set device=...)"
         yield failure(name, found, f"{other}, a shorter dtype (--set {subject.role}.dtype=bfloat16) or a smaller model")
     elif device.type == "cpu" and parameters >= LARGE_ON_CPU:
-        found = f"{parameters / 1e9:.1f} G parameters on a CPU score a pair in seconds, and a suite in weeks"
+        tried = "" if parameters < LARGEST_ON_CPU else "; too slow even to be tried here"
+        found = f"{parameters / 1e9:.1f} G parameters fit, and are slow on a CPU{tried}"
         yield warning(name, found, "use a GPU; `rerank-eval plan` says how long a run takes")
 
 

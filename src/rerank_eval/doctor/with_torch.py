@@ -146,7 +146,8 @@ def _check_attention(subject: Subject, target: torch.device) -> Iterator[Finding
 def _check_weights(subject: Subject, parameters: int, loaded: LoadedConfig, target: torch.device) -> Iterator[Finding]:
     findings = list(rerankers.check_memory(subject, parameters, target))
     yield from findings
-    if any(finding.level == "failure" for finding in findings):
+    too_slow = target.type == "cpu" and parameters >= rerankers.LARGEST_ON_CPU
+    if too_slow or any(finding.level == "failure" for finding in findings):
         return
     if isinstance(subject.config, RetrieverConfig):
         yield from retrievers.check_retriever(subject, loaded.base.device)
