@@ -12,8 +12,9 @@ from rerank_eval.doctor.pairs import PAIRS
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer
-from rerank_eval.engine.recipe import RECIPES, Recipe
+from rerank_eval.engine.recipe import Recipe
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
+from rerank_eval.models.recipes import find_recipe
 
 GOLDEN_ANSWERS = {"yes": 9693, "no": 2152}
 GOLDEN_PREFIX_TOKENS = 39
@@ -44,7 +45,7 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
     except Exception as error:  # tokenizers raises classes of its own, straight from Exception
         yield failure(name, f"cannot be loaded: {said(error)}", again)
         return
-    recipe = RECIPES[config.recipe]
+    recipe = find_recipe(config.recipe, "reranker.recipe")
     try:
         prompts = PromptTokenizer(tokenizer, recipe, config.max_length)
     except EngineError as error:
