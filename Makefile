@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup doctor eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -34,6 +34,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[offline,bench,quantized,dev]'
 	@touch $@
+
+doctor: $(READY) ## find what is wrong with the set-up, in under a minute (TASK, CONFIG, SET, ARGS=--no-weights)
+	@$(BIN)/rerank-eval doctor $(EVAL_ARGS) $(ARGS)
 
 eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
 	@$(BIN)/rerank-eval eval $(EVAL_ARGS)

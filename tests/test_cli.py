@@ -159,10 +159,10 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["title"] == "rerank-eval config"
 
 
-@pytest.mark.parametrize("command", [[], ["eval"], ["tasks"], ["schema"], ["score"], ["leaderboard"], ["reproduce"]])
-def test_help_teaches_and_is_quick(command: list[str]) -> None:
+@pytest.mark.parametrize("command", ["", "doctor", "eval", "tasks", "schema", "score", "leaderboard", "reproduce"])
+def test_help_teaches_and_is_quick(command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "rerank_eval", *command, "--help"],
+        [sys.executable, "-X", "importtime", "-m", "rerank_eval", *command.split(), "--help"],
         capture_output=True,
         text=True,
         check=True,

@@ -57,9 +57,45 @@ def _gpu() -> bool:
 def _load(tasks: Sequence[str], config: Path | None, overrides: Sequence[str], console: Console) -> LoadedConfig:
     path, why = choose_config(tasks, config)
     console.print(f"config: {path} ({why})", markup=False)
-    if config is None and not path.is_file():
+    return _read(path, tasks, overrides, named=config is not None)
+
+
+def _read(path: Path, tasks: Sequence[str], overrides: Sequence[str], *, named: bool) -> LoadedConfig:
+    if not named and not path.is_file():
         raise ConfigError(f"{path}: not here; run from the project's folder, or name a config with --config")
     return load_config(path, overrides, {"tasks": list(tasks)} if tasks else None)
+
+
+def run_doctor(
+    tasks: Sequence[str],
+    config: Path | None,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    weights: bool,
+    json_file: Path | None,
+) -> None:
+    """Check the set-up that `run_eval` would meet with the same arguments.
+
+    Args:
+        tasks: Tasks from the command line; empty keeps the config's.
+        config: The config from the command line, or None.
+        overrides: `--set` arguments.
+        console: Where it is printed.
+        weights: Whether to load models.
+        json_file: File for everything as JSON, or None.
+
+    Raises:
+        SetupError: A check failed.
+    """
+    from rerank_eval.doctor.examination import Request
+    from rerank_eval.doctor.report import doctor
+
+    def load() -> tuple[LoadedConfig, str]:
+        path, why = choose_config(tasks, config)
+        return _read(path, tasks, overrides, named=config is not None), f"{path} ({why})"
+
+    doctor(Request(load, weights), console, json_file)
 
 
 def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str], console: Console) -> None:

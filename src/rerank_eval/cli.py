@@ -1,7 +1,7 @@
 """The command line: parse, call one function, render.
 
 Exit codes: 0 success, 1 a bug, 2 config or command line, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device,
-8 off the published numbers, 130 Ctrl-C (`rerank_eval.errors`).
+8 off the published numbers, 9 a broken set-up (`doctor`), 130 Ctrl-C (`rerank_eval.errors`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ app = typer.Typer(
 Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` lists what can be evaluated,
 `rerank-eval score` shows one pair with its exact prompt.""",
     epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device, "
-    "8 off the published numbers, 130 Ctrl-C.",
+    "8 off the published numbers, 9 broken set-up (doctor), 130 Ctrl-C.",
 )
 
 # Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.
@@ -86,6 +86,34 @@ def evaluate(task: TaskOption = None, config: ConfigOption = None, set_: SetOpti
     from rerank_eval.app import run_eval
 
     run_eval(task or [], config, set_ or [], console)
+
+
+@app.command()
+def doctor(
+    *,
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Load no model: look at packages, device, disks, data and files alone.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+) -> None:
+    """Find out what is wrong with the set-up, before a run does: one line a check, with its remedy.
+
+    Examples:
+        rerank-eval doctor
+
+        rerank-eval doctor --config configs/qwen3-0.6b.yaml --task MTEB-R
+
+        rerank-eval doctor --config configs/model-card.yaml --no-weights --json doctor.json
+
+    Models whose weights are here are loaded and tried on known pairs; nothing is downloaded but their small files.
+    Exit code 0 when no check failed (warnings are allowed), 9 when one did.
+    """
+    from rerank_eval.app import run_doctor
+
+    run_doctor(task or [], config, set_ or [], console, weights=not no_weights, json_file=json_file)
 
 
 @app.command()

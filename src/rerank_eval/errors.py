@@ -11,6 +11,7 @@
 | 6 | StorageError | results cannot be written (disk full, read-only folder) |
 | 7 | DeviceError | the device ran out of memory or does not support what was asked |
 | 8 | ReproductionError | a result is off the published one (`reproduce`; with --strict also one that is missing) |
+| 9 | SetupError | a check of `doctor` failed |
 | 130 | | interrupted by Ctrl-C; finished tasks are kept |
 """
 
@@ -71,6 +72,12 @@ class ReproductionError(RerankEvalError):
     """A result is farther from the published one than three times its tolerance, or, if asked for, missing."""
 
     exit_code = 8
+
+
+class SetupError(RerankEvalError):
+    """A check of `doctor` failed; its line says what to do."""
+
+    exit_code = 9
 
 
 INTERRUPTED = 130

@@ -98,6 +98,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     evals = tmp_path / "evals"
     (evals / "suites").mkdir(parents=True)
     (evals / "published").mkdir()
+    shutil.copytree(ROOT / "evals" / "instructions", evals / "instructions")
     suite = yaml.safe_load((ROOT / "evals" / "suites" / "embedded.yaml").read_text())
     suite["tasks"] = [task for task in suite["tasks"] if task["name"] == TASK]
     (evals / "suites" / "embedded.yaml").write_text(yaml.safe_dump(suite))

@@ -80,6 +80,16 @@ def saved_max_length(ref: ModelRef) -> int | None:
     return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
 
 
+def saved_pooling(ref: ModelRef) -> list[str]:
+    """Return the pooling modes that a checkpoint was saved with, such as `lasttoken`; empty where it has none.
+
+    Args:
+        ref: The model, resolved.
+    """
+    folder = next((folder for kind, folder in _steps(ref) if kind == "Pooling"), None)
+    return _pooling_modes(_read(ref, f"{folder}/config.json") or {}) if folder is not None else []
+
+
 def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
     """Return what keeps the packed engine from computing the same as sentence-transformers, or None."""
     if config.trust_remote_code:
@@ -100,12 +110,10 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
 
 def _why_not_pooled(ref: ModelRef) -> str | None:
     """Check sentence-transformers' own files: text in, last token out, normalised, and nothing else."""
-    modules = _read(ref, "modules.json")
-    steps = modules if isinstance(modules, list) else []
-    kinds = [str(step.get("type", "")).rsplit(".", 1)[-1] for step in steps if isinstance(step, dict)]
-    if kinds != _MODULES:
+    steps = _steps(ref)
+    if [kind for kind, _ in steps] != _MODULES:
         return "its modules.json is not Transformer, Pooling, Normalize"
-    pooling = _read(ref, f"{Path(str(steps[1].get('path', ''))).name}/config.json") or {}
+    pooling = _read(ref, f"{steps[1][1]}/config.json") or {}
     if _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
         return "its pooling is not that of the last token"
     whole = _read(ref, "config_sentence_transformers.json") or {}
@@ -118,6 +126,13 @@ def _why_not_pooled(ref: ModelRef) -> str | None:
     if any(text.get(key) for key in ("do_lower_case", "processing_kwargs", "query_length", "document_length")):
         return "its sentence_bert_config.json changes texts"
     return None
+
+
+def _steps(ref: ModelRef) -> list[tuple[str, str]]:
+    """Return class and folder of each of sentence-transformers' modules."""
+    modules = _read(ref, "modules.json")
+    steps = [step for step in modules if isinstance(step, dict)] if isinstance(modules, list) else []
+    return [(str(one.get("type", "")).rsplit(".", 1)[-1], Path(str(one.get("path", ""))).name) for one in steps]
 
 
 def _pooling_modes(config: Mapping[str, Any]) -> list[str]:

@@ -123,7 +123,7 @@ def _demo_reranker() -> ModelRef:
 
 def _local(folder: Path, where: str) -> ModelRef:
     config = _read_config(folder / "config.json", f"{where}: {folder}")
-    shards = _local_shards(folder, where)
+    shards = local_shards(folder, where)
     name = folder.resolve().name
     return ModelRef(f"local/{name}", name, str(folder), _weights_digest(folder, shards), "local", _architecture(config))
 
@@ -147,7 +147,19 @@ def _architecture(config: dict[str, Any]) -> str:
     return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def _local_shards(folder: Path, where: str) -> list[Path]:
+def local_shards(folder: Path, where: str) -> list[Path]:
+    """List a checkpoint's files of weights: those that its index names, else all that are there.
+
+    Args:
+        folder: The checkpoint's folder.
+        where: Config key for error messages.
+
+    Returns:
+        The files, each of which is there.
+
+    Raises:
+        ModelError: There is none, one is missing, or the index cannot be read.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -198,7 +210,7 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
     config = _read_config(config_path, f"{where}: {name}")
     if go_offline_if_unreachable():
         try:
-            _local_shards(config_path.parent, where)
+            local_shards(config_path.parent, where)
         except ModelError as error:
             raise OfflineError(
                 f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; run "
@@ -221,7 +233,7 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
             f"{_similar(name)}"
         ) from None
     config = _read_config(folder / "config.json", f"{where}: {folder}")
-    _local_shards(folder, where)
+    local_shards(folder, where)
     return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config))
 
 

@@ -1,0 +1,110 @@
+"""A reranker's tokenizer: the ids that the recipes were published with, and that splitting prompts changes none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rerank_eval.config import RerankerConfig
+from rerank_eval.doctor.checkpoints import Subject, read_json
+from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
+from rerank_eval.doctor.pairs import PAIRS
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.prompts import PromptTokenizer
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
+from rerank_eval.models.recipes import find_recipe
+
+GOLDEN_ANSWERS = {"yes": 9693, "no": 2152}
+GOLDEN_PREFIX_TOKENS = 39
+GOLDEN_SUFFIX = [151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271]
+"""What Qwen3-Reranker's own tokenizer makes of the model card's prompt, which all recipes' prefix and suffix are."""
+MARKERS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+
+def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
+    """Check the tokenizer of a causal reranker whose files are here.
+
+    Args:
+        subject: The reranker.
+        fetch: The command that fetches a checkpoint.
+
+    Yields:
+        A finding for each thing that is wrong, or one that says that nothing is.
+    """
+    from transformers import AutoTokenizer
+
+    config, folder, name = subject.config, subject.folder, f"tokenizer of {subject.ref.label}"
+    assert isinstance(config, RerankerConfig) and folder is not None  # noqa: S101, PT018 - the caller's choice
+    again = f"fetch the checkpoint's tokenizer files again, unchanged: `{fetch}`"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            subject.ref.source, revision=subject.ref.load_revision, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:  # tokenizers raises classes of its own, straight from Exception
+        yield failure(name, f"cannot be loaded: {said(error)}", again)
+        return
+    recipe = find_recipe(config.recipe, "reranker.recipe")
+    try:
+        prompts = PromptTokenizer(tokenizer, recipe, config.max_length)
+    except EngineError as error:
+        yield failure(name, str(error), again)
+        return
+    golden = len(tokenizer) >= BPE_TOKENS
+    problems = _wrong_ids(tokenizer, recipe) if golden else _wrong_structure(tokenizer)
+    rows = read_json(folder, "config.json").get("vocab_size")
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        problems.append(f"it has {len(tokenizer)} tokens and the model {rows} rows: it belongs to another model")
+    problems += _wrong_splits(prompts, recipe)
+    for problem in problems:
+        yield failure(name, problem, again)
+    if not prompts.exact_split:
+        found = "not built as Qwen's, so that a query's documents are tokenised whole and share less"
+        yield warning(name, found, "nothing to do: scores are right, only slower")
+    if not problems:
+        kind = "the published ids: yes 9693, no 2152, prefix 39, suffix 9 tokens" if golden else "single yes and no"
+        yield ok(name, f"{kind}; split prompts have the ids of whole ones")
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def _wrong_ids(tokenizer: Any, recipe: Recipe) -> list[str]:
+    """Hold the Qwen vocabulary against the ids that Qwen3-Reranker was trained with."""
+    problems = [
+        f"{word!r} is {found}, and was {wanted} when the model was trained"
+        for word, wanted in GOLDEN_ANSWERS.items()
+        if (found := _ids(tokenizer, word)) != [wanted]
+    ]
+    prefix, suffix = _ids(tokenizer, recipe.prefix), _ids(tokenizer, recipe.suffix)
+    if len(prefix) != GOLDEN_PREFIX_TOKENS:
+        problems.append(f"the prompt's prefix is {len(prefix)} tokens, and has to be {GOLDEN_PREFIX_TOKENS}")
+    if suffix != GOLDEN_SUFFIX:
+        problems.append(f"the prompt's suffix is {suffix}, and has to be {GOLDEN_SUFFIX}")
+    return problems
+
+
+def _wrong_structure(tokenizer: Any) -> list[str]:
+    """Ask of another vocabulary what any must have: an answer of one token each, markers that are not taken apart."""
+    answers = {word: _ids(tokenizer, word) for word in GOLDEN_ANSWERS}
+    problems = [
+        f"{text!r} is {len(ids)} tokens, and has to be a single one"
+        for text, ids in (answers | {marker: _ids(tokenizer, marker) for marker in MARKERS}).items()
+        if len(ids) != 1
+    ]
+    if answers["yes"] == answers["no"]:
+        problems.append("'yes' and 'no' are the same token")
+    return problems
+
+
+def _wrong_splits(prompts: PromptTokenizer, recipe: Recipe) -> list[str]:
+    """Tokenise the known pairs whole and in parts."""
+    for pair in PAIRS:
+        group = QueryGroup(pair.query, recipe.default_instruction, [pair.relevant, pair.irrelevant])
+        whole, parts = prompts.whole(group), prompts.factored(group)
+        if whole.own != [parts.shared + own for own in parts.own]:
+            return [f"the prompt of {pair.query!r} has other ids whole than in parts"]
+    return []

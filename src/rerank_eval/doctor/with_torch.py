@@ -1,0 +1,155 @@
+"""The checks that need torch, transformers and mteb: the machine, the sources, the models."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
+from rerank_eval.doctor import arithmetic, device, rerankers, retrievers, sources
+from rerank_eval.doctor.checkpoints import Subject, heads_of
+from rerank_eval.doctor.encoder_texts import check_encoder_texts
+from rerank_eval.doctor.examination import Case
+from rerank_eval.doctor.findings import Finding, ok
+from rerank_eval.doctor.needs import needs_hub
+from rerank_eval.doctor.vocabulary import check_vocabulary
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.loading import resolve_device
+from rerank_eval.engine.quantize import weights_dtype
+from rerank_eval.models.scorers import is_classifier
+from rerank_eval.tasks.registry import TaskRef
+
+
+def examine_machine(case: Case) -> Iterator[Finding]:
+    """Check driver, device and dtypes.
+
+    Args:
+        case: What is known so far; without a config, the device is what `auto` comes to.
+
+    Yields:
+        Findings.
+    """
+    name = case.loaded.base.device if case.loaded is not None else "auto"
+    yield from case.run("driver", lambda: device.check_driver(device.read_driver()))
+    yield from case.run("device", lambda: device.check_device(name))
+    target = _device(name)
+    if case.loaded is None or target is None:
+        return
+    for dtype, key in _dtypes(case.loaded).items():
+        yield from case.run(f"dtype {dtype}", lambda d=dtype, k=key: arithmetic.check_dtype(d, target, k))  # type: ignore[misc]
+    asked = [run.reranker.compile for run in case.loaded.runs if run.reranker is not None]
+    for choice in sorted(set(asked), key=str):
+        yield from case.run("torch.compile", lambda c=choice: arithmetic.check_compile(c, target))  # type: ignore[misc]
+
+
+def _device(name: str) -> torch.device | None:
+    try:
+        return resolve_device(name)
+    except EngineError:  # told by the device's own check
+        return None
+
+
+def _dtypes(loaded: LoadedConfig) -> dict[str, str]:
+    """Return each dtype that the runs ask for, and a key that does."""
+    found: dict[str, str] = {}
+    for run in loaded.runs:
+        if run.retriever.model != "bm25":
+            found.setdefault(run.retriever.dtype, "retriever.dtype")
+        if run.reranker is not None:
+            found.setdefault(run.reranker.dtype, "reranker.dtype")
+    return found
+
+
+def examine_sources(case: Case, loaded: LoadedConfig) -> Generator[Finding, None, list[Subject]]:
+    """Check tasks, hub, data and the models' files.
+
+    Args:
+        case: What is known so far.
+        loaded: The config.
+
+    Yields:
+        Findings.
+
+    Returns:
+        The models that were found.
+    """
+    tasks: list[TaskRef] = []
+    subjects: list[Subject] = []
+
+    def resolve_tasks() -> Iterator[Finding]:
+        found, findings = sources.find_tasks(loaded)
+        tasks.extend(found)
+        yield from findings
+
+    def resolve_models() -> Iterator[Finding]:
+        found, findings = sources.find_models(loaded)
+        subjects.extend(found)
+        yield from findings
+
+    yield from case.run("tasks", resolve_tasks)
+    yield from case.run("hub", lambda: sources.check_hub(needs_hub(loaded, tasks), case.fetch))
+    yield from case.run("data", lambda: sources.check_tasks(loaded, tasks))
+    yield from case.run("models", resolve_models)
+    for subject in subjects:
+        yield from case.run(subject.label, lambda s=subject: sources.check_model(s, case.fetch))  # type: ignore[misc]
+    return subjects
+
+
+def examine_models(case: Case, loaded: LoadedConfig, subjects: Sequence[Subject]) -> Iterator[Finding]:
+    """Check tokenizers, attention, and, if asked, what the weights answer.
+
+    Args:
+        case: What is known so far.
+        loaded: The config.
+        subjects: The models that were found.
+
+    Yields:
+        Findings.
+    """
+    target = _device(loaded.base.device)
+    told: set[tuple[str, str]] = set()
+    for subject in subjects:
+        parameters = sources.present(subject)
+        if parameters is None:
+            continue
+        if (subject.role, subject.ref.name) not in told:  # what files say does not depend on dtypes
+            told.add((subject.role, subject.ref.name))
+            yield from case.run(f"tokenizer of {subject.ref.label}", lambda s=subject: _check_texts(s, case.fetch))  # type: ignore[misc]
+        if target is None:
+            continue
+        yield from case.run("attention", lambda s=subject: _check_attention(s, target))  # type: ignore[misc]
+        if case.request.weights:
+            name = f"weights of {subject.ref.label}"
+            yield from case.run(name, lambda s=subject, p=parameters: _check_weights(s, p, loaded, target))  # type: ignore[misc]
+    if not case.request.weights:
+        yield ok("weights", "not loaded, as asked for (--no-weights): nothing is known about what the models answer")
+
+
+def _causal(subject: Subject) -> bool:
+    return isinstance(subject.config, RerankerConfig) and not is_classifier(subject.config, subject.ref)
+
+
+def _check_texts(subject: Subject, fetch: str) -> Iterator[Finding]:
+    if isinstance(subject.config, RetrieverConfig):
+        yield from check_encoder_texts(subject, fetch)
+    elif _causal(subject):
+        yield from check_vocabulary(subject, fetch)
+
+
+def _check_attention(subject: Subject, target: torch.device) -> Iterator[Finding]:
+    heads = heads_of(subject.folder)
+    if _causal(subject) and heads is not None:
+        yield from arithmetic.check_attention(target, weights_dtype(subject.config.dtype), heads, subject.ref.label)
+
+
+def _check_weights(subject: Subject, parameters: int, loaded: LoadedConfig, target: torch.device) -> Iterator[Finding]:
+    findings = list(rerankers.check_memory(subject, parameters, target))
+    yield from findings
+    too_slow = target.type == "cpu" and parameters >= rerankers.LARGEST_ON_CPU
+    if too_slow or any(finding.level == "failure" for finding in findings):
+        return
+    if isinstance(subject.config, RetrieverConfig):
+        yield from retrievers.check_retriever(subject, loaded.base.device)
+    else:
+        yield from rerankers.check_reranker(subject, loaded.base.device)
