@@ -18,18 +18,26 @@ class InstructionPolicy:
         default: The recipe's default instruction, or None when the model takes none.
         reads_task_prompt: Whether `task` may use mteb's `metadata.prompt`; the `mteb` recipe never does.
         joins_own: Whether a query's own instruction stands behind the query as well, as in the `mteb` recipe.
+        place: Where the model reads it, in words, for the manifest.
 
     Attributes:
         used: How many queries were scored with which instruction; None means no instruction at all.
     """
 
     def __init__(
-        self, setting: str, default: str | None, *, reads_task_prompt: bool = True, joins_own: bool = False
+        self,
+        setting: str,
+        default: str | None,
+        *,
+        reads_task_prompt: bool = True,
+        joins_own: bool = False,
+        place: str = "in the prompt",
     ) -> None:
         self.setting = setting
         self.default = default
         self.reads_task_prompt = reads_task_prompt
         self.joins_own = joins_own
+        self.place = place
         self.used: Counter[str | None] = Counter()
 
     def choose(self, own: str | None, task_metadata: Any) -> str | None:
@@ -71,6 +79,7 @@ class InstructionPolicy:
         texts = sorted(self.used, key=lambda text: (text is None, text or ""))
         summary = {
             "setting": self.setting,
+            "place": self.place if any(texts) else None,
             "distinct": len(texts),
             "examples": texts[:_SHOWN],
             "digest": digest([[text, self.used[text]] for text in texts]),

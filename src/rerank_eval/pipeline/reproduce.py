@@ -277,6 +277,8 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
             second = run.reranker
             own = second.model_dump(include={"dtype", "max_length", "recipe", "engine", "head"})
             own |= {"instruction": _filed(second.instruction), "retriever": _label(first.model)}
+            if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do
+                del own["max_length"]
             _add(found, second, shared | own)
     return found
 
