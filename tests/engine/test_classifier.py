@@ -24,7 +24,13 @@ from tests.tiny_classifiers import POSITIONS, bert, bert_tokenizer, gte, tokeniz
 
 WORDS = ["parse", "the", "header", "of", "a", "message", "and", "return", "its", "fields", "names", "[PAD]"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=150).map(" ".join)
-DOCUMENTS = ["", "short", "a longer one", *(" ".join(WORDS[: 1 + i % 11] * (1 + i)) for i in range(14)), "long " * 900]
+DOCUMENTS = [
+    "",
+    "short",
+    "a [PAD] written out counts no position",
+    *(" ".join(WORDS[: 1 + i % 11] * (1 + i)) for i in range(14)),
+    "long " * 900,
+]
 MODELS: dict[str, Callable[[], Any]] = {"xlm_roberta": xlm_roberta, "bert": bert, "gte": gte}
 
 

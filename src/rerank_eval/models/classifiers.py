@@ -122,8 +122,6 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
     try:
         network = _load_network(config, ref, folder, sources)
         tokenizer = _load_tokenizer(config, ref, folder, network.config)
-        if network.config.num_labels != 1:
-            raise EngineError(f"it has {network.config.num_labels} labels; a reranker has one")
         if len(tokenizer) > network.get_input_embeddings().num_embeddings:
             raise EngineError(f"its tokenizer has {len(tokenizer)} tokens, more than its embedding has rows")
         classifier = PairClassifier(
@@ -143,7 +141,9 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
     kind = implementation(ref)
     dtype = getattr(torch, config.dtype)
     if kind == "own code":
-        return _filled(*_own_classes(folder, sources), _read_weights(folder), dtype)
+        own_config, own_class = _own_classes(folder, sources)
+        _refuse_labels(own_config)
+        return _filled(own_config, own_class, _read_weights(folder), dtype)
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     state: State | None = None
@@ -151,6 +151,7 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
         network_config = AutoConfig.from_pretrained(folder)
     else:
         network_config, state = convert(kind, read_json(ref, "config.json"), _read_weights(folder))
+    _refuse_labels(network_config)
     known = AutoModelForSequenceClassification._model_mapping
     if type(network_config) not in known:
         raise EngineError(f"transformers has no sequence classifier of type {network_config.model_type!r}")
@@ -165,6 +166,7 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
         dtype=dtype,
         use_safetensors=True,
         attn_implementation=attention if packed else None,
+        ignore_mismatched_sizes=True,  # they are refused in one line below
         output_loading_info=True,
     )
     _refuse_missing([*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])])
@@ -204,6 +206,11 @@ def _read_weights(folder: Path) -> State:
     for shard in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors")):
         state |= load_file(shard)
     return state
+
+
+def _refuse_labels(network_config: Any) -> None:
+    if network_config.num_labels != 1:
+        raise EngineError(f"it has {network_config.num_labels} labels; a reranker has one")
 
 
 def _refuse_missing(names: list[str]) -> None:
