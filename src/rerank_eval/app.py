@@ -148,8 +148,9 @@ def show_tasks(suite: str | None, console: Console) -> None:
     """
     from rerank_eval.names import did_you_mean
     from rerank_eval.tasks.registry import catalogue
+    from rerank_eval.tasks.suites import load_suites
 
-    rows = catalogue()
+    rows, suites = catalogue(), load_suites()
     names = list(dict.fromkeys(row.suite for row in rows))
     wanted = {name.lower(): name for name in names}
     if suite is not None and suite.lower() not in wanted:
@@ -177,6 +178,13 @@ def show_tasks(suite: str | None, console: Console) -> None:
         queries, pairs = sum(row.queries or 0 for row in own), sum(row.pairs or 0 for row in own)
         size = f"{queries:,} queries, {pairs:,} pairs at 100 candidates" if pairs else "sized by embedded.size"
         console.print(f"{name}: {len(own)} task(s), {size}", markup=False)
+        how = suites[name].published_with if suite is not None else None
+        if how is not None:
+            console.print(
+                f"its published numbers: reranker.recipe={how.recipe} reranker.instruction={how.instruction} "
+                f"retriever.instruction={how.retriever_instruction}",
+                markup=False,
+            )
     console.print(
         "\nGive any of these names to TASK= or `tasks:`; any other retrieval task of mteb and any BEIR folder do too.",
         markup=False,
@@ -232,4 +240,4 @@ def score_pair(
         console.print(f"note:    {note}", markup=False)
     margin, probability = scorer.names
     console.print(f"{margin + ':':<9}{result.margins[0]:.6f}")
-    console.print(f"{probability + ':':<9}{1 / (1 + math.exp(-result.margins[0])):.6f}")
+    console.print(f"{probability + ':':<9}{0.5 + math.tanh(result.margins[0] / 2) / 2:.6f}")

@@ -16,6 +16,7 @@ from rerank_eval.analysis import reproduction
 from rerank_eval.analysis.choice import Asked
 from rerank_eval.analysis.judge import Judgement, Verdict
 from rerank_eval.analysis.mteb_results import read_results
+from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.pipeline.reproduce import wishes
 from tests.analysis.published_files import cells_around, edit, make_judge, task_names, write_published, write_task
 
@@ -204,12 +205,13 @@ def write_experiment(root: Path, model: str, settings: dict[str, Any], suite: st
     return folder
 
 
+QWEN_SCRIPT = find_instruction_set("qwen-script", "")
 OURS = {
     "dtype": "bfloat16",
     "engine": "packed",
     "head": "float32",
     "id": "a1",
-    "instruction": "task",
+    "instruction": QWEN_SCRIPT.identity if QWEN_SCRIPT else "",
     "max_length": 8192,
     "recipe": "qwen_eval",
     "retriever": "Qwen3-Embedding-0.6B",
@@ -252,13 +254,14 @@ def test_results_that_nothing_tells_apart_are_ambiguous_and_listed(tmp_path: Pat
 
 
 def test_another_recipe_is_not_judged_unless_asked_for(tmp_path: Path) -> None:
-    write_experiment(tmp_path, RERANKER, {**OURS, "recipe": "card"}, "MTEB-R", 65.8)
+    write_experiment(tmp_path, RERANKER, {**OURS, "recipe": "card", "instruction": "task"}, "MTEB-R", 65.8)
     judgement = judge(tmp_path)
     found = cell(judgement, "MTEB-R", "Qwen3-Reranker-0.6B")
     assert (found.verdict, found.ours) == ("not run", None)
     assert found.missing == ("1 result(s) with other settings, which are not judged",)
     found = cell(judge(tmp_path, {}), "MTEB-R", "Qwen3-Reranker-0.6B")
     assert "recipe: card, published with qwen_eval" in found.notes
+    assert "instruction: task, published with the set qwen-script" in found.notes
 
 
 def test_p_mrr_over_native_and_over_cut_candidates_are_two_results(tmp_path: Path) -> None:

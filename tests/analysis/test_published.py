@@ -12,7 +12,8 @@ import yaml
 
 from rerank_eval.analysis import published as module
 from rerank_eval.errors import ConfigError
-from rerank_eval.tasks.suites import evals_root, load_suites
+from rerank_eval.evals import evals_root
+from rerank_eval.tasks.suites import load_suites
 from tests.analysis.published_files import make_judge
 
 CARD = """

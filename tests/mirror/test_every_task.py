@@ -74,6 +74,7 @@ def test_followir_keeps_its_own_candidates_and_reads_each_query_s_instruction(on
         manifest = manifests(one_of_each, kind)["News21InstructionRetrieval"]
         assert manifest["task"]["candidates"] == "native"
         assert (scores(one_of_each, manifest).groupby("query_id").size() == 20).all()
+        assert manifest["scores"]["p_mrr"] == pytest.approx(manifest["scores"]["main"], abs=1e-12)
     assert manifest["instruction"]["distinct"] == 8
 
 

@@ -19,7 +19,7 @@ from rerank_eval.errors import DeviceError, ModelError, OfflineError, RerankEval
 from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
 from rerank_eval.models.classifiers import ClassifierScorer
 from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.models.scorers import load_scorer, make_policy
+from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
 from tests.mirror.hub_layout import Repository
 from tests.tiny_classifiers import (
     POSITIONS,
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused_before_loading(
 def test_an_own_instruction_stands_behind_the_query(folders: dict[str, Path]) -> None:
     config = RerankerConfig(model=str(folders["bge"]))
     scorer = scorer_of(folders["bge"])
-    policy = make_policy(config, resolved(folders["bge"]))
+    policy = make_policy(config, resolved(folders["bge"]), Prompting.of(config))
     own, nothing = policy.choose("only vises", None), policy.choose(None, object())
     assert (own, nothing) == ("only vises", None)
     groups = [QueryGroup("some query", own, DOCUMENTS), QueryGroup("some query", nothing, DOCUMENTS)]
@@ -187,10 +187,8 @@ def test_an_own_instruction_stands_behind_the_query(folders: dict[str, Path]) ->
     summary = policy.summary()
     assert summary["place"] == "behind the query"
     assert summary["examples"] == ["only vises", None]
-    assert (
-        make_policy(config.model_copy(update={"instruction": "none"}), resolved(folders["bge"])).choose("x", None)
-        is None
-    )
+    without_own = config.model_copy(update={"instruction": "none"})
+    assert make_policy(without_own, resolved(folders["bge"]), Prompting.of(without_own)).choose("x", None) is None
 
 
 def test_more_than_one_label_is_no_reranker(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rerank_eval.config import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.dense import DenseBackend, PackedBackend, _CorpusTexts
 from rerank_eval.models.embedders import embedding_engine, takes_qwen3_instructions
+from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.models.retriever import Backend, load_backend
 from tests.models.test_retriever import SmallTask, search
@@ -53,7 +54,8 @@ def variant(checkpoint: Path, tmp_path: Path):
 
 def load(checkpoint: Path | ModelRef, results: Path | None = None, **settings: Any) -> Backend:
     ref = checkpoint if isinstance(checkpoint, ModelRef) else resolve_model(str(checkpoint), None, "")
-    return load_backend(RetrieverConfig(model="./tiny", **settings), ref, "cpu", results)
+    config = RetrieverConfig(model="./tiny", **settings)
+    return load_backend(config, ref, "cpu", results, find_instruction_set(config.instruction, ""))
 
 
 def scores(backend: Backend, task: SmallTask | None = None) -> dict[str, dict[str, float]]:
@@ -71,11 +73,17 @@ def assert_near(found: dict[str, dict[str, float]], expected: dict[str, dict[str
         assert list(found[query].values()) == pytest.approx(list(own.values()), abs=1e-5)
 
 
-@pytest.mark.parametrize("instruction", ["task", "none", "find the function that does this"])
+@pytest.mark.parametrize("instruction", ["task", "none", "find the function that does this", "own.yaml"])
 @pytest.mark.parametrize("native", [None, {"q1": ["d3", "d1", "q1"], "q2": ["d2", "d4"]}])
 def test_packed_ranks_as_sentence_transformers_does(
-    checkpoint: Path, instruction: str, native: dict[str, list[str]] | None
+    checkpoint: Path,
+    instruction: str,
+    native: dict[str, list[str]] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("tasks: {SmallTask: {query: find what it does, document: say what it does}}")
     found = []
     for engine in ("auto", "sentence-transformers"):
         backend = load(checkpoint, engine=engine, instruction=instruction, max_length=20)
@@ -89,6 +97,19 @@ def test_packed_ranks_as_sentence_transformers_does(
 def test_the_instruction_changes_the_scores(checkpoint: Path) -> None:
     by_task, bare = scores(load(checkpoint)), scores(load(checkpoint, instruction="none"))
     assert max(abs(by_task["q1"][d] - bare["q1"].get(d, 0)) for d in by_task["q1"]) > 0.001
+
+
+def test_a_set_gives_documents_an_instruction_where_it_has_one(checkpoint: Path) -> None:
+    backend = load(checkpoint, instruction="qwen")
+    assert isinstance(backend, PackedBackend)
+    claim = "Instruct: Given a claim, find documents that refute the claim\nQuery:"
+    assert backend.prompts(mteb.get_task("ArguAna").metadata) == {"query": claim, "document": claim}
+    cited = (
+        "Instruct: Given a scientific paper title, retrieve paper abstracts that are cited by the given paper\nQuery:"
+    )
+    assert backend.prompts(mteb.get_task("SCIDOCS").metadata) == {"query": cited, "document": ""}
+    default = "Instruct: Retrieve text based on user query.\nQuery:"
+    assert backend.prompts(mteb.get_task("MultiLongDocRetrieval").metadata) == {"query": default, "document": ""}
 
 
 @pytest.mark.parametrize("task", ["SciFact", "NFCorpus", "ArguAna", "BrightRetrieval", "MIRACLRetrievalHardNegatives"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytrec_eval
 
@@ -61,6 +62,16 @@ def test_an_instruction_task_keeps_its_own_candidates_and_each_query_s_instructi
     assert reranker["instruction"]["distinct"] == len(set(content.instructions.values()))
     assert reranker["task"]["main_score"] == "p-MRR"
     assert -1 <= reranker["scores"]["main"] <= 1
+    for manifest in (retriever, reranker):
+        found = manifest["scores"]
+        assert found["p_mrr"] == pytest.approx(found["main"], abs=1e-12)
+        assert found["p_mrr_worst"] <= found["p_mrr"] <= found["p_mrr_best"]
+    (by_pair, _) = sorted((project / "results").glob("runs/*/*/PyInstructionRetrieval/p_mrr.parquet"))
+    assert set(pd.read_parquet(by_pair)["pair"]) == set(content.changed)
+    assert _run([*arguments, "--set", "retriever.candidates=retrieved", "--set", "retriever.top_k=10"]) == 0
+    table = (project / "results" / "leaderboard.md").read_text()
+    assert table.count("candidates=retrieved") == 3  # the two rows, and what stands under the table
+    assert "p-MRR is over a task's own candidates" in table
 
 
 def test_what_was_really_used_as_instruction_stands_in_the_manifest(project: Path) -> None:

@@ -294,3 +294,47 @@ def test_rows_of_two_long_instructions_can_be_told_apart(project: Path) -> None:
     details = [line.split("|")[2] for line in lines if line.startswith("| + ")]
     assert len(details) == len(set(details)) == 2
     assert all("Judge whether the tool" in detail for detail in details)
+
+
+def test_a_recipe_and_instructions_of_one_s_own(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "short.yaml").write_text('query_template: "{query}\\n<Document>:"\ndefault_instruction: Judge it.\n')
+    (project / "mine.yaml").write_text("otherwise: default\ntasks:\n  tools: Find the tool.\n")
+    own = ["--set", "reranker.recipe=short.yaml", "--set", "reranker.instruction=mine.yaml"]
+    assert evaluate(*TOOLS, *own) == 0
+    assert evaluate(*TOOLS, *own) == 0
+    assert "done before" in capsys.readouterr().out
+    first = manifests(project / "results")["reranker"]
+    identity = first["identity"]["reranker"]
+    assert identity["recipe"].startswith("short@")
+    assert identity["instruction"].startswith("mine@")
+    assert first["instruction"]["examples"] == ["Find the tool."]
+    assert first["instruction"]["origins"] == {"set": first["counts"]["queries"]}
+    settings = json.loads((project / "results" / first["mteb_result"]).with_name("model_meta.json").read_text())
+    assert settings["experiment_kwargs"]["recipe"] == identity["recipe"]
+
+    (project / "mine.yaml").write_text("otherwise: default\ntasks:\n  tools: Find any other tool.\n")
+    assert evaluate(*TOOLS, *own) == 0
+    found = [json.loads(path.read_text()) for path in (project / "results").glob("runs/Qwen3*/*/tools/manifest.json")]
+    assert len({manifest["identity"]["digest"] for manifest in found}) == 2
+    assert len({manifest["digest"] for manifest in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("reranker.recipe=gone.yaml", "gone.yaml: no such file"),
+        ("reranker.instruction=bad.yaml", "bad.yaml: taks: unknown key; did you mean 'tasks'?"),
+        ("reranker.instruction=strict.yaml", "configs/base.yaml: reranker.instruction: instruction set strict has"),
+        ("reranker.instruction=qwn", "--set: reranker.instruction: unknown instruction 'qwn'; did you mean 'qwen'?"),
+    ],
+)
+def test_a_mistake_in_a_file_of_one_s_own_is_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str], setting: str, expected: str
+) -> None:
+    (project / "bad.yaml").write_text("taks: {tools: Find the tool.}\n")
+    (project / "strict.yaml").write_text("otherwise: error\ntasks: {hammers: Find the hammer.}\n")
+    assert evaluate(*TOOLS, "--set", setting) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (project / "results" / "runs").exists()

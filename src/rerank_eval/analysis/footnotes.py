@@ -43,6 +43,7 @@ def footnotes(
     notes += _versions(published, files)
     notes += _data(per_task, files)
     notes += _settings(published, model, chosen)
+    notes += _instruction(suite, model, chosen)
     if any(task.main_score == _P_MRR for task in suite.tasks):
         notes.append(_candidates(published, model, chosen))
     if any(len(task.splits) > 1 for task in suite.tasks):
@@ -89,6 +90,16 @@ def _settings(published: Published, model: PublishedModel, chosen: Experiment) -
     elif settings["top_k"] != published.top_k:
         notes.append(f"candidates: top {settings['top_k']}, published on the top {published.top_k}")
     return notes
+
+
+def _instruction(suite: Suite, model: PublishedModel, chosen: Experiment) -> list[str]:
+    how, used = suite.published_with, chosen.settings.get("instruction")
+    # Sequence classifiers are published without a dtype, and read no instruction.
+    if how is None or used is None or model.dtype is None:
+        return []
+    published = how.retriever_instruction if model.stage == "retriever" else how.instruction
+    name = str(used).partition("@")[0]
+    return [] if name == published else [f"instruction: {name}, published with the set {published}"]
 
 
 def _candidates(published: Published, model: PublishedModel, chosen: Experiment) -> str:

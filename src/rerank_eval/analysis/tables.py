@@ -215,6 +215,8 @@ def _caption(scores: Mapping[str, str], suites: Mapping[str, Sequence[str]], col
         for suite, tasks in suites.items()
         if _mean_name(suite) in columns and len(_averaged(tasks, scores)) < len(tasks)
     ]
+    if _P_MRR in scores.values():
+        caption += " p-MRR is over a task's own candidates, in rows with candidates=retrieved over the retriever's."
     if mixed:
         caption += f" The mean of {', '.join(mixed)} leaves p-MRR out."
     return caption

@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--preset", choices=SHAPES, default="0.6b" if cuda else "tiny", help="the model's shape")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", default="bfloat16" if cuda else "float32")
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), help="none: only follow growing pairs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", nargs="*", type=int, default=[10, 100, 1000] if cuda else [1, 10, 100])
     parser.add_argument("--threads", type=int, default=0)
@@ -40,6 +40,8 @@ def main() -> int:
     parser.add_argument("--checkpoints", default=str(Path(tempfile.gettempdir()) / "rerank-eval-bench"))
     parser.add_argument("--output", default="results/bench")
     told = parser.parse_args()
+    if unknown := set(told.workloads) - set(WORKLOADS):
+        parser.error(f"unknown workload {min(unknown)!r}; valid: {', '.join(WORKLOADS)}")
     started = time.perf_counter()
     folder = write_checkpoint(
         Path(told.checkpoints) / told.preset, SHAPES[told.preset], told.dtype, told.device, told.tokenizer
@@ -58,7 +60,7 @@ def main() -> int:
         together=not told.device.startswith("cuda"),
     )
     document = measure(settings, _say)
-    document["dtypes"] = effects(folder, told.device, _say)
+    document["dtypes"] = effects(folder, told.device, _say) if told.workloads else {}
     document["seconds"] = time.perf_counter() - started
     output = Path(told.output)
     output.mkdir(parents=True, exist_ok=True)

@@ -295,7 +295,7 @@ def _useful(settings: Settings, name: str) -> tuple[float, float]:
 
 def _growth(settings: Settings, say: Say) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    with Worker(settings, "ours", settings.workloads[0], None) as worker:
+    with Worker(settings, "ours", next(iter(settings.workloads or WORKLOADS)), None) as worker:
         worker.run(0, 2)
         for groups in settings.growth:
             answer = worker.run(1, groups, ready=False)

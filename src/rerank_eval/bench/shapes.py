@@ -67,12 +67,14 @@ class Shape:
 SHAPES = {
     # Qwen3-Reranker-0.6B's proportions at a quarter of its width.
     "tiny": Shape(4, 256, 768, 4, 2, cut_vocabulary=True),
+    # For following memory over very many pairs.
+    "micro": Shape(1, 64, 192, 1, 1),
     "0.6b-2-layers": Shape(2, 1024, 3072, 16, 8, cut_vocabulary=True),
     "0.6b": Shape(28, 1024, 3072, 16, 8),
     "4b": Shape(36, 2560, 9728, 32, 8),
     "8b": Shape(36, 4096, 12288, 32, 8, tied=False),
 }
-"""The published checkpoints' sizes (their config.json), and two that a laptop can run."""
+"""The published checkpoints' sizes (their config.json), and three that a laptop can run."""
 
 
 def write_checkpoint(folder: Path, shape: Shape, dtype: str, device: str, tokenizer: str | None = None) -> Path:

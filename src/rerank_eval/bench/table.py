@@ -28,10 +28,14 @@ def to_markdown(document: dict[str, Any]) -> str:
         "",
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, transformers "
         f"{machine['transformers']}; matrix products at {document['matmul_flops'] / 1e9:,.0f} GFLOP/s.",
-        "",
-        "| workload | engine | pairs/s | tokens/s | useful share of matmul rate | peak memory, MB | times as long |",
-        "|---|---|--:|--:|--:|--:|--:|",
     ]
+    if document["workloads"]:
+        lines += [
+            "",
+            "| workload | engine | pairs/s | tokens/s | useful share of matmul rate | peak memory, MB "
+            "| times as long |",
+            "|---|---|--:|--:|--:|--:|--:|",
+        ]
     for name, workload in document["workloads"].items():
         for label, row in workload["peers"].items():
             low, high = row["times_as_long_range"]
@@ -46,11 +50,12 @@ def to_markdown(document: dict[str, Any]) -> str:
             f"| {row['pairs']:,} | {row['seconds'] / row['pairs'] * 1e3:.2f} | {row['peak_bytes'] / 2**20:,.0f} |"
             for row in document["growth"]
         ]
-    lines += [
-        "",
-        "| dtype | largest margin difference from float32 | Kendall's tau | alone against packed, largest |",
-        "|---|--:|--:|--:|",
-    ]
+    if document["dtypes"]:
+        lines += [
+            "",
+            "| dtype | largest margin difference from float32 | Kendall's tau | alone against packed, largest |",
+            "|---|--:|--:|--:|",
+        ]
     for dtype, row in document["dtypes"].items():
         if "not run" in row:
             lines.append(f"| {dtype} | not run: {row['not run']} | | |")

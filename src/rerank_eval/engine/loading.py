@@ -84,7 +84,7 @@ def load_engine(
     parts = EngineParts(
         model=network,
         prompts=PromptTokenizer(tokenizer, chosen, max_length),
-        head=Head(network.lm_head, *_answer_ids(tokenizer), head, chosen.softmax_dtype),
+        head=Head(network.lm_head, *_answer_ids(tokenizer, chosen), head, chosen.softmax_dtype),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
             "model": str(model),
@@ -224,10 +224,10 @@ def _check_config(model: str, config: Any) -> None:
         )
 
 
-def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Return the ids of `yes` and `no`, refusing a tokenizer that has no single token for them."""
+def _answer_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int]:
+    """Return the ids of the answers yes and no, refusing a tokenizer that has no single token for them."""
     found = []
-    for word in ("yes", "no"):
+    for word in (recipe.yes, recipe.no):
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
             raise EngineError(f"the tokenizer splits {word!r} into {len(ids)} tokens; the answer must be a single one")

@@ -46,6 +46,9 @@ class Recipe:
             twice: as the instruction, and behind the query (`f"{query} {instruction}"`, mteb's data loader). The
             engine renders the query that it is given; whoever builds the group acts on this flag.
         softmax_dtype: Where the `faithful` head takes the softmax over [no, yes]: in the model's dtype or upcast.
+        reads_task_prompt: Whether the recipe's own code gives each task its instruction; mteb's never does.
+        yes: The answer that says relevant, one token.
+        no: The answer that says irrelevant, one token.
     """
 
     name: str
@@ -59,12 +62,16 @@ class Recipe:
     truncation: Truncation
     joins_query_and_instruction: bool
     softmax_dtype: SoftmaxDtype
+    reads_task_prompt: bool = True
+    yes: str = "yes"
+    no: str = "no"
 
     def __post_init__(self) -> None:
         """Check the templates.
 
         Raises:
-            EngineError: A placeholder is missing or unknown, the suffix is empty, or a mode is unknown.
+            EngineError: A placeholder is missing or unknown, the suffix is empty, a mode is unknown, or the answers
+                are one and the same.
         """
         for field, key in (
             ("instruct_template", "instruction"),
@@ -80,6 +87,8 @@ class Recipe:
             )
         if self.truncation not in {"body", "message"} or self.softmax_dtype not in {"model", "float32"}:
             raise EngineError(f"recipe {self.name!r}: truncation is body or message, softmax_dtype model or float32")
+        if not self.yes or not self.no or self.yes == self.no:
+            raise EngineError(f"recipe {self.name!r}: yes and no must be two answers")
 
     def instruct_text(self, instruction: str | None) -> str:
         """Render the instruction's line.
@@ -151,6 +160,7 @@ MTEB = Recipe(
     truncation="body",
     joins_query_and_instruction=True,
     softmax_dtype="float32",
+    reads_task_prompt=False,
 )
 """mteb's registered wrapper."""
 

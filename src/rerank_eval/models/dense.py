@@ -16,7 +16,8 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.topk import Best, scores_of, top_k
 from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.embedding_store import EmbeddingStore, StoredVectors, TemporaryStore
-from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder
+from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
+from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.retriever import Backend, SearchRequest
 
@@ -73,6 +74,10 @@ class DenseBackend:
     def take_work(self) -> dict[str, float]:
         """See `Backend.take_work`; sentence-transformers does not count."""
         return {}
+
+    def prompts(self, task_metadata: Any) -> dict[str, str] | None:
+        """See `Backend.prompts`."""
+        return shown_prompts(self.encoder, task_metadata)
 
     def _similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(self.encoder.similarity(queries, documents)).float().cpu()
@@ -167,6 +172,10 @@ class PackedBackend:
         names = ("texts", "embedded", "truncated", "tokens", "tokenize_seconds")
         return {name: getattr(now, name) - getattr(before, name) for name in names}
 
+    def prompts(self, task_metadata: Any) -> dict[str, str] | None:
+        """See `Backend.prompts`."""
+        return shown_prompts(self.encoder, task_metadata)
+
     def _stored(self, request: SearchRequest, corpus: Any) -> StoredVectors:
         prompt = self.encoder.prompt(request.context["task_metadata"], PromptType.document)
         return self.store.vectors(
@@ -212,11 +221,17 @@ def _named(request: SearchRequest, best: Best) -> Found:
     }
 
 
-def load_dense(config: RetrieverConfig, ref: ModelRef, device: str, results_dir: Path | None) -> Backend:
+def load_dense(
+    config: RetrieverConfig,
+    ref: ModelRef,
+    device: str,
+    results_dir: Path | None,
+    instructions: InstructionSet | None = None,
+) -> Backend:
     """Load a dense retriever; see `load_backend`."""
     if embedding_engine(config, ref) != "packed":
-        return DenseBackend(load_encoder(config, ref, device), {"batch_size": config.batch_size})
-    encoder = load_packed_encoder(config, ref, device)
+        return DenseBackend(load_encoder(config, ref, device, instructions), {"batch_size": config.batch_size})
+    encoder = load_packed_encoder(config, ref, device, instructions)
     identity = {
         "name": ref.name,
         "revision": ref.revision,

@@ -17,6 +17,7 @@ from rerank_eval.engine.embedding import PackedEmbedder, load_embedder
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
+from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
 
 
@@ -34,6 +35,7 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
         self.model = embedder
         self.instruction_template = instruction_template if instruct else None
         self.model_prompts = None if instruct else self.validate_task_to_prompt_name(dict(prompts), False)[0]
+        self.apply_instruction_to_passages = False
 
     def prompt(self, task_metadata: Any, prompt_type: PromptType) -> str:
         """Return what stands before each text.
@@ -42,11 +44,7 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
             task_metadata: mteb's `TaskMetadata` of the task at hand.
             prompt_type: Queries or documents.
         """
-        if self.instruction_template is None:
-            return get_prompt(self.model_prompts, task_metadata, prompt_type) or ""
-        if prompt_type == PromptType.document:
-            return ""
-        return self.get_task_instruction(task_metadata, prompt_type) or ""
+        return _prompt(self, task_metadata, prompt_type)
 
     def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: PromptType, **_: Any) -> NDArray[np.float32]:
         """Embed batches of texts, as mteb's `EncoderProtocol` says."""
@@ -75,13 +73,36 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
             raise DeviceError("out of device memory; lower retriever.token_budget or retriever.max_length") from error
 
 
-def load_packed_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> PackedEncoder:
+def shown_prompts(encoder: Any, task_metadata: Any) -> dict[str, str] | None:
+    """Return what an mteb encoder puts before a task's queries and documents, or None where it never does.
+
+    Args:
+        encoder: An mteb encoder.
+        task_metadata: mteb's `TaskMetadata` of the task.
+    """
+    if getattr(encoder, "instruction_template", None) is None and not getattr(encoder, "model_prompts", None):
+        return None
+    return {kind.value: _prompt(encoder, task_metadata, kind) for kind in (PromptType.query, PromptType.document)}
+
+
+def _prompt(encoder: Any, task_metadata: Any, prompt_type: PromptType) -> str:
+    if encoder.instruction_template is None:
+        return get_prompt(encoder.model_prompts, task_metadata, prompt_type) or ""
+    if prompt_type == PromptType.document and not getattr(encoder, "apply_instruction_to_passages", True):
+        return ""
+    return encoder.get_task_instruction(task_metadata, prompt_type) or ""
+
+
+def load_packed_encoder(
+    config: RetrieverConfig, ref: ModelRef, device: str, instructions: InstructionSet | None = None
+) -> PackedEncoder:
     """Load an encoder on the packed engine.
 
     Args:
         config: The retriever's section of the config.
         ref: The model, resolved; `embedding_engine` says that it can be run so.
         device: `auto` or a torch device.
+        instructions: The instruction set that the config names, or None.
 
     Returns:
         The encoder, with weights in memory.
@@ -101,17 +122,20 @@ def load_packed_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> 
     except EngineError as error:
         raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
     encoder = PackedEncoder(embedder, instruct=takes_qwen3_instructions(ref), prompts=saved_prompts(ref))
-    _set_instruction(encoder, config.instruction)
+    _set_instruction(encoder, config.instruction, instructions)
     return encoder
 
 
-def load_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> Any:
+def load_encoder(
+    config: RetrieverConfig, ref: ModelRef, device: str, instructions: InstructionSet | None = None
+) -> Any:
     """Load an encoder on sentence-transformers.
 
     Args:
         config: The retriever's section of the config.
         ref: The model, resolved.
         device: `auto` or a torch device.
+        instructions: The instruction set that the config names, or None.
 
     Returns:
         An mteb `EncoderProtocol`, with weights in memory.
@@ -125,7 +149,7 @@ def load_encoder(config: RetrieverConfig, ref: ModelRef, device: str) -> Any:
         raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
     if config.max_length is not None:
         _limit_length(encoder, config.max_length)
-    _set_instruction(encoder, config.instruction)
+    _set_instruction(encoder, config.instruction, instructions)
     return encoder
 
 
@@ -165,14 +189,12 @@ def _limit_length(encoder: Any, max_length: int) -> None:
     model.max_seq_length = max_length
 
 
-def _set_instruction(encoder: Any, instruction: str) -> None:
+def _set_instruction(encoder: Any, instruction: str, instructions: InstructionSet | None) -> None:
     if instruction == "task":
         return  # mteb's own way: the task's prompt, else the default of the task's type
     if instruction == "default":
         if getattr(encoder, "instruction_template", None) is not None:
-            from mteb.abstasks.retrieval import AbsTaskRetrieval
-
-            encoder.get_instruction = lambda _task_metadata, _prompt_type: AbsTaskRetrieval.abstask_prompt
+            encoder.get_instruction = lambda _task_metadata, _prompt_type: _default()
         return
     if instruction == "none":
         if getattr(encoder, "instruction_template", None) is not None:
@@ -182,4 +204,35 @@ def _set_instruction(encoder: Any, instruction: str) -> None:
         return
     if getattr(encoder, "instruction_template", None) is None:
         raise ModelError("retriever.instruction: this encoder takes no instruction; set it to task or none")
-    encoder.get_instruction = lambda _task_metadata, _prompt_type: instruction
+    if instructions is not None:
+        _use_set(encoder, instructions)
+    else:
+        encoder.get_instruction = lambda _task_metadata, _prompt_type: instruction
+
+
+def _use_set(encoder: Any, instructions: InstructionSet) -> None:
+    usual, template = encoder.get_instruction, encoder.instruction_template
+
+    def get_instruction(task_metadata: Any, prompt_type: PromptType) -> str:
+        document = prompt_type == PromptType.document
+        text = instructions.for_text(task_metadata.name, document=document)
+        if text is not None or document:
+            return text or ""
+        instructions.check([task_metadata.name], "retriever.instruction")
+        if instructions.otherwise == "task":
+            return str(usual(task_metadata, prompt_type))
+        if instructions.otherwise == "default":
+            return _default()
+        return "" if instructions.otherwise == "none" else instructions.otherwise
+
+    encoder.get_instruction = get_instruction
+    # A set may give documents an instruction too, in the queries' template; the encoder's own leaves them bare.
+    encoder.apply_instruction_to_passages = True
+    if callable(template):
+        encoder.instruction_template = lambda text, _prompt_type=None: template(text, PromptType.query) if text else ""
+
+
+def _default() -> str:
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    return str(AbsTaskRetrieval.abstask_prompt)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from rerank_eval.config.schema import INSTRUCTION_NAMES
+from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.names import digest
 
 _SHOWN = 3
@@ -14,14 +16,16 @@ class InstructionPolicy:
     """Chooses the instruction of each query; never inherits one from another task.
 
     Args:
-        setting: `none`, `default`, `task`, or the instruction's own text.
+        setting: `none`, `default`, `task`, or the instruction's own text. With `instructions` its name.
         default: The recipe's default instruction, or None when the model takes none.
         reads_task_prompt: Whether `task` may use mteb's `metadata.prompt`; the `mteb` recipe never does.
         joins_own: Whether a query's own instruction stands behind the query as well, as in the `mteb` recipe.
+        instructions: The instruction set that the setting names, or None.
         place: Where the model reads it, in words, for the manifest.
 
     Attributes:
-        used: How many queries were scored with which instruction; None means no instruction at all.
+        used: How many queries were scored with which instruction, and where it came from; None means no instruction at
+            all.
     """
 
     def __init__(
@@ -31,14 +35,16 @@ class InstructionPolicy:
         *,
         reads_task_prompt: bool = True,
         joins_own: bool = False,
+        instructions: InstructionSet | None = None,
         place: str = "in the prompt",
     ) -> None:
         self.setting = setting
         self.default = default
         self.reads_task_prompt = reads_task_prompt
         self.joins_own = joins_own
+        self.instructions = instructions
         self.place = place
-        self.used: Counter[str | None] = Counter()
+        self.used: Counter[tuple[str, str | None]] = Counter()
 
     def choose(self, own: str | None, task_metadata: Any) -> str | None:
         """Choose the instruction of one query.
@@ -49,9 +55,12 @@ class InstructionPolicy:
 
         Returns:
             The instruction's text, or None for no instruction.
+
+        Raises:
+            ConfigError: The set has nothing for the task, and says that this is an error.
         """
-        chosen = self._choose(own, task_metadata)
-        self.used[chosen] += 1
+        origin, chosen = self._choose(own, task_metadata)
+        self.used[origin, chosen] += 1
         return chosen
 
     def query_text(self, query: str, own: str | None) -> str:
@@ -61,29 +70,56 @@ class InstructionPolicy:
             query: The query's text.
             own: The query's own instruction, or None.
         """
-        return f"{query} {own}" if own and self.joins_own and self.setting == "task" else query
+        reads_own = self.setting == "task" or self.instructions is not None
+        return f"{query} {own}" if own and self.joins_own and reads_own else query
 
-    def _choose(self, own: str | None, task_metadata: Any) -> str | None:
+    def _choose(self, own: str | None, task_metadata: Any) -> tuple[str, str | None]:
+        if self.instructions is None and self.setting not in INSTRUCTION_NAMES:
+            return "config", self.setting
         if self.setting == "none":
-            return None
+            return "none", None
         if self.setting == "default":
-            return self.default
-        if self.setting != "task":
-            return self.setting
+            return "default", self.default
         if own:
-            return own
-        return (task_prompt(task_metadata) if self.reads_task_prompt else None) or self.default
+            return "query", own
+        if self.instructions is None:
+            return self._of_task(task_metadata) if self.reads_task_prompt else ("default", self.default)
+        return self._of_set(self.instructions, task_metadata)
+
+    def _of_task(self, task_metadata: Any) -> tuple[str, str | None]:
+        prompt = task_prompt(task_metadata)
+        return ("task", prompt) if prompt else ("default", self.default)
+
+    def _of_set(self, instructions: InstructionSet, task_metadata: Any) -> tuple[str, str | None]:
+        name = getattr(task_metadata, "name", "")
+        text = instructions.for_pair(name)
+        if text is not None:
+            return "set", text
+        instructions.check([name], "instruction")
+        if instructions.otherwise == "task":
+            return self._of_task(task_metadata)
+        if instructions.otherwise == "default":
+            return "default", self.default
+        return ("none", None) if instructions.otherwise == "none" else ("set", instructions.otherwise)
 
     def summary(self) -> dict[str, Any]:
-        """Describe what was used since the last call, for a manifest: distinct texts, examples, digest."""
-        texts = sorted(self.used, key=lambda text: (text is None, text or ""))
-        summary = {
+        """Describe what was used since the last call, for a manifest: origins, distinct texts, examples, digest."""
+        texts: Counter[str | None] = Counter()
+        origins: Counter[str] = Counter()
+        for (origin, text), count in self.used.items():
+            texts[text] += count
+            origins[origin] += count
+        ordered = sorted(texts, key=lambda text: (text is None, text or ""))
+        summary: dict[str, Any] = {
             "setting": self.setting,
-            "place": self.place if any(texts) else None,
-            "distinct": len(texts),
-            "examples": texts[:_SHOWN],
-            "digest": digest([[text, self.used[text]] for text in texts]),
+            "place": self.place if any(ordered) else None,
+            "origins": dict(sorted(origins.items())),
+            "distinct": len(ordered),
+            "examples": ordered[:_SHOWN],
+            "digest": digest([[text, texts[text]] for text in ordered]),
         }
+        if self.instructions is not None:
+            summary["set"] = {"name": self.instructions.identity, "source": self.instructions.source}
         self.used.clear()
         return summary
 

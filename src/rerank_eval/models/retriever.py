@@ -11,6 +11,7 @@ import numpy as np
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config.schema import BM25, RetrieverConfig
+from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.records import CellScores, Recorder
 from rerank_eval.models.resolve import ModelRef
 
@@ -55,6 +56,14 @@ class Backend(Protocol):
 
     def take_work(self) -> dict[str, float]:
         """Return what was computed since the last call, for a manifest; empty where nothing counts."""
+        ...
+
+    def prompts(self, task_metadata: Any) -> dict[str, str] | None:
+        """Return what stands before a task's queries and documents, for a manifest; None where nothing ever does.
+
+        Args:
+            task_metadata: mteb's `TaskMetadata` of the task.
+        """
         ...
 
 
@@ -142,7 +151,13 @@ def rank(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True)
 
 
-def load_backend(config: RetrieverConfig, ref: ModelRef, device: str, results_dir: Path | None = None) -> Backend:
+def load_backend(
+    config: RetrieverConfig,
+    ref: ModelRef,
+    device: str,
+    results_dir: Path | None = None,
+    instructions: InstructionSet | None = None,
+) -> Backend:
     """Load a retriever.
 
     Args:
@@ -150,6 +165,7 @@ def load_backend(config: RetrieverConfig, ref: ModelRef, device: str, results_di
         ref: The model, resolved.
         device: `auto` or a torch device.
         results_dir: Folder of all results, where embeddings are kept; None keeps them for this process alone.
+        instructions: The instruction set that the config names, or None.
 
     Returns:
         The backend, with weights in memory.
@@ -164,4 +180,4 @@ def load_backend(config: RetrieverConfig, ref: ModelRef, device: str, results_di
         return Bm25Backend()
     from rerank_eval.models.dense import load_dense
 
-    return load_dense(config, ref, device, results_dir)
+    return load_dense(config, ref, device, results_dir, instructions)

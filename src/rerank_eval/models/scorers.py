@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,11 +13,13 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine, QueryGroup, RenderedPrompt
 from rerank_eval.engine.loading import load_engine, resolve_device
 from rerank_eval.engine.memory import is_out_of_memory
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.architectures import effective_max_length, is_classifier
 from rerank_eval.models.classifiers import classifier_policy, load_classifier
+from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set
 from rerank_eval.models.instructions import InstructionPolicy
+from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.reranker import GroupScores, Scorer, work_between
 from rerank_eval.models.resolve import ModelRef
 
@@ -88,13 +91,40 @@ def check_device(device: str) -> None:
         raise DeviceError(f"device: {error}") from error
 
 
-def load_scorer(config: RerankerConfig, ref: ModelRef, device: str) -> Scorer:
+@dataclass(frozen=True)
+class Prompting:
+    """What a config's names of recipe and instructions stand for.
+
+    Attributes:
+        recipe: The prompt recipe.
+        instructions: The instruction set, or None where the setting names none.
+    """
+
+    recipe: Recipe
+    instructions: InstructionSet | None = None
+
+    @classmethod
+    def of(cls, config: RerankerConfig) -> Prompting:
+        """Look a config's names up.
+
+        Args:
+            config: The reranker's section of the config.
+
+        Raises:
+            ConfigError: A name stands for nothing, or a file is malformed.
+        """
+        instructions = find_instruction_set(config.instruction, "reranker.instruction")
+        return cls(find_recipe(config.recipe, "reranker.recipe"), instructions)
+
+
+def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: Prompting | None = None) -> Scorer:
     """Load a reranker.
 
     Args:
         config: The reranker's section of the config.
         ref: The model, resolved.
         device: `auto` or a torch device.
+        prompting: Recipe and instructions, where they were looked up before.
 
     Returns:
         The scorer, with weights in memory.
@@ -104,13 +134,14 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str) -> Scorer:
     """
     if is_classifier(config, ref):
         return load_classifier(config, ref, device)
+    chosen = prompting or Prompting.of(config)
     try:
         engine = load_engine(
             ref.source,
             revision=ref.load_revision,
             dtype=config.dtype,
             device=device,
-            recipe=RECIPES[config.recipe],
+            recipe=chosen.recipe,
             engine=config.engine,
             head=config.head,
             max_length=effective_max_length(config, ref),
@@ -121,22 +152,23 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str) -> Scorer:
         )
     except (EngineError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error
-    return EngineScorer(engine, make_policy(config, ref))
+    return EngineScorer(engine, make_policy(config, ref, chosen))
 
 
-def make_policy(config: RerankerConfig, ref: ModelRef) -> InstructionPolicy:
+def make_policy(config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> InstructionPolicy:
     """Return the policy by which a reranker's instructions are chosen.
 
     Args:
         config: The reranker's section of the config.
         ref: The model, resolved.
+        prompting: Its recipe and instructions.
     """
     if is_classifier(config, ref):
         return classifier_policy(config)
-    recipe = RECIPES[config.recipe]
     return InstructionPolicy(
         config.instruction,
-        recipe.default_instruction,
-        reads_task_prompt=config.recipe != "mteb",
-        joins_own=recipe.joins_query_and_instruction,
+        prompting.recipe.default_instruction,
+        reads_task_prompt=prompting.recipe.reads_task_prompt,
+        joins_own=prompting.recipe.joins_query_and_instruction,
+        instructions=prompting.instructions,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from typing import Any
 
 from rerank_eval.errors import DataError
 from rerank_eval.models.retriever import SearchRequest
@@ -40,3 +41,6 @@ class Bm25Backend:
     def take_work(self) -> dict[str, float]:
         """See `Backend.take_work`; bm25s does not count."""
         return {}
+
+    def prompts(self, task_metadata: Any) -> None:
+        """See `Backend.prompts`; BM25 has none."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
-from rerank_eval.config.schema import BM25, INSTRUCTION_NAMES
+from rerank_eval.config.schema import BM25
+from rerank_eval.engine.recipe import Recipe
 from rerank_eval.models.architectures import check_classifier, effective_max_length, implementation, is_classifier
 from rerank_eval.models.embedders import embedding_engine
+from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
+from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.names import digest, slug
 from rerank_eval.tasks.registry import TaskRef, resolve
@@ -29,6 +32,9 @@ class Row:
         ref: The model that this row is about.
         retriever: For a reranker, the row whose candidates it reorders.
         identity: All that can change a score of this row on given data, and nothing else.
+        recipe: For a causal reranker, its prompt recipe; read once, so that a file that changes while a run goes on
+            changes nothing.
+        instructions: The instruction set that the config names, likewise; None where it names none.
     """
 
     kind: str
@@ -37,6 +43,8 @@ class Row:
     ref: ModelRef
     identity: dict[str, Any]
     retriever: Row | None = None
+    recipe: Recipe | None = None
+    instructions: InstructionSet | None = None
 
     @property
     def digest(self) -> str:
@@ -60,6 +68,9 @@ class Row:
             parts.append(
                 f"{key}={_shown(value)}" if key in {"instruction", "max_length", "engine", "head"} else str(value)
             )
+        first = self.retriever or self
+        if first.identity["candidates"] != "auto":
+            parts.append(f"candidates={first.identity['candidates']}")
         return ", ".join(parts)
 
     def folder(self, results_dir: Path, task: str) -> Path:
@@ -68,7 +79,11 @@ class Row:
 
     def meta(self) -> ModelMeta:
         """Return the identity as mteb files results under it, first stage and top_k included."""
-        settings = {key: _short(value) for key, value in self.identity.items() if key in _FILED and value is not None}
+        settings = {
+            key: shown_instruction(value) if key == "instruction" else value
+            for key, value in self.identity.items()
+            if key in _FILED and value is not None
+        }
         if self.retriever is not None:
             settings["retriever"] = self.retriever.ref.label
             settings["top_k"] = self.retriever.identity["top_k"]
@@ -91,20 +106,14 @@ class Row:
 
 _UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length")
-_SHORT = 24
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, str) and value not in INSTRUCTION_NAMES and len(value) > _SHORT:
-        return f"text-{digest(value, 8)}"
-    return value
+_SHOWN = 24
 
 
 def _shown(value: Any) -> Any:
     """Show an instruction's own text by its beginning, and a digest that tells two of the same beginning apart."""
-    if _short(value) == value:
+    if not isinstance(value, str) or shown_instruction(value) == value:
         return value
-    return f'"{value[:_SHORT].rstrip()}..." ({digest(value, 4)})'
+    return f'"{value[:_SHOWN].rstrip()}..." ({digest(value, 4)})'
 
 
 @dataclass(frozen=True)
@@ -159,16 +168,27 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             resolved[key] = resolve_model(name, revision, where, loaded.base.model_folder)
         return resolved[key]
 
+    def instructions(section: RetrieverConfig | RerankerConfig, where: str) -> InstructionSet | None:
+        found = find_instruction_set(section.instruction, where)
+        if found is not None:
+            found.check([task.name for task in tasks], where)
+        return found
+
     for run in loaded.runs:
+        # Files that the config names are read before any model's name is looked up: that may take the hub's time.
+        own = instructions(run.retriever, f"{loaded.path}: retriever.instruction")
+        recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
+        theirs = None if run.reranker is None else instructions(run.reranker, f"{loaded.path}: reranker.instruction")
         ref = model(run.retriever.model, run.retriever.revision, f"{loaded.path}: retriever.model")
-        first = Row("retriever", 0, run, ref, retriever_identity(run.retriever, ref))
+        first = Row("retriever", 0, run, ref, retriever_identity(run.retriever, ref, own), instructions=own)
         first = retrievers.setdefault(first.digest, first)
-        if run.reranker is None:
+        if run.reranker is None or recipe is None:
             continue
         ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
         if is_classifier(run.reranker, ref):
             check_classifier(run.reranker, ref)
-        second = Row("reranker", 0, run, ref, reranker_identity(run.reranker, ref, first), first)
+        identity = reranker_identity(run.reranker, ref, first, recipe=recipe, instructions=theirs)
+        second = Row("reranker", 0, run, ref, identity, first, recipe, theirs)
         rerankers.setdefault(second.digest, second)
     rows = _ordered(list(retrievers.values()), list(rerankers.values()))
     return Plan(loaded, tuple(tasks), tuple(rows), Path(loaded.base.results_dir).expanduser())
@@ -177,20 +197,23 @@ def make_plan(loaded: LoadedConfig) -> Plan:
 def _ordered(retrievers: Sequence[Row], rerankers: Sequence[Row]) -> list[Row]:
     rows: list[Row] = []
     for first in retrievers:
-        numbered = Row(first.kind, len(rows), first.config, first.ref, first.identity)
+        numbered = replace(first, order=len(rows))
         rows.append(numbered)
         for second in rerankers:
             if second.retriever == first:
-                rows.append(Row(second.kind, len(rows), second.config, second.ref, second.identity, numbered))
+                rows.append(replace(second, order=len(rows), retriever=numbered))
     return rows
 
 
-def retriever_identity(config: RetrieverConfig, ref: ModelRef) -> dict[str, Any]:
+def retriever_identity(
+    config: RetrieverConfig, ref: ModelRef, instructions: InstructionSet | None = None
+) -> dict[str, Any]:
     """Return all that can change a candidate list on given data.
 
     Args:
         config: The retriever's section.
         ref: The model, resolved.
+        instructions: The instruction set that it names, or None.
     """
     identity: dict[str, Any] = {
         "stage": "retriever",
@@ -201,31 +224,42 @@ def retriever_identity(config: RetrieverConfig, ref: ModelRef) -> dict[str, Any]
     }
     if config.model != BM25:
         identity |= {"dtype": config.dtype, "instruction": config.instruction, "max_length": config.max_length}
+        if instructions is not None:
+            identity["instruction"] = instructions.identity
         identity["engine"] = embedding_engine(config, ref)
     return identity
 
 
-def reranker_identity(config: RerankerConfig, ref: ModelRef, retriever: Row) -> dict[str, Any]:
+def reranker_identity(
+    config: RerankerConfig,
+    ref: ModelRef,
+    retriever: Row,
+    *,
+    recipe: Recipe,
+    instructions: InstructionSet | None = None,
+) -> dict[str, Any]:
     """Return all that can change a reranker's scores on given data.
 
     Args:
         config: The reranker's section.
         ref: The model, resolved.
         retriever: The row whose candidates it reorders.
+        recipe: The prompt recipe that it names.
+        instructions: The instruction set that it names, or None.
     """
     identity: dict[str, Any] = {
         "stage": "reranker",
         "model": ref.name,
         "revision": ref.revision,
         "dtype": config.dtype,
-        "instruction": config.instruction,
+        "instruction": config.instruction if instructions is None else instructions.identity,
         "max_length": effective_max_length(config, ref),
         "candidates": retriever.digest,
     }
     if is_classifier(config, ref):
         identity |= _classifier_identity(config, ref)
     else:
-        identity |= {"recipe": config.recipe, "engine": config.engine, "head": config.head}
+        identity |= {"recipe": recipe.name, "engine": config.engine, "head": config.head}
         if config.compile is not None:  # fused arithmetic rounds elsewhere
             identity["compile"] = config.compile
     return identity

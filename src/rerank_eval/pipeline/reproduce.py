@@ -18,16 +18,17 @@ from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, J
 from rerank_eval.analysis.mteb_results import ResultsFolder, read_results
 from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
-from rerank_eval.config.schema import BM25, INSTRUCTION_NAMES, MINILM
+from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import write_json
-from rerank_eval.names import did_you_mean, digest
+from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
+from rerank_eval.models.recipes import find_recipe
+from rerank_eval.names import did_you_mean
 from rerank_eval.tasks.suites import load_suites
 
 CONFIG = Path("configs/model-card.yaml")
 RESULTS = Path("results")
 _SHOWN = 3
-_SHORT = 24  # as in Row.meta: longer instructions are filed under a digest
 _LABELS = {BM25: "BM25", MINILM: "all-MiniLM-L6-v2"}
 
 
@@ -271,12 +272,17 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
         shared: dict[str, object] = {"top_k": first.top_k, "candidates": candidates}
         own: dict[str, object] = {}
         if first.model != BM25:
-            own = {"dtype": first.dtype, "instruction": _filed(first.instruction), "max_length": first.max_length}
+            own = {
+                "dtype": first.dtype,
+                "instruction": _filed(first.instruction, loaded.path),
+                "max_length": first.max_length,
+            }
         _add(found, first, shared | own)
         if run.reranker is not None:
             second = run.reranker
-            own = second.model_dump(include={"dtype", "max_length", "recipe", "engine", "head"})
-            own |= {"instruction": _filed(second.instruction), "retriever": _label(first.model)}
+            own = second.model_dump(include={"dtype", "max_length", "engine", "head"})
+            own["recipe"] = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe").name
+            own |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
             if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do
                 del own["max_length"]
             _add(found, second, shared | own)
@@ -293,10 +299,10 @@ def _add(
         known.append(settings)
 
 
-def _filed(instruction: str) -> str:
-    if instruction in INSTRUCTION_NAMES or len(instruction) <= _SHORT:
-        return instruction
-    return f"text-{digest(instruction, 8)}"
+def _filed(instruction: str, path: Path) -> str:
+    """Return an instruction as results are filed under it (`Row.meta`)."""
+    found = find_instruction_set(instruction, f"{path}: instruction")
+    return shown_instruction(instruction if found is None else found.identity)
 
 
 def _label(model: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pandas as pd
 from mteb import ResultCache
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.analysis import metrics, trec
+from rerank_eval.analysis import followir, metrics, trec
 from rerank_eval.errors import StorageError
 from rerank_eval.files import atomic_path, storage_error, write_json, write_text
 from rerank_eval.models.records import Recorder
@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 
 Qrels = Mapping[str, Mapping[str, int]]
+Changed = Mapping[str, Sequence[str]]
 Cell = tuple[str, str]
 """(subset, split)"""
 
@@ -42,20 +43,24 @@ class Judged:
         per_query: Columns subset, split, query_id and the metrics: every query with judgements.
         summary: Means over all queries of a cell, then over cells, as suites average.
         digest: SHA-256 (16 hexadecimal characters) over every pair's cell, query, document and score.
+        instruction_pairs: Columns subset, split and those of `followir.p_mrr`; None unless relevance changes with the
+            instruction.
     """
 
     pairs: pd.DataFrame
     per_query: pd.DataFrame
     summary: dict[str, float]
     digest: str
+    instruction_pairs: pd.DataFrame | None = None
 
 
-def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels]) -> Judged:
+def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell, Changed] | None = None) -> Judged:
     """Compute per-query metrics of everything that was recorded.
 
     Args:
         recorder: Scores of each cell.
         qrels: Judgements of each cell.
+        changed: For each cell, pairs of queries and the documents that the second one's instruction makes irrelevant.
 
     Returns:
         Frames, summary and digest.
@@ -75,13 +80,28 @@ def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels]) -> Judged:
         queries.append(_labelled(per_query, subset, split))
         for query_id, doc_id, score in zip(frame["query_id"], frame["doc_id"], frame["score"], strict=True):
             hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
+    by_pair = _instruction_pairs(recorder, changed or {})
+    if by_pair is not None:
+        for part, (_, own) in zip(summaries, sorted(by_pair.items()), strict=True):
+            part.update(followir.summarise(own))
     summary = {key: float(sum(part[key] for part in summaries) / len(summaries)) for key in summaries[0]}
     return Judged(
         pd.concat(pairs, ignore_index=True),
         pd.concat(queries, ignore_index=True),
         summary,
         hasher.hexdigest()[:16],
+        None
+        if by_pair is None
+        else pd.concat([_labelled(own, *cell) for cell, own in sorted(by_pair.items())], ignore_index=True),
     )
+
+
+def _instruction_pairs(recorder: Recorder, changed: Mapping[Cell, Changed]) -> dict[Cell, pd.DataFrame] | None:
+    """Judge pairs of instructions; None unless every cell has some."""
+    if not changed:
+        return None
+    found = {cell: followir.p_mrr(own.frame(), changed.get(cell, {})) for cell, own in recorder.cells.items()}
+    return found if found and all(len(frame) for frame in found.values()) else None
 
 
 def _labelled(frame: pd.DataFrame, subset: str, split: str) -> pd.DataFrame:
@@ -99,7 +119,10 @@ def write_frames(folder: Path, judged: Judged, tag: str) -> None:
         judged: What to write.
         tag: Last column of the TREC run.
     """
-    for name, frame in (("scores.parquet", judged.pairs), ("per_query.parquet", judged.per_query)):
+    frames = {"scores.parquet": judged.pairs, "per_query.parquet": judged.per_query}
+    if judged.instruction_pairs is not None:
+        frames["p_mrr.parquet"] = judged.instruction_pairs
+    for name, frame in frames.items():
         with atomic_path(folder / name) as temporary:
             frame.to_parquet(temporary, index=False)
     for (subset, split), frame in judged.pairs.groupby(["subset", "split"], sort=True):

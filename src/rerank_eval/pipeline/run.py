@@ -11,7 +11,7 @@ from typing import Any
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.retriever import Backend, load_backend
-from rerank_eval.models.scorers import load_scorer, make_policy
+from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -112,10 +112,13 @@ class Runner:
             if self._backend is None or self._backend[0] != row.digest:
                 self._backend = None
                 gc.collect()
-                backend = load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir)
+                backend = self._load_backend(row)
                 self._backend = (row.digest, backend)
             stages.retrieve(job, self._backend[1], self.reporter)
             self._note(job)
+
+    def _load_backend(self, row: Row) -> Backend:
+        return load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir, row.instructions)
 
     def _rerank_all(self, row: Row) -> None:
         for job in self._jobs(row, self.plan.tasks):
@@ -126,14 +129,16 @@ class Runner:
     def _load_scorer(self, row: Row) -> Scorer:
         """Load a reranker, or keep the one in memory when only its instruction differs."""
         config = row.config.reranker
-        assert config is not None  # noqa: S101 - a reranker row has one by construction
-        key = digest([config.model_dump(mode="json", exclude={"instruction"}), row.ref.revision, row.config.device])
+        assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
+        prompting = Prompting(row.recipe, row.instructions)
+        settings = config.model_dump(mode="json", exclude={"instruction"})
+        key = digest([settings, row.recipe.name, row.ref.revision, row.config.device])
         if self._scorer is None or self._scorer[0] != key:
             self._scorer = None
             gc.collect()
-            self._scorer = (key, load_scorer(config, row.ref, row.config.device))
+            self._scorer = (key, load_scorer(config, row.ref, row.config.device, prompting))
         scorer = self._scorer[1]
-        scorer.policy = make_policy(config, row.ref)
+        scorer.policy = make_policy(config, row.ref, prompting)
         return scorer
 
     def _note(self, job: Job) -> None:
@@ -153,9 +158,10 @@ def _reservations(manifest: Mapping[str, Any]) -> str:
     if cut:
         told += f", {cut:.1%} of prompts cut to max_length"
     scores = manifest["scores"]
-    if scores["ndcg_at_10_best"] - scores["ndcg_at_10_worst"] >= _WORTH_TELLING:
-        bounds = f"{scores['ndcg_at_10_worst'] * 100:.2f} to {scores['ndcg_at_10_best'] * 100:.2f}"
-        told += f", {scores['tie_rate']:.1%} of candidates tie (nDCG@10 {bounds})"
+    key, name = ("p_mrr", "p-MRR") if "p_mrr" in scores else ("ndcg_at_10", "nDCG@10")
+    worst, best = scores[f"{key}_worst"], scores[f"{key}_best"]
+    if best - worst >= _WORTH_TELLING:
+        told += f", {scores['tie_rate']:.1%} of candidates tie ({name} {worst * 100:.2f} to {best * 100:.2f})"
     return told
 
 

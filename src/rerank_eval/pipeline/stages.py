@@ -50,7 +50,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
             advance=bar.advance,
         )
         result = _evaluate(search, task)
-        judged = results.judge(search.recorder, _qrels(task))
+        judged = results.judge(search.recorder, _qrels(task), prepare.changed_judgements(task))
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
     facts = {
         "native": native,
@@ -58,6 +58,9 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         "work": backend.take_work(),
         "digest": judged.digest,
     }
+    prompts = backend.prompts(task.metadata)
+    if prompts is not None:
+        facts["instruction"] = {"setting": job.row.identity["instruction"], **prompts}
     _write(job, Finished(task, result, judged, bar, started, facts))
     prepare.unload(task)
 
@@ -92,7 +95,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
         result = _evaluate(model, task)
-        judged = results.judge(model.recorder, _qrels(task))
+        judged = results.judge(model.recorder, _qrels(task), prepare.changed_judgements(task))
     counts = model.counts
     facts = {
         "native": native,

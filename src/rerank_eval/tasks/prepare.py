@@ -129,6 +129,32 @@ def _fetch_changed_judgements(task: Any) -> None:
             datasets.load_dataset(dataset["path"], name, revision=dataset["revision"])
 
 
+def changed_judgements(task: Any) -> dict[tuple[str, str], dict[str, list[str]]]:
+    """Return what p-MRR is about, for a loaded task of FollowIR's kind.
+
+    Args:
+        task: An mteb task.
+
+    Returns:
+        (subset, split) -> pair of queries -> documents that the second one's instruction makes irrelevant; empty where
+        relevance does not change with the instruction, or is not told in FollowIR's own layout.
+    """
+    if task.metadata.main_score != "p-MRR":
+        return {}
+    content = getattr(task, "content", None)
+    if content is not None:
+        return {(subset, split): dict(content(task.size, split).changed) for subset, split, _ in cells(task)}
+    import datasets
+
+    dataset = task.metadata.dataset
+    names = datasets.get_dataset_config_names(dataset["path"], revision=dataset.get("revision"))
+    if "qrel_diff" not in names:
+        return {}
+    rows = datasets.load_dataset(dataset["path"], "qrel_diff", split="qrel_diff", revision=dataset.get("revision"))
+    changed = {str(row["query-id"]): list(row["corpus-ids"]) for row in rows}
+    return {(subset, split): changed for subset, split, _ in cells(task)}
+
+
 def _missing(task: Any, where: str) -> str:
     dataset = task.metadata.dataset
     command = f"hf download --repo-type dataset {dataset.get('path')} --revision {dataset.get('revision')}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank_eval.errors import ConfigError
+from rerank_eval.evals import evals_root
 
 
 class SuiteTask(BaseModel):
@@ -31,6 +30,19 @@ class SuiteTask(BaseModel):
     """Pairs at 100 candidates a query, fewer where the corpus is smaller; FollowIR's are its own 1000."""
 
 
+class PublishedWith(BaseModel):
+    """What the published numbers of a suite were made with, where models read prompts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    recipe: str
+    """The rerankers' prompt recipe."""
+    instruction: str
+    """The rerankers' instruction set."""
+    retriever_instruction: str
+    """The retriever's instruction set."""
+
+
 class Suite(BaseModel):
     """A suite of tasks whose mean is reported."""
 
@@ -44,6 +56,8 @@ class Suite(BaseModel):
     """Where the suite is defined."""
     average: str
     """How the suite's score comes from its tasks'."""
+    published_with: PublishedWith | None = None
+    """What to set for a reproduction; null where nothing is published."""
     tasks: tuple[SuiteTask, ...] = Field(min_length=1)
     """The tasks, in mteb's order."""
 
@@ -59,24 +73,6 @@ class Suite(BaseModel):
 
 
 _ORDER = ("Embedded", "MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")
-
-
-def evals_root() -> Path:
-    """Return the folder `evals`, which holds suites, instructions and published numbers.
-
-    Returns:
-        `$RERANK_EVAL_EVALS`, else the checkout's folder.
-
-    Raises:
-        ConfigError: It is not there.
-    """
-    given = os.environ.get("RERANK_EVAL_EVALS")
-    root = Path(given) if given else Path(__file__).resolve().parents[3] / "evals"
-    if not (root / "suites").is_dir():
-        raise ConfigError(
-            f"{root}: holds no suites; install from a checkout, or set RERANK_EVAL_EVALS to its evals folder"
-        )
-    return root
 
 
 @functools.cache
