@@ -249,7 +249,8 @@ def score_pair(
         console: Where it is printed.
 
     Raises:
-        ConfigError: The config has no reranker, or it is not a causal one.
+        ConfigError: The config has no reranker.
+        ModelError: It cannot be loaded.
     """
     loaded = _load([], config, overrides, console)
     reranker = loaded.runs[0].reranker
@@ -257,22 +258,22 @@ def score_pair(
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
     from rerank_eval.engine.interface import QueryGroup
     from rerank_eval.models.resolve import resolve_model
-    from rerank_eval.models.scorers import EngineScorer, load_scorer
+    from rerank_eval.models.scorers import load_scorer
 
     ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
     scorer = load_scorer(reranker, ref, loaded.base.device)
     chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
     query, document = pair
     result = next(iter(scorer.score_groups([QueryGroup(query, chosen, [document])])))
-    if isinstance(scorer, EngineScorer):
-        prompt = scorer.engine.render(query, document, chosen)
-        console.rule("prompt")
-        console.print(prompt.text, markup=False)
-        console.rule()
-        cut = ", cut to max_length" if prompt.truncated else ""
-        console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
+    prompt = scorer.render(query, document, chosen)
+    console.rule("prompt")
+    console.print(prompt.text, markup=False)
+    console.rule()
+    cut = ", cut to max_length" if prompt.truncated else ""
+    console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
-    console.print(f"margin:  {result.margins[0]:.6f}")
-    console.print(f"P(yes):  {1 / (1 + math.exp(-result.margins[0])):.6f}")
+    margin, probability = scorer.names
+    console.print(f"{margin + ':':<9}{result.margins[0]:.6f}")
+    console.print(f"{probability + ':':<9}{0.5 + math.tanh(result.margins[0] / 2) / 2:.6f}")

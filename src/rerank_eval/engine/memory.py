@@ -36,7 +36,8 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     config: Any = model.config
     size = model.dtype.itemsize
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * head_dim
+    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = (config.num_attention_heads + 2 * key_value_heads) * head_dim
     mlp = 2 * config.hidden_size + 3 * config.intermediate_size
     attention = 2 * config.hidden_size + 3 * heads
     return int(size * max(mlp, attention) + 8 * config.hidden_size)

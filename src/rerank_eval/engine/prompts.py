@@ -56,7 +56,7 @@ class TokenizedGroup:
         return np.array([len(self.shared) + len(ids) for ids in self.own], dtype=np.int64)
 
 
-class _Met:
+class TokenCache:
     """Token ids of texts met lately, by digest; those met longest ago go first.
 
     Args:
@@ -68,18 +68,27 @@ class _Met:
         self._tokens = 0
         self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
 
+    @staticmethod
+    def key(text: str) -> bytes:
+        """Return the digest that stands for a text."""
+        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
     def __contains__(self, key: bytes) -> bool:
+        """Say whether a text's ids are there."""
         return key in self._ids
 
     def put(self, key: bytes, ids: list[int]) -> None:
+        """Take a text's ids in; `shrink` may forget them."""
         self._ids[key] = array("i", ids)
         self._tokens += len(ids)
 
     def get(self, key: bytes) -> list[int]:
+        """Return a text's ids."""
         self._ids.move_to_end(key)
         return self._ids[key].tolist()
 
     def shrink(self) -> None:
+        """Forget what was met longest ago, down to the capacity."""
         while self._tokens > self._capacity:
             self._tokens -= len(self._ids.popitem(last=False)[1])
 
@@ -113,7 +122,7 @@ class PromptTokenizer:
         # What is cut in mode "message" is the whole message; in mode "body" what stands between prefix and suffix.
         self._limit = max_length - (frame if recipe.truncation == "body" else 0)
         self.exact_split = splits_exactly(tokenizer, recipe)
-        self._met = _Met(CACHED_TOKENS)
+        self._met = TokenCache(CACHED_TOKENS)
 
     def whole(self, group: QueryGroup) -> TokenizedGroup:
         """Tokenise each prompt as the recipe's own code does: in one string, nothing shared.
@@ -193,7 +202,7 @@ class PromptTokenizer:
 
     def _encode_once(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts, those met lately from memory: a document is a candidate of many queries."""
-        keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
+        keys = [TokenCache.key(text) for text in texts]
         fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._met}
         for key, ids in zip(fresh, self._encode(list(fresh.values())), strict=True):
             self._met.put(key, ids)

@@ -203,7 +203,8 @@ def choose_attention(attention: AttentionName, base: PreTrainedModel) -> str | N
     config: Any = base.config
     device: torch.device = base.device
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = (config.num_attention_heads, config.num_key_value_heads, head_dim)
+    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = (config.num_attention_heads, key_value_heads, head_dim)
     if attention == "segments":
         return None
     if attention == "auto":

@@ -26,14 +26,14 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     # Imported here: the package is imported by whatever needs one of its small modules, and torch takes seconds.
     from mteb.models.model_meta import ModelMeta
 
+    from rerank_eval.models.architectures import effective_max_length
     from rerank_eval.models.reranker import CrossEncoder
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.models.scorers import load_scorer
 
     ref = resolve_model(config.model, config.revision, "reranker.model")
-    settings = config.model_dump(
-        mode="json", include={"dtype", "recipe", "instruction", "engine", "head", "max_length"}
-    )
+    settings = config.model_dump(mode="json", include={"dtype", "recipe", "instruction", "engine", "head"})
+    settings["max_length"] = effective_max_length(config, ref)
     meta = ModelMeta.create_empty(
         overwrites={
             "name": ref.name,

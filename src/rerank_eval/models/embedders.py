@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
-from rerank_eval.hub import go_offline_if_unreachable
+from rerank_eval.models.checkpoint import read_json
 from rerank_eval.models.resolve import ModelRef
 
 EngineName = Literal["packed", "sentence-transformers"]
@@ -66,7 +65,7 @@ def saved_prompts(ref: ModelRef) -> dict[str, str]:
     Returns:
         Name -> prompt, as in sentence-transformers' config; empty where there are none.
     """
-    prompts = (_read(ref, "config_sentence_transformers.json") or {}).get("prompts")
+    prompts = (read_json(ref, "config_sentence_transformers.json") or {}).get("prompts")
     return {str(key): str(value) for key, value in prompts.items()} if isinstance(prompts, dict) else {}
 
 
@@ -76,7 +75,7 @@ def saved_max_length(ref: ModelRef) -> int | None:
     Args:
         ref: The model, resolved.
     """
-    limit = (_read(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
+    limit = (read_json(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
     return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
 
 
@@ -87,7 +86,7 @@ def saved_pooling(ref: ModelRef) -> list[str]:
         ref: The model, resolved.
     """
     folder = next((folder for kind, folder in _steps(ref) if kind == "Pooling"), None)
-    return _pooling_modes(_read(ref, f"{folder}/config.json") or {}) if folder is not None else []
+    return _pooling_modes(read_json(ref, f"{folder}/config.json") or {}) if folder is not None else []
 
 
 def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
@@ -96,7 +95,7 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
         return "it may run code of its own (trust_remote_code)"
     if ref.origin == "built-in" or ref.architecture not in _ARCHITECTURES:
         return f"its architecture is {ref.architecture or 'unknown'}, not one of {', '.join(sorted(_ARCHITECTURES))}"
-    model = _read(ref, "config.json") or {}
+    model = read_json(ref, "config.json") or {}
     layers = model.get("layer_types") or ["full_attention"]
     plain = model.get("model_type") == "qwen3" and "auto_map" not in model and model.get("is_causal") is not False
     if not plain or model.get("use_sliding_window") or set(layers) != {"full_attention"}:
@@ -113,13 +112,13 @@ def _why_not_pooled(ref: ModelRef) -> str | None:
     steps = _steps(ref)
     if [kind for kind, _ in steps] != _MODULES:
         return "its modules.json is not Transformer, Pooling, Normalize"
-    pooling = _read(ref, f"{steps[1][1]}/config.json") or {}
+    pooling = read_json(ref, f"{steps[1][1]}/config.json") or {}
     if _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
         return "its pooling is not that of the last token"
-    whole = _read(ref, "config_sentence_transformers.json") or {}
+    whole = read_json(ref, "config_sentence_transformers.json") or {}
     if whole.get("truncate_dim") is not None or whole.get("similarity_fn_name") not in {None, "cosine", "dot"}:
         return "it cuts its vectors or compares them in a way of its own"
-    text = _read(ref, "sentence_bert_config.json") or {}
+    text = read_json(ref, "sentence_bert_config.json") or {}
     modalities = text.get("modality_config")
     if isinstance(modalities, dict) and set(modalities) != {"text"}:
         return "it was saved to wrap texts in a chat template"
@@ -130,7 +129,7 @@ def _why_not_pooled(ref: ModelRef) -> str | None:
 
 def _steps(ref: ModelRef) -> list[tuple[str, str]]:
     """Return class and folder of each of sentence-transformers' modules."""
-    modules = _read(ref, "modules.json")
+    modules = read_json(ref, "modules.json")
     steps = [step for step in modules if isinstance(step, dict)] if isinstance(modules, list) else []
     return [(str(one.get("type", "")).rsplit(".", 1)[-1], Path(str(one.get("path", ""))).name) for one in steps]
 
@@ -159,29 +158,3 @@ def _registered(name: str) -> Any:
     except KeyError:
         return None
     return meta if meta.loader is not None else None
-
-
-def _read(ref: ModelRef, name: str) -> Any:
-    """Read one of a checkpoint's JSON files; None where it has none, or none that can be read."""
-    path = _hub_file(ref, name) if ref.origin == "hub" else Path(ref.source) / name
-    if path is None:
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _hub_file(ref: ModelRef, name: str) -> Path | None:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    if cached is not None or go_offline_if_unreachable():  # known not to exist, or not to be asked for
-        return None
-    try:
-        return Path(hf_hub_download(ref.source, name, revision=ref.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
-        return None

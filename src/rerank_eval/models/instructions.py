@@ -21,6 +21,7 @@ class InstructionPolicy:
         reads_task_prompt: Whether `task` may use mteb's `metadata.prompt`; the `mteb` recipe never does.
         joins_own: Whether a query's own instruction stands behind the query as well, as in the `mteb` recipe.
         instructions: The instruction set that the setting names, or None.
+        place: Where the model reads it, in words, for the manifest.
 
     Attributes:
         used: How many queries were scored with which instruction, and where it came from; None means no instruction at
@@ -35,12 +36,14 @@ class InstructionPolicy:
         reads_task_prompt: bool = True,
         joins_own: bool = False,
         instructions: InstructionSet | None = None,
+        place: str = "in the prompt",
     ) -> None:
         self.setting = setting
         self.default = default
         self.reads_task_prompt = reads_task_prompt
         self.joins_own = joins_own
         self.instructions = instructions
+        self.place = place
         self.used: Counter[tuple[str, str | None]] = Counter()
 
     def choose(self, own: str | None, task_metadata: Any) -> str | None:
@@ -109,6 +112,7 @@ class InstructionPolicy:
         ordered = sorted(texts, key=lambda text: (text is None, text or ""))
         summary: dict[str, Any] = {
             "setting": self.setting,
+            "place": self.place if any(ordered) else None,
             "origins": dict(sorted(origins.items())),
             "distinct": len(ordered),
             "examples": ordered[:_SHOWN],

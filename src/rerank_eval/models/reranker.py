@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.records import CellScores, Floats, Recorder
 
@@ -38,9 +38,15 @@ class GroupScores:
 
 
 class Scorer(Protocol):
-    """What scores a query's candidates: an engine or a sequence classifier."""
+    """What scores a query's candidates: an engine or a sequence classifier.
+
+    Attributes:
+        policy: Chooses each query's instruction.
+        names: What a margin and its sigmoid are called, such as `P(yes)`.
+    """
 
     policy: InstructionPolicy
+    names: tuple[str, str]
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
         """Score a stream of queries with their candidates; it may be read ahead of what comes out.
@@ -56,6 +62,35 @@ class Scorer(Protocol):
     def take_work(self) -> dict[str, float]:
         """Return what was computed since the last call, for a manifest: tokens by kind, and the share wasted."""
         ...
+
+    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+        """Show what the model reads of a pair.
+
+        Args:
+            query: The query (without its instruction).
+            document: The document.
+            instruction: The instruction, or None.
+        """
+        ...
+
+
+def work_between(before: EngineStats, now: EngineStats) -> dict[str, float]:
+    """Return what was computed between two readings of a running sum, for a manifest.
+
+    Args:
+        before: The earlier one.
+        now: The later one.
+    """
+    computed = now.computed_tokens - before.computed_tokens
+    padding = now.padding_tokens - before.padding_tokens
+    return {
+        "prompt_tokens": now.prompt_tokens - before.prompt_tokens,
+        "computed_tokens": computed,
+        "padding_tokens": padding,
+        "padding": padding / computed if computed else 0.0,
+        "overlong_queries": now.overlong_queries - before.overlong_queries,
+        "tokenize_seconds": now.tokenize_seconds - before.tokenize_seconds,
+    }
 
 
 @dataclass

@@ -12,11 +12,11 @@ from mteb.models.model_meta import ModelMeta
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25
 from rerank_eval.engine.recipe import Recipe
+from rerank_eval.models.architectures import check_classifier, effective_max_length, implementation, is_classifier
 from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.models.scorers import is_classifier
 from rerank_eval.names import digest, slug
 from rerank_eval.tasks.registry import TaskRef, resolve
 
@@ -154,7 +154,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
 
     Raises:
         ConfigError: A task is unknown.
-        ModelError: A model's files are unusable.
+        ModelError: A model's files are unusable, or a setting does not fit it.
         OfflineError: A model has to come from the hub and cannot.
     """
     tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
@@ -185,6 +185,8 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         if run.reranker is None or recipe is None:
             continue
         ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
+        if is_classifier(run.reranker, ref):
+            check_classifier(run.reranker, ref)
         identity = reranker_identity(run.reranker, ref, first, recipe=recipe, instructions=theirs)
         second = Row("reranker", 0, run, ref, identity, first, recipe, theirs)
         rerankers.setdefault(second.digest, second)
@@ -251,11 +253,23 @@ def reranker_identity(
         "revision": ref.revision,
         "dtype": config.dtype,
         "instruction": config.instruction if instructions is None else instructions.identity,
-        "max_length": config.max_length,
+        "max_length": effective_max_length(config, ref),
         "candidates": retriever.digest,
     }
-    if not is_classifier(config, ref):
+    if is_classifier(config, ref):
+        identity |= _classifier_identity(config, ref)
+    else:
         identity |= {"recipe": recipe.name, "engine": config.engine, "head": config.head}
         if config.compile is not None:  # fused arithmetic rounds elsewhere
             identity["compile"] = config.compile
     return identity
+
+
+def _classifier_identity(config: RerankerConfig, ref: ModelRef) -> dict[str, Any]:
+    """Return what changes a sequence classifier's scores only sometimes, so that it stands only then."""
+    own: dict[str, Any] = {}
+    if config.engine != "packed":  # padding moves the last bits
+        own["engine"] = config.engine
+    if implementation(ref) == "own code" and config.code_revision:
+        own["code_revision"] = config.code_revision
+    return own

@@ -283,6 +283,8 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
             own = second.model_dump(include={"dtype", "max_length", "engine", "head"})
             own["recipe"] = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe").name
             own |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
+            if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do
+                del own["max_length"]
             _add(found, second, shared | own)
     return found
 

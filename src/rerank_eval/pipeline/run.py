@@ -11,7 +11,7 @@ from typing import Any
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.retriever import Backend, load_backend
-from rerank_eval.models.scorers import Prompting, is_classifier, load_scorer, make_policy
+from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -138,10 +138,7 @@ class Runner:
             gc.collect()
             self._scorer = (key, load_scorer(config, row.ref, row.config.device, prompting))
         scorer = self._scorer[1]
-        if not is_classifier(config, row.ref):
-            scorer.policy = make_policy(config, prompting)
-        else:
-            scorer.policy.setting = config.instruction
+        scorer.policy = make_policy(config, row.ref, prompting)
         return scorer
 
     def _note(self, job: Job) -> None:

@@ -1,0 +1,108 @@
+"""Pairs of a cross-encoder in one row without padding: every pair sees itself, in both directions, and nothing else.
+
+Linear layers, norms and embeddings of a stock Hugging Face encoder run on the row as it is; attention gets the pairs'
+bounds through `AttentionInterface`. On a GPU in half precision all pairs go through one variable-length call, elsewhere
+SDPA runs pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from rerank_eval.engine.attention import no_mask
+from rerank_eval.engine.layout import FEWEST_QUERIES
+from rerank_eval.engine.varlen import get_kernel
+
+ATTENTION_NAME = "rerank_eval_pairs"
+"""Key in transformers' attention and mask interfaces."""
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Where the pairs of a row lie.
+
+    Attributes:
+        bounds: First row of each pair, and one past the last pair's last.
+        kernel: Variable-length kernel, or None to go pair by pair.
+        offsets: `bounds` as int32 on the device, for a kernel.
+    """
+
+    bounds: tuple[int, ...]
+    kernel: str | None = None
+    offsets: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], kernel: str | None, device: torch.device) -> PairRow:
+        """Lay pairs out one after the other."""
+        bounds = (0, *accumulate(lengths))
+        offsets = None if kernel is None else torch.tensor(bounds, dtype=torch.int32, device=device)
+        return cls(bounds, kernel, offsets)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest pair."""
+        return max(end - start for start, end in pairwise(self.bounds))
+
+
+def pair_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: PairRow, scale: float
+) -> torch.Tensor:
+    """Attend within each pair of a row.
+
+    Args:
+        query: (1, heads, tokens, head_dim).
+        key: As `query`.
+        value: As `query`.
+        row: The pairs' bounds.
+        scale: Factor on the scores before the softmax.
+
+    Returns:
+        (1, tokens, heads, head_dim), in the query's dtype.
+    """
+    if row.kernel is not None:
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        sizes = (row.offsets, row.offsets, row.longest, row.longest)
+        return get_kernel(row.kernel)(q, k, v, *sizes, causal=False, scale=scale)[0][None]
+    out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    for start, end in pairwise(row.bounds):
+        q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
+        own = end - start
+        # Repeated queries: with fewer, the CPU kernel's sums depend on things outside the pair, see `layout`.
+        rows = q if own >= FEWEST_QUERIES else q.repeat(1, 1, FEWEST_QUERIES, 1)
+        attended = scaled_dot_product_attention(rows, k, v, scale=scale)[:, :, :own]
+        out[:, start:end] = attended.transpose(1, 2)
+    return out
+
+
+def pair_attention_forward(
+    _module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    *,
+    pair_row: PairRow,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' calling convention, see `pair_attention`; `pair_row` comes with the model's call."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return pair_attention(query, key, value, pair_row, scale), None
+
+
+def register() -> str:
+    """Register attention and mask function with transformers; doing it again changes nothing.
+
+    Returns:
+        The name to load a model with, as `attn_implementation`.
+    """
+    AttentionInterface.register(ATTENTION_NAME, pair_attention_forward)
+    AttentionMaskInterface.register(ATTENTION_NAME, no_mask)
+    return ATTENTION_NAME

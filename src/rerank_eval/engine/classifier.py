@@ -1,0 +1,232 @@
+"""Cross-encoders with a sequence-classification head: a stream of query groups in, logits out, in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rerank_eval.engine.bidirectional import ATTENTION_NAME
+from rerank_eval.engine.encoders import Forward, PackedForward, PaddedForward, Pair, Ran
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import BoolArray, EngineStats, FloatArray, IntArray, QueryGroup, RenderedPrompt
+from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
+from rerank_eval.engine.pair_batches import Batcher, GivenBatcher, RowBatcher, SortedBatcher
+from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
+from rerank_eval.engine.prefetch import prefetch
+from rerank_eval.engine.runner import choose_attention
+
+logger = logging.getLogger(__name__)
+
+Way = Literal["packed", "padded", "one by one", "reference"]
+
+PADDED_BUDGET = 32_768
+"""Tokens in a padded batch on a GPU unless told otherwise. Not chosen from free memory: what a batch is made of moves
+the last bits of its scores, and two runs should make the same batches."""
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """What a classifier says of a group; every array is (n,), in the order of the group's documents.
+
+    Attributes:
+        logits: float64, the single label's logit, no sigmoid.
+        truncated: bool, whether the pair lost tokens to `max_length`.
+        prompt_lengths: int64, tokens of the pair as sent.
+    """
+
+    logits: FloatArray
+    truncated: BoolArray
+    prompt_lengths: IntArray
+
+
+@dataclass
+class _Open:
+    """A group whose logits are not all there."""
+
+    pairs: TokenizedPairs
+    logits: FloatArray
+    missing: int
+    work: EngineStats = field(default_factory=EngineStats)
+
+
+class PairClassifier:
+    """Scores query groups with a cross-encoder.
+
+    How pairs go through the model, `way`: `packed` where the model was loaded with the attention of `bidirectional`;
+    else `padded` batches, sorted by length over a window of queries, on a GPU, and `one by one` on a CPU, where a pair
+    alone is nearly as fast and its bits depend on nothing else; `reference` is the plain padded code, unsorted.
+
+    Args:
+        network: A sequence classifier with one label, in evaluation mode, on its device.
+        tokenizer: The checkpoint's own fast tokenizer.
+        max_length: Limit in tokens, special tokens among them.
+        token_budget: Most tokens in a batch, 0 to choose it. Out of memory halves it for good.
+        batch_size: Pairs in a batch of the plain padded code; 0 for one of the other ways.
+        kernel: Variable-length kernel of the packed way, or `auto` for the first one that proves right.
+
+    Raises:
+        EngineError: A setting does not fit, or the tokenizer is none that can be used.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        token_budget: int = 0,
+        batch_size: int = 0,
+        kernel: Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"] = "auto",
+    ) -> None:
+        if token_budget < 0 or batch_size < 0:
+            raise EngineError(f"token_budget {token_budget} and batch_size {batch_size} must not be negative")
+        self._network = network
+        self._pairs = PairTokenizer(tokenizer, max_length)
+        self._stats = EngineStats()
+        self.max_length = max_length
+        self.way: Way
+        self._forward: Forward
+        self._batcher: Batcher
+        device = network.device
+        if network.config._attn_implementation == ATTENTION_NAME:
+            self.way = "packed"
+            self._forward = PackedForward(network, choose_attention(kernel, network))
+            self._batcher = RowBatcher(token_budget or choose_budget(network, device))
+        else:
+            left = tokenizer.padding_side == "left"
+            self._forward = PaddedForward(network, tokenizer.pad_token_id or 0, left=left)
+            self.way, self._batcher = _padded_way(device, token_budget, batch_size)
+        if device.type == "cpu":
+            keep_freed_memory()
+
+    @property
+    def stats(self) -> EngineStats:
+        """What has been done since the classifier was made."""
+        return self._stats
+
+    @property
+    def settings(self) -> Mapping[str, str | int]:
+        """Effective settings: limit, way, and the budget at present."""
+        return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget}
+
+    def render(self, query: str, document: str) -> RenderedPrompt:
+        """Render one pair as it is sent, see `PairTokenizer.render`."""
+        return self._pairs.render(query, document)
+
+    def score(self, group: QueryGroup) -> PairScores:
+        """Score one group; its instruction is not read."""
+        return next(self.score_groups([group]))
+
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[PairScores]:
+        """Score a stream of groups.
+
+        Groups are read ahead of the scores that come out. Memory does not grow with their number.
+
+        Args:
+            groups: Groups, in any number; their instructions are not read.
+
+        Yields:
+            Each group's scores, in order.
+
+        Raises:
+            EngineError: The model returned NaN or an infinity.
+            RuntimeError: Memory does not suffice for one pair (`memory.is_out_of_memory` tells).
+        """
+        deque(self._batcher.flush(), maxlen=0)  # what an abandoned stream left open
+        waiting: dict[int, _Open] = {}
+        started = time.perf_counter()
+        with closing(prefetch(self._timed(groups), ahead=self._network.device.type == "cuda")) as tokenized:
+            for number, pairs in enumerate(tokenized):
+                count = len(pairs.ids)
+                waiting[number] = _Open(pairs, np.zeros(count), count)
+                types = pairs.types or [[]] * count
+                members = [Pair(number, i, ids, types[i]) for i, ids in enumerate(pairs.ids)]
+                for batch in self._batcher.add(members):
+                    self._run(batch, waiting)
+                for done in _finished(waiting):
+                    yield self._close(done, time.perf_counter() - started)
+                    started = time.perf_counter()  # what the caller does in between is not scoring
+        for batch in self._batcher.flush():
+            self._run(batch, waiting)
+            for done in _finished(waiting):
+                yield self._close(done, time.perf_counter() - started)
+                started = time.perf_counter()
+
+    def _timed(self, groups: Iterable[QueryGroup]) -> Iterator[TokenizedPairs]:
+        for group in groups:
+            started = time.perf_counter()
+            pairs = self._pairs.pairs(group)
+            yield replace(pairs, seconds=time.perf_counter() - started)
+
+    def _run(self, batch: list[Pair], waiting: Mapping[int, _Open]) -> None:
+        """Run a batch and put its logits where they belong; where memory does not suffice, run it in halves."""
+        ran = self._try(batch)
+        if ran is None:
+            middle = len(batch) // 2
+            self._run(batch[:middle], waiting)
+            self._run(batch[middle:], waiting)
+            return
+        for pair, logit in zip(batch, ran.logits.tolist(), strict=True):
+            group = waiting[pair.group]
+            group.logits[pair.index] = logit
+            group.missing -= 1
+        # A batch's work is counted with one of its groups, so that the sum over groups is right.
+        waiting[batch[0].group].work += EngineStats(
+            forwards=1, computed_tokens=ran.computed, padding_tokens=ran.padding
+        )
+
+    def _try(self, batch: list[Pair]) -> Ran | None:
+        try:
+            return self._forward(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+        # Outside the handler: the traceback would keep the failed batch's tensors alive.
+        tokens = len(batch) * max(len(pair.ids) for pair in batch)
+        self._batcher.token_budget = max(1, min(self._batcher.token_budget or tokens, tokens) // 2)
+        logger.warning("out of memory at %d tokens; token_budget is %d from now on", tokens, self._batcher.token_budget)
+        if self._network.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _close(self, done: _Open, seconds: float) -> PairScores:
+        pairs, lengths = done.pairs, done.pairs.lengths
+        bad = int((~np.isfinite(done.logits)).sum())
+        if bad:
+            raise EngineError(
+                f"{bad} of {len(done.logits)} logits are NaN or infinite: damaged weights, or float16 has overflowed "
+                "(use bfloat16 or float32)"
+            )
+        self._stats += done.work + EngineStats(
+            pairs=len(lengths),
+            groups=1,
+            prompt_tokens=int(lengths.sum()),
+            truncated_pairs=int(pairs.truncated.sum()),
+            overlong_queries=int(pairs.query_cut),
+            tokenize_seconds=pairs.seconds,
+            seconds=seconds,
+        )
+        return PairScores(done.logits, pairs.truncated, lengths)
+
+
+def _padded_way(device: torch.device, token_budget: int, batch_size: int) -> tuple[Way, Batcher]:
+    if batch_size:
+        return "reference", GivenBatcher(batch_size)
+    if device.type == "cpu" and not token_budget:
+        return "one by one", RowBatcher(1)
+    return "padded", SortedBatcher(token_budget or PADDED_BUDGET)
+
+
+def _finished(waiting: dict[int, _Open]) -> Iterator[_Open]:
+    """Take out the groups that are complete, as far as no earlier one is waited for."""
+    while waiting and not next(iter(waiting.values())).missing:
+        yield waiting.pop(next(iter(waiting)))

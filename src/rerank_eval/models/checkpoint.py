@@ -1,0 +1,108 @@
+"""A resolved model's files: single ones before anything is loaded, and the folder that a loader reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.downloads import DownloadError, files_in, verify
+from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
+from rerank_eval.models.resolve import ModelRef
+
+_WEIGHTS_AND_TEXT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.py"]
+
+
+def read_json(ref: ModelRef, name: str) -> Any:
+    """Read one of a checkpoint's JSON files.
+
+    Args:
+        ref: The model, resolved.
+        name: The file's name.
+
+    Returns:
+        Its content; None where there is no such file, or none that can be read.
+    """
+    path = _hub_file(ref, name) if ref.origin == "hub" else Path(ref.source) / name
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _hub_file(ref: ModelRef, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    if cached is not None or go_offline_if_unreachable():  # known not to exist, or not to be asked for
+        return None
+    try:
+        return Path(hf_hub_download(ref.source, name, revision=ref.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
+        return None
+
+
+def checkpoint_folder(ref: ModelRef, where: str) -> Path:
+    """Return a folder with a model's files, all of its revision; what the hub's cache lacks is downloaded.
+
+    Args:
+        ref: The model, resolved.
+        where: Config key for error messages, such as `reranker.model`.
+
+    Raises:
+        OfflineError: A file has to come from the hub and the hub cannot be reached.
+        ModelError: The hub has no such revision.
+    """
+    if ref.origin != "hub":
+        return Path(ref.source)
+    return _snapshot(ref.source, ref.revision, where, _WEIGHTS_AND_TEXT)
+
+
+def code_folder(ref: ModelRef, repository: str, revision: str, where: str) -> Path:
+    """Return a folder with the Python files of another repository, all of one commit.
+
+    Args:
+        ref: The model whose code it is; that of a mirrored model is read from the same mirror.
+        repository: `org/name` on the hub.
+        revision: The commit.
+        where: Config key for error messages.
+
+    Raises:
+        OfflineError: A file has to come from the hub and the hub cannot be reached.
+        ModelError: The hub has no such revision, or the mirror's copy is missing, torn or of another one.
+    """
+    if ref.origin != "mirror":
+        return _snapshot(repository, revision, where, ["*.py"])
+    folder = Path(ref.source).parents[ref.name.count("/")] / repository
+    try:
+        if not folder.is_dir():
+            raise DownloadError("no such folder")
+        verify(folder, files_in(folder), revision)
+    except DownloadError as error:
+        raise ModelError(
+            f"{where}: {folder}: {error}; {ref.name} has its Python code there; run "
+            f"`hf download {repository} --revision {revision} --local-dir {folder}` where there is a network"
+        ) from None
+    return folder
+
+
+def _snapshot(name: str, revision: str, where: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    offline = go_offline_if_unreachable()
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise OfflineError(
+            f"{where}: {name} at {revision} is not in the hub cache and {why_unreachable()}; run "
+            f"`hf download {name} --revision {revision}` where there is a network"
+        ) from error
+    except HfHubHTTPError as error:
+        raise ModelError(f"{where}: the hub has no {name} at {revision} that you may read") from error

@@ -1,0 +1,231 @@
+"""Sequence classifiers as rerankers: bge-reranker-v2-m3, gte-multilingual-reranker-base, jina-reranker-v2, others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.engine import bidirectional
+from rerank_eval.engine.classifier import PairClassifier
+from rerank_eval.engine.encoders import is_packable
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import QueryGroup, RenderedPrompt
+from rerank_eval.engine.loading import resolve_device
+from rerank_eval.engine.memory import is_out_of_memory
+from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.models.architectures import (
+    check_classifier,
+    code_sources,
+    effective_max_length,
+    implementation,
+)
+from rerank_eval.models.checkpoint import checkpoint_folder, read_json
+from rerank_eval.models.conversions import State, convert
+from rerank_eval.models.instructions import InstructionPolicy
+from rerank_eval.models.reranker import GroupScores, work_between
+from rerank_eval.models.resolve import ModelRef
+
+
+class ClassifierScorer:
+    """A sequence-classification reranker.
+
+    The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
+
+    Args:
+        classifier: The loaded model.
+        policy: Chooses each query's instruction; these models take none, so only a query's own is used, behind the
+            query and parted by a blank, as mteb joins them.
+    """
+
+    names = ("logit", "sigmoid")
+
+    def __init__(self, classifier: PairClassifier, policy: InstructionPolicy) -> None:
+        self.classifier = classifier
+        self.policy = policy
+        self._told = classifier.stats
+
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+        """See `Scorer.score_groups`."""
+        waiting: deque[str] = deque()
+
+        def joined() -> Iterator[QueryGroup]:
+            for group in groups:
+                waiting.append(group.query)
+                yield QueryGroup(query_text(group.query, group.instruction), None, group.documents)
+
+        try:
+            for result in self.classifier.score_groups(joined()):
+                waiting.popleft()
+                yield GroupScores(result.logits, result.logits, result.truncated, int(result.prompt_lengths.sum()))
+        except EngineError as error:
+            raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeviceError(
+                "out of memory, with one pair at a time; lower reranker.max_length, or reranker.batch_size in the "
+                "reference engine"
+            ) from error
+
+    def take_work(self) -> dict[str, float]:
+        """See `Scorer.take_work`."""
+        before, self._told = self._told, self.classifier.stats
+        return work_between(before, self._told)
+
+    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+        """See `Scorer.render`."""
+        return self.classifier.render(query_text(query, instruction), document)
+
+
+def query_text(query: str, instruction: str | None) -> str:
+    """Return a query as a sequence classifier reads it.
+
+    Args:
+        query: The query.
+        instruction: Its own instruction, or None.
+    """
+    return f"{query} {instruction}" if instruction else query
+
+
+def classifier_policy(config: RerankerConfig) -> InstructionPolicy:
+    """Return the policy by which a sequence classifier's instructions are chosen: a query's own, or none.
+
+    Args:
+        config: The reranker's section of the config.
+    """
+    return InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
+
+
+def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> ClassifierScorer:
+    """Load a sequence-classification reranker.
+
+    Args:
+        config: The reranker's section of the config.
+        ref: The model, resolved.
+        device: `auto` or a torch device.
+
+    Returns:
+        The scorer, with weights in memory.
+
+    Raises:
+        ModelError: A setting does not fit the model, or it cannot be loaded.
+        OfflineError: A file has to come from the hub and the hub cannot be reached.
+    """
+    check_classifier(config, ref)
+    folder = checkpoint_folder(ref, "reranker.model")
+    sources = code_sources(config, ref) if implementation(ref) == "own code" else {}
+    try:
+        network = _load_network(config, ref, folder, sources)
+        tokenizer = _load_tokenizer(config, ref, folder, network.config)
+        if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+            raise EngineError(f"its tokenizer has {len(tokenizer)} tokens, more than its embedding has rows")
+        classifier = PairClassifier(
+            network.to(resolve_device(device)).eval(),
+            tokenizer,
+            max_length=effective_max_length(config, ref),
+            token_budget=config.token_budget or 0,
+            batch_size=config.batch_size if config.engine == "reference" else 0,
+        )
+    except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
+        raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
+    return ClassifierScorer(classifier, classifier_policy(config))
+
+
+def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: dict[str, str]) -> Any:
+    """Load config and weights, and refuse a model of which something would stay random."""
+    kind = implementation(ref)
+    dtype = getattr(torch, config.dtype)
+    if kind == "own code":
+        own_config, own_class = _own_classes(folder, sources)
+        _refuse_labels(own_config)
+        return _filled(own_config, own_class, _read_weights(folder), dtype)
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    state: State | None = None
+    if kind == "transformers":
+        network_config = AutoConfig.from_pretrained(folder)
+    else:
+        network_config, state = convert(kind, read_json(ref, "config.json"), _read_weights(folder))
+    _refuse_labels(network_config)
+    known = AutoModelForSequenceClassification._model_mapping
+    if type(network_config) not in known:
+        raise EngineError(f"transformers has no sequence classifier of type {network_config.model_type!r}")
+    network_class = known[type(network_config)]
+    packed = config.engine == "packed" and is_packable(network_config.model_type, network_class.__name__)
+    attention = bidirectional.register() if packed else "sdpa"
+    if state is not None:
+        return _filled(network_config, network_class, state, dtype, attention)
+    network, report = network_class.from_pretrained(
+        folder,
+        config=network_config,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation=attention if packed else None,
+        ignore_mismatched_sizes=True,  # they are refused in one line below
+        output_loading_info=True,
+    )
+    _refuse_missing([*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])])
+    return network
+
+
+def _own_classes(folder: Path, sources: dict[str, str]) -> tuple[Any, Any]:
+    """Import a model's own config and model class from folders, so that nothing but the pinned commits is ever run."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    classes = []
+    for name in ("AutoConfig", "AutoModelForSequenceClassification"):
+        elsewhere, _, target = sources[name].rpartition("--")
+        classes.append(get_class_from_dynamic_module(target, elsewhere or str(folder)))
+    return classes[0].from_pretrained(folder), classes[1]
+
+
+def _filled(network_config: Any, network_class: Any, state: State, dtype: Any, attention: str | None = None) -> Any:
+    """Build a model and put weights into it.
+
+    It is built in memory and not on the meta device as `from_pretrained` does: there, tables that a foreign class
+    computes when it is built are lost, and stay uninitialised without an error.
+    """
+    options = {} if attention is None else {"attn_implementation": attention}
+    network = network_class._from_config(network_config, dtype=dtype, **options)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    wrong = [name for name, tensor in state.items() if name in shapes and shapes[name] != tensor.shape]
+    _refuse_missing([*wrong, *(shapes.keys() - state.keys())])
+    network.load_state_dict({name: tensor for name, tensor in state.items() if name in shapes})
+    return network
+
+
+def _read_weights(folder: Path) -> State:
+    from safetensors.torch import load_file
+
+    state: State = {}
+    for shard in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors")):
+        state |= load_file(shard)
+    return state
+
+
+def _refuse_labels(network_config: Any) -> None:
+    if network_config.num_labels != 1:
+        raise EngineError(f"it has {network_config.num_labels} labels; a reranker has one")
+
+
+def _refuse_missing(names: list[str]) -> None:
+    absent = sorted(set(names))
+    if absent:
+        raise EngineError(
+            f"it lacks {len(absent)} weights that would be left random: {', '.join(absent[:3])}; the download is "
+            "incomplete or the checkpoint is not a sequence classifier's"
+        )
+
+
+def _load_tokenizer(config: RerankerConfig, ref: ModelRef, folder: Path, network_config: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    code = (read_json(ref, "tokenizer_config.json") or {}).get("auto_map") or {}
+    if "--" in str(code):
+        raise EngineError("its tokenizer is Python code of another repository, which is not run")
+    return AutoTokenizer.from_pretrained(folder, config=network_config, trust_remote_code=config.trust_remote_code)
