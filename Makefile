@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup doctor plan eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -40,6 +40,9 @@ doctor: $(READY) ## find what is wrong with the set-up, in under a minute (TASK,
 
 eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
 	@$(BIN)/rerank-eval eval $(EVAL_ARGS)
+
+plan: $(READY) ## say what a run will cost before it starts (TASK, CONFIG, SET, ARGS='--price 3')
+	@$(BIN)/rerank-eval plan $(EVAL_ARGS) $(ARGS)
 
 compare: $(READY) ## run what a config lacks and compare its variants (TASK, CONFIG, SET, ARGS)
 	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(foreach s,$(SET),--set "$(s)") $(ARGS)

@@ -117,6 +117,34 @@ def doctor(
 
 
 @app.command()
+def plan(
+    *,
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=1e-6, help="TFLOP/s of useful work on your device, if you know it.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="What an hour of your device costs.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+) -> None:
+    """Say what a run will cost before it starts: pairs, tokens, hours, disk, and what is done already.
+
+    Example:
+        rerank-eval plan --config configs/model-card.yaml --price 3
+
+    Nothing is downloaded and no model is loaded.
+    """
+    from rerank_eval.app import choose_config
+    from rerank_eval.pipeline.estimate_table import show_estimate
+
+    chosen, why = choose_config(task or [], config)
+    console.print(f"config: {chosen} ({why})", markup=False)
+    told = (task or [], set_ or [])
+    show_estimate(chosen, told, console, rate=None if rate is None else rate * 1e12, price=price, json=json_file)
+
+
+@app.command()
 def tasks(
     suite: Annotated[str | None, typer.Argument(help="Show this suite's tasks; without it, all suites.")] = None,
 ) -> None:
