@@ -190,7 +190,7 @@ def _weights_digest(folder: Path, shards: list[Path]) -> str:
 
 
 def _hub(name: str, revision: str | None, where: str) -> ModelRef:
-    registered = _registered_revision(name)
+    registered = registered_revision(name)
     wanted = revision or registered
     commit, config_path = _cached(name, wanted)
     if config_path is None:
@@ -209,7 +209,7 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
 
 def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> ModelRef:
     folder = model_root / name
-    wanted = revision or _registered_revision(name)
+    wanted = revision or registered_revision(name)
     try:
         if not folder.is_dir():
             raise DownloadError("no such folder")
@@ -225,7 +225,12 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config))
 
 
-def _registered_revision(name: str) -> str | None:
+def registered_revision(name: str) -> str | None:
+    """Return the revision of a model that mteb's registry pins, or None.
+
+    Args:
+        name: `ORG/NAME`.
+    """
     import mteb
 
     try:
