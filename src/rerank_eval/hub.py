@@ -8,7 +8,7 @@ import socket
 from urllib.parse import urlsplit
 
 _ON = {"1", "ON", "YES", "TRUE"}
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+_PROXIES = ("{}_PROXY", "{}_proxy", "ALL_PROXY", "all_proxy")
 _PATIENCE = 10.0
 """Seconds to wait for the hub to take a connection: many clusters resolve its name and let nothing out."""
 
@@ -20,10 +20,11 @@ def offline() -> bool:
 
 @functools.cache
 def reachable() -> bool:
-    """Tell whether the hub, or what HF_ENDPOINT names, takes a connection; behind a proxy it is taken to be in reach."""
-    if any(os.environ.get(name) for name in _PROXIES):
-        return True
+    """Tell whether the hub takes a connection, or what HF_ENDPOINT names; behind a proxy it is taken to be in reach."""
     address = urlsplit(endpoint())
+    scheme = address.scheme
+    if any(os.environ.get(name.format(scheme.upper() if "PROXY" in name else scheme)) for name in _PROXIES):
+        return True
     try:
         port = address.port or (80 if address.scheme == "http" else 443)
         with socket.create_connection((address.hostname or "", port), timeout=_PATIENCE):

@@ -65,7 +65,7 @@ def _weights(names: Sequence[str]) -> list[str]:
 
 
 def _module_folders(modules: Any) -> list[str]:
-    """Return the folders that modules.json names; the transformer itself is the root in most, and then not among them."""
+    """Return the folders that modules.json names, without the root, where most keep the transformer itself."""
     listed = modules if isinstance(modules, list) else []
     paths = [str(step.get("path") or "") for step in listed if isinstance(step, dict)]
     return [path.strip("/") for path in paths if path.strip("/") not in {"", "."}]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rerank_eval.config import RunConfig
+from rerank_eval.config import RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BUILT_IN_MODELS
 from rerank_eval.errors import ConfigError, DataError, ModelError
 from rerank_eval.fetch.checkpoint import CONFIG, MODULES, CheckpointError, checkpoint_files, code_repositories
@@ -74,12 +74,14 @@ class ModelNeed:
         name: `ORG/NAME`.
         revision: The config's revision, else the one that mteb's registry pins, else None for the newest.
         remote_code: Whether the config lets it run code of its own.
+        code_revision: Where that code is another repository's, that one's commit.
         code_only: It is code alone, that another checkpoint runs.
     """
 
     name: str
     revision: str | None
     remote_code: bool = False
+    code_revision: str | None = None
     code_only: bool = False
 
     def first(self, repository: Repository) -> list[str]:
@@ -100,9 +102,11 @@ class ModelNeed:
             raise ModelError(f"{self.name}, revision {repository.commit}: {error}") from None
 
     def more(self, read: dict[str, Path]) -> list[ModelNeed]:
-        """Return the repositories whose code this checkpoint runs as its own."""
-        others = code_repositories(_json(read.get(CONFIG))) if self.remote_code else []
-        return [ModelNeed(name, None, remote_code=True, code_only=True) for name in others if name != self.name]
+        """Return the repositories whose code this checkpoint runs, where the config says at which commit."""
+        if self.code_revision is None:
+            return []
+        others = code_repositories(_json(read.get(CONFIG)))
+        return [ModelNeed(name, self.code_revision, code_only=True) for name in others if name != self.name]
 
 
 Need = DataNeed | ModelNeed
@@ -159,15 +163,27 @@ def model_needs(runs: Iterable[RunConfig], names: Sequence[str], where: str) -> 
         for section in (run.retriever, run.reranker):
             if section is None or not on_hub(section.model):
                 continue
-            revision = section.revision or registered_revision(section.model)
-            need = found.setdefault(section.model, ModelNeed(section.model, revision, section.trust_remote_code))
-            if need.revision != revision:
+            need = found.setdefault(section.model, _model_need(section))
+            other = _model_need(section)
+            if (need.revision, need.code_revision or other.code_revision) != (
+                other.revision,
+                other.code_revision or need.code_revision,
+            ):
                 raise ConfigError(
                     f"{where}: asks for two revisions of {section.model}, which one folder of model_root cannot hold"
                 )
-            if section.trust_remote_code and not need.remote_code:
-                found[section.model] = ModelNeed(section.model, revision, remote_code=True)
+            found[section.model] = replace(
+                need,
+                remote_code=need.remote_code or other.remote_code,
+                code_revision=need.code_revision or other.code_revision,
+            )
     return [_named(name, found) for name in dict.fromkeys(names)] if names else list(found.values())
+
+
+def _model_need(section: RetrieverConfig | RerankerConfig) -> ModelNeed:
+    revision = section.revision or registered_revision(section.model)
+    code = section.code_revision if isinstance(section, RerankerConfig) else None
+    return ModelNeed(section.model, revision, section.trust_remote_code, code)
 
 
 def _named(text: str, known: dict[str, ModelNeed]) -> ModelNeed:
@@ -176,7 +192,7 @@ def _named(text: str, known: dict[str, ModelNeed]) -> ModelNeed:
         raise ConfigError(f"--model {text!r}: not a hub name; write ORG/NAME or ORG/NAME@REVISION")
     own = known.get(name)
     if revision:
-        return ModelNeed(name, revision, remote_code=own is not None and own.remote_code)
+        return replace(own or ModelNeed(name, revision), revision=revision)
     return own or ModelNeed(name, registered_revision(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from rich.console import Console
 from tabulate import tabulate
 
 from rerank_eval.config import LoadedConfig, load_config
-from rerank_eval.downloads import DownloadError, verify
+from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ConfigError, DataError, ModelError, StorageError
 from rerank_eval.fetch.needs import DataNeed, ModelNeed, Need, data_needs, model_needs
-from rerank_eval.fetch.repository import Repository, look_up
+from rerank_eval.fetch.repository import Kind, Repository, look_up
 from rerank_eval.tasks.registry import resolve
 
 DATA_ROOT, MODEL_ROOT = Path("mirror", "data"), Path("mirror", "models")
@@ -78,9 +79,8 @@ def fetch(request: Request, console: Console) -> None:
         StorageError: It does not fit on the disk; told before anything large is downloaded.
         DataError: A data set may not be read, lacks what a task reads, or came damaged; ModelError for a model.
     """
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # of a connection that it takes up again
+    # huggingface_hub would tell of every connection that it takes up again.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     loaded = _config(request)
     data_root, model_root = _roots(request, loaded)
     needs = _needs(request, loaded)
@@ -135,7 +135,7 @@ def _shares(needs: Sequence[Need], data_root: Path, model_root: Path, scratch: P
     waiting = list(needs)
     while waiting:
         need = waiting.pop(0)
-        kind = "dataset" if isinstance(need, DataNeed) else "model"
+        kind: Kind = "dataset" if isinstance(need, DataNeed) else "model"
         root = data_root if isinstance(need, DataNeed) else model_root
         if (kind, need.name) in found:  # code that two models run, or a model that is code of another
             continue
@@ -179,19 +179,22 @@ def _check_space(shares: Sequence[Share], console: Console) -> None:
     """Compare what is missing with the free space of each disk: data sets and models may be on two."""
     asked: dict[int, tuple[Path, int]] = {}
     for share in shares:
-        place = share.repository.folder.absolute()
-        while not place.exists():
-            place = place.parent
-        device = place.stat().st_dev
-        asked[device] = (asked.get(device, (place, 0))[0], asked.get(device, (place, 0))[1] + share.size(share.missing))
-    for place, size in asked.values():
-        free = shutil.disk_usage(place).free
-        console.print(f"free on the disk of {place}: {_bytes(free)}", markup=False)
+        root = share.repository.folder.parents[share.repository.name.count("/")]
+        place = _existing(root)
+        first, size = asked.get(place.stat().st_dev, (root, 0))
+        asked[place.stat().st_dev] = (first, size + share.size(share.missing))
+    for root, size in asked.values():
+        free = shutil.disk_usage(_existing(root)).free
+        console.print(f"free on the disk of {root}: {_bytes(free)}", markup=False)
         if size > free:
             raise StorageError(
-                f"{place}: {_bytes(size)} are to be fetched and {_bytes(free)} are free; free some, or choose another "
+                f"{root}: {_bytes(size)} are to be fetched and {_bytes(free)} are free; free some, or choose another "
                 "disk with --data-root and --model-root"
             )
+
+
+def _existing(folder: Path) -> Path:
+    return next(one for one in (folder, *folder.absolute().parents) if one.exists())
 
 
 def _download(shares: Sequence[Share], console: Console) -> None:
@@ -210,7 +213,9 @@ def _verify(share: Share) -> None:
     """Check the folder as a run will, which knows nothing of what the hub lists."""
     repository = share.repository
     try:
-        verify(repository.folder, share.files, repository.commit)
+        # A run takes all that is in a model's folder: what another revision left there would stop it.
+        files = share.files if repository.kind == "dataset" else files_in(repository.folder)
+        verify(repository.folder, files, repository.commit)
     except DownloadError as error:
         problem = DataError if repository.kind == "dataset" else ModelError
         raise problem(f"{repository.folder}: {error}; run the same command again") from None
