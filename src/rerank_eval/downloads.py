@@ -1,4 +1,4 @@
-"""Folders as `hf download ORG/NAME --revision REV --local-dir DIR/ORG/NAME` leaves them: whole, and of which commit?
+"""Folders as `rerank-eval fetch` and `hf download ORG/NAME --local-dir DIR/ORG/NAME` leave them: whole? which commit?
 
 huggingface_hub notes beside the files, in `.cache/huggingface/download/FILE.metadata`, of which commit each is and
 what its hash is (https://huggingface.co/docs/huggingface_hub/guides/download). A file counts as that commit's when it
@@ -79,7 +79,7 @@ def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[st
         if note is None:
             raise DownloadError(
                 f"{file} has no note of its commit under .cache/huggingface, so that its revision is unknown; was the "
-                "folder made by `hf download --local-dir`, and copied with its hidden folders?"
+                "folder made by `rerank-eval fetch`, and copied with its hidden folders?"
             )
         if commit is not None and note.commit != commit:
             other = "the other files are" if pinned is None else "the pinned revision is"

@@ -201,8 +201,8 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
             _local_shards(config_path.parent, where)
         except ModelError as error:
             raise OfflineError(
-                f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; run "
-                f"`hf download {name}` where there is a network"
+                f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; "
+                f"{_fetch_remedy(name, revision)}"
             ) from error
     return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config))
 
@@ -217,7 +217,7 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error} (model_root holds the models of this run); run "
-            f"`hf download {name} --revision {wanted or 'main'} --local-dir {folder}` where there is a network"
+            f"`rerank-eval fetch --model {_named(name, revision)} --model-root {model_root}` where there is a network"
             f"{_similar(name)}"
         ) from None
     config = _read_config(folder / "config.json", f"{where}: {folder}")
@@ -240,6 +240,18 @@ def registered_revision(name: str) -> str | None:
     return str(meta.revision) if meta.revision and meta.revision != "no_revision_available" else None
 
 
+def _named(name: str, revision: str | None) -> str:
+    """Write a model for `rerank-eval fetch --model`, which takes mteb's revision by itself."""
+    return name if revision in {None, registered_revision(name)} else f"{name}@{revision}"
+
+
+def _fetch_remedy(name: str, revision: str | None) -> str:
+    return (
+        f"run `rerank-eval fetch --model {_named(name, revision)} --model-root DIR` where there is a network, and this "
+        "with --set model_root=DIR"
+    )
+
+
 def _cached(name: str, revision: str | None) -> tuple[str, Path | None]:
     from huggingface_hub import try_to_load_from_cache
 
@@ -258,8 +270,8 @@ def _download_config(name: str, revision: str | None, where: str) -> tuple[str, 
         path = Path(hf_hub_download(name, "config.json", revision=revision))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise OfflineError(
-            f"{where}: {name} is not in the hub cache and {why_unreachable()}; run "
-            f"`hf download {name}` where there is a network{_similar(name)}; `make eval` alone needs no hub"
+            f"{where}: {name} is not in the hub cache and {why_unreachable()}; {_fetch_remedy(name, revision)}"
+            f"{_similar(name)}; `make eval` alone needs no hub"
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(f"{where}: the hub has no {name} that you may read{_similar(name)}") from error
