@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import yaml
 
 from rerank_eval.cli import _run
+from rerank_eval.config import load_config
 from rerank_eval.errors import ConfigError, DataError, ModelError, OfflineError, StorageError
-from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.resolve import registered_revision, resolve_model
 from rerank_eval.tasks import mirror
+from rerank_eval.tasks.registry import build, resolve
 from tests.fetch.conftest import (
     FOLLOWIR,
     FOLLOWIR_DATA,
@@ -26,10 +29,12 @@ from tests.fetch.conftest import (
     UNREAD,
     add_model,
 )
-from tests.fetch.hub_server import Hub
+from tests.fetch.hub_server import Hub, Served
+from tests.mirror.miniatures import suite_tasks, write_task
 from tests.mirror.runs import manifests, run_eval
 
 DOCUMENTS = "corpus/test-00000-of-00001.parquet"
+CARD = load_config(Path(__file__).parents[2] / "configs" / "model-card.yaml")
 DATA = {PLAIN: PLAIN_DATA, FOLLOWIR: FOLLOWIR_DATA}
 READ = {
     "README.md",
@@ -273,3 +278,26 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 def test_what_needs_no_hub_needs_no_fetch(capsys: pytest.CaptureFixture[str]) -> None:
     assert fetch("--suite", "Embedded") == 0
     assert "nothing to fetch" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_all_that_the_model_card_s_table_reads_is_found_in_what_was_fetched(tmp_path: Path, online: Hub) -> None:
+    """Every task of the six suites, and the seven models, from one config."""
+    tasks = {name: mteb.get_task(name) for name in suite_tasks()}
+    for name, task in tasks.items():
+        repository = write_task(tmp_path / "all", build(resolve([name])[0]))
+        shutil.rmtree(repository.folder / ".cache")
+        online.served["dataset", task.metadata.dataset["path"]] = Served(repository.folder, repository.revision)
+    models = {section.model: section for run in CARD.runs for section in (run.retriever, run.reranker) if section}
+    commits = {name: one.revision or str(registered_revision(name)) for name, one in models.items()}
+    assert len(commits) == 7
+    for name, commit in commits.items():
+        add_model(online, tmp_path, name, {"config.json": "{}", "model.safetensors": "weights", "own.py": ""}, commit)
+    assert fetch("--config", str(CARD.path), "--data-root", "data", "--model-root", "models") == 0
+    online.close()
+    for task in tasks.values():
+        mirror.find(task, tmp_path / "data")
+    for name, one in models.items():
+        found = resolve_model(name, one.revision, "reranker.model", tmp_path / "models")
+        assert (found.origin, found.revision) == ("mirror", commits[name])
+    assert not [name for name in online.sent if name.endswith(".py")]
