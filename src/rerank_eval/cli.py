@@ -192,6 +192,44 @@ def score(
 
 
 @app.command()
+def fetch(
+    *,
+    task: TaskOption = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="The same, for suites.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="ORG/NAME, or ORG/NAME@REVISION; several times. Overrides the config."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Fetch what this config's tasks and models need.")
+    ] = None,
+    set_: SetOption = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder for data sets; else the config's, else mirror/data.")
+    ] = None,
+    model_root: Annotated[
+        Path | None, typer.Option("--model-root", help="Folder for models; else the config's, else mirror/models.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell sizes, download nothing.")] = False,
+) -> None:
+    """Download what a run reads, for `data_root` and `model_root`: where there is no network it runs on that.
+
+    Examples:
+        rerank-eval fetch --config configs/model-card.yaml --dry-run
+
+        rerank-eval fetch --task SciFact --model Qwen/Qwen3-Reranker-0.6B
+
+    Only the files that are needed, at the revisions that mteb or the config pins. Sizes first; the same command goes on
+    with what is missing.
+    """
+    from rerank_eval.fetch.run import Request
+    from rerank_eval.fetch.run import fetch as run
+
+    tasks = (*(suite or ()), *(task or ()))
+    run(Request(tasks, tuple(model or ()), config, tuple(set_ or ()), data_root, model_root, dry_run), console)
+
+
+@app.command()
 def leaderboard(
     results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
     insert: Annotated[

@@ -157,7 +157,7 @@ def _words(found: Estimate) -> list[str]:
         lines.append(f"left out, neither data nor statistics are here: {', '.join(found.unmeasured)}")
     if guessed := sorted({one.task for one in found.work if one.source == "guess"}):
         lines.append(
-            f"lengths from what mteb counted of some subsets, else guessed ({GUESSED[0]} characters a query, {GUESSED[1]} "
-            f"a document): {', '.join(guessed)}"
+            f"lengths from what mteb counted of some subsets, else guessed ({GUESSED[0]} characters a query, "
+            f"{GUESSED[1]} a document): {', '.join(guessed)}"
         )
     return lines
