@@ -120,7 +120,8 @@ class _Subject:
             return self.row.detail
         section = self.run.retriever if self.kind == "retriever" else self.run.reranker
         assert section is not None  # noqa: S101 - a reranker's run has one
-        return ", ".join(str(part) for part in (getattr(section, "recipe", ""), section.dtype) if part)
+        recipe = getattr(section, "recipe", "") if not isinstance(self.shape, EncoderShape) else ""
+        return ", ".join(part for part in (recipe, section.dtype) if part)
 
 
 def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
