@@ -14,6 +14,7 @@ from mteb.types import PromptType
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.topk import Best, scores_of, top_k
+from rerank_eval.errors import DeviceError
 from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.embedding_store import EmbeddingStore, StoredVectors, TemporaryStore
 from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
@@ -63,7 +64,13 @@ class DenseBackend:
     encode_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def _encode(self, rows: Any, prompt_type: PromptType, context: dict[str, Any]) -> torch.Tensor:
-        return encode(self.encoder, rows, prompt_type, context, self.encode_kwargs)
+        try:
+            return encode(self.encoder, rows, prompt_type, context, self.encode_kwargs)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"out of device memory; lower retriever.batch_size ({self.encode_kwargs.get('batch_size')}) or "
+                "retriever.max_length"
+            ) from error
 
     def search(self, request: SearchRequest) -> Found:
         """See `Backend.search`."""
