@@ -331,6 +331,34 @@ def lab(
 
 
 @app.command()
+def inspect(
+    run: Annotated[str, typer.Argument(help="An identity (`runs` lists them), a model or a result folder.")],
+    *,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Only this task; a BEIR folder by its path.")] = None,
+    query: Annotated[str | None, typer.Option("--query", "-q", help="Show this query and its candidates.")] = None,
+    worst: Annotated[int, typer.Option("--worst", min=1, help="How many queries are shown.")] = 10,
+    missed: Annotated[bool, typer.Option("--missed", help="Relevant documents that were not retrieved.")] = False,
+    render: Annotated[
+        int | None, typer.Option("--render", min=1, help="With --query: render the prompt of this rank.")
+    ] = None,
+    results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+) -> None:
+    """Show where a run fails: its worst queries, one query in full, what retrieval missed.
+
+    Examples:
+        rerank-eval inspect 3f2a9c
+
+        rerank-eval inspect 3f2a9c --task PyFunctionRetrieval --query csv.Sniffer.sniff --render 1
+
+        rerank-eval inspect BM25 --missed
+    """
+    from rerank_eval.pipeline.inspection import Request, inspect_run
+
+    inspect_run(Request(run, task, query, worst, missed, render, results_dir, json_file), console)
+
+
+@app.command()
 def runs(
     results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
 ) -> None:

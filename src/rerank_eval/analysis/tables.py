@@ -75,9 +75,9 @@ def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[s
     names: list[str] = []
     for group in _groups(records):
         for row in _rows(group):
-            own = list(dict.fromkeys(_line(note) for record in row for note in record.notes))
+            own = list(dict.fromkeys(one_line(note) for record in row for note in record.notes))
             marks = "".join(f" [{notes.setdefault(note, len(notes) + 1)}]" for note in own)
-            label = _line(row[0].label)
+            label = one_line(row[0].label)
             names.append((label if row[0].kind == "retriever" else f"+ {label}") + marks)
             rows.append(_score_row(row, own, suites, scores))
         ceilings = _ceilings(group, suites, scores)
@@ -105,7 +105,7 @@ def _latest(records: Sequence[ResultRecord]) -> list[ResultRecord]:
     return list({(record.candidates, record.identity, record.task): record for record in ordered}.values())
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
@@ -140,11 +140,11 @@ def _score_row(
     scores: Mapping[str, str],
 ) -> dict[str, object]:
     first = row[0]
-    detail = _line(first.detail)
+    detail = one_line(first.detail)
     if first.kind == "retriever":
         detail = f"retriever alone, top {first.top_k}" + (f", {detail}" if detail else "")
     values = {record.task: 100 * record.main for record in row}
-    fixed = _fixed(first, _line(first.label), detail, first.kind, notes)
+    fixed = _fixed(first, one_line(first.label), detail, first.kind, notes)
     return fixed | _score_columns(values, values, suites, scores)
 
 
@@ -152,7 +152,7 @@ def _fixed(record: ResultRecord, model: str, detail: str, kind: str, notes: Sequ
     return {
         MODEL: model,
         DETAIL: detail,
-        RETRIEVER: _line(record.retriever),
+        RETRIEVER: one_line(record.retriever),
         TOP_K: record.top_k,
         KIND: kind,
         IDENTITY: record.identity,
@@ -198,14 +198,14 @@ def _averaged(tasks: Sequence[str], scores: Mapping[str, str]) -> list[str]:
 
 
 def _head(task: str, main_score: str) -> str:
-    name = _line(task)
+    name = one_line(task)
     # A folder may be called like one of the columns that say whose the row is.
     plain = main_score == RANKING and name not in _FIXED
-    return name if plain else f"{name} ({_NAMES.get(main_score, _line(main_score))})"
+    return name if plain else f"{name} ({_NAMES.get(main_score, one_line(main_score))})"
 
 
 def _mean_name(suite: str) -> str:
-    return f"mean {_line(suite)}"
+    return f"mean {one_line(suite)}"
 
 
 def _caption(scores: Mapping[str, str], suites: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:

@@ -1,0 +1,353 @@
+"""Where a run fails: its worst queries, what retrieval never delivered, one query with all that was read and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mteb._create_dataloaders import _corpus_to_dict
+from rich.console import Console
+from tabulate import tabulate
+
+from rerank_eval.analysis.runs import Stored, find_run, stored_rows
+from rerank_eval.analysis.tables import one_line
+from rerank_eval.config import RerankerConfig
+from rerank_eval.errors import ConfigError, DataError, RerankEvalError
+from rerank_eval.files import write_json
+from rerank_eval.models.scorers import Prompting, make_policy
+from rerank_eval.names import did_you_mean
+from rerank_eval.pipeline import results
+from rerank_eval.tasks import prepare
+from rerank_eval.tasks.registry import TaskRef, build, resolve
+
+_SNIPPET = 70
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line.
+
+    Attributes:
+        run: An identity, a model's label or a row's folder.
+        task: A task's name, or the folder of a BEIR task; None for all.
+        query: A query's id; None for the worst queries.
+        worst: How many of them.
+        missed: Show the relevant documents that are not among the candidates.
+        render: Rank of the candidate whose prompt is rendered, from 1; None renders none.
+        results: Results folder.
+        json: Further file for everything as JSON, or None.
+    """
+
+    run: str
+    task: str | None = None
+    query: str | None = None
+    worst: int = 10
+    missed: bool = False
+    render: int | None = None
+    results: Path = Path("results")
+    json: Path | None = None
+
+
+def inspect_run(request: Request, console: Console) -> None:
+    """Show where a run fails.
+
+    Args:
+        request: What was asked for.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: The run, the task or the query is not there.
+        DataError: The data that is needed cannot be read.
+    """
+    row = _row(request)
+    console.print(f"{row.identity}  {row.title}", markup=False)
+    found: dict[str, Any] = {"identity": row.identity, "run": row.title, "tasks": {}}
+    names = _tasks(request, row)
+    if request.query is not None and len(names) > 1:
+        names = [name for name in names if request.query in set(_per_query(row, name)["query_id"])]
+        if len(names) != 1:
+            raise ConfigError(f"--query {request.query!r}: in {len(names)} tasks of this run; choose one with --task")
+    for name in names:
+        console.print(f"\n{name}", markup=False, style="bold")
+        view = _View(row, name, request)
+        if request.query is not None:
+            found["tasks"][name] = view.one_query(request.query, console)
+        elif request.missed:
+            found["tasks"][name] = view.missed(console)
+        else:
+            found["tasks"][name] = view.worst(console)
+    if request.json is not None:
+        write_json(request.json, found)
+        console.print(f"written: {request.json}", markup=False)
+
+
+def _row(request: Request) -> Stored:
+    rows = [row for row in find_run(request.run, request.results) if isinstance(row, Stored)]
+    if not rows:
+        raise ConfigError(
+            f"{request.run}: a file has no run to inspect; name an identity (`rerank-eval runs` lists them)"
+        )
+    if len(rows) > 1:
+        told = "; ".join(f"{row.identity[:6]} {row.detail}" for row in rows)
+        raise ConfigError(f"{request.run}: {len(rows)} runs: {told}; name one by its identity")
+    return rows[0]
+
+
+def _tasks(request: Request, row: Stored) -> list[str]:
+    if request.task is None:
+        return list(row.tasks)
+    wanted = Path(request.task).name
+    if wanted not in row.tasks:
+        raise ConfigError(f"--task {request.task!r}: not in this run; {did_you_mean(wanted, row.tasks)}")
+    return [wanted]
+
+
+def _per_query(row: Stored, task: str) -> pd.DataFrame:
+    return _parquet(row.tasks[task] / "per_query.parquet")
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}); run `make eval` again") from None
+
+
+class _View:
+    """One run on one task."""
+
+    def __init__(self, row: Stored, task: str, request: Request) -> None:
+        self.row, self.name, self.request = row, task, request
+        manifest = results.read_manifest(row.tasks[task])
+        if manifest is None:
+            raise DataError(f"{row.tasks[task]}: its manifest is missing or torn; run `make eval` again")
+        self.manifest: dict[str, Any] = manifest
+        self.scores = _parquet(row.tasks[task] / "scores.parquet")
+        self._task: Any = None
+
+    def data(self) -> Any:
+        """Load the task's data, once."""
+        if self._task is None:
+            config = self.manifest["config"]
+            self._task = build(self._ref(), size=config["embedded"]["size"])
+            root = config.get("data_root") or None
+            prepare.load(self._task, Path(root) if root else None)
+        return self._task
+
+    def _ref(self) -> TaskRef:
+        if self.manifest["task"]["kind"] == "beir":
+            given = self.request.task
+            if given is None or not Path(given).is_dir():
+                raise ConfigError(f"{self.name} was read from a folder; name it, as --task path/to/{self.name}")
+            return resolve([given], where="--task")[0]
+        return resolve([self.name], where="--task")[0]
+
+    def worst(self, console: Console) -> list[dict[str, Any]]:
+        """Show the queries that lost most against the best order of their candidates."""
+        frame = _per_query(self.row, self.name)
+        frame = frame.assign(lost=frame["oracle_ndcg_at_10"] - frame["ndcg_at_10"])
+        frame = frame.sort_values(["lost", "query_id"], ascending=[False, True], kind="stable").head(self.request.worst)
+        texts = self._texts_of(frame)
+        rows: list[dict[str, Any]] = [
+            {
+                "query_id": str(one["query_id"]),
+                "ndcg_at_10": float(one["ndcg_at_10"]),
+                "oracle": float(one["oracle_ndcg_at_10"]),
+                "lost": float(one["lost"]),
+                "relevant": int(one["n_relevant"]),
+                "text": texts.get((one["subset"], one["split"], one["query_id"]), ""),
+            }
+            for one in frame.to_dict("records")
+        ]
+        shown = [
+            [
+                one_line(row["query_id"])[:_SNIPPET],
+                f"{100 * row['ndcg_at_10']:.1f}",
+                f"{100 * row['oracle']:.1f}",
+                f"{100 * row['lost']:.1f}",
+                _snippet(row["text"]),
+            ]
+            for row in rows
+        ]
+        _table(console, ["query", "nDCG@10", "best order", "lost", "text"], shown)
+        return rows
+
+    def _texts_of(self, frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+        try:
+            task = self.data()
+        except RerankEvalError:
+            return {}  # ids alone then
+        wanted = set(frame["query_id"])
+        return {
+            (subset, split, query): text
+            for subset, split, data in prepare.cells(task)
+            for query, text in zip(data["queries"]["id"], data["queries"]["text"], strict=True)
+            if query in wanted
+        }
+
+    def missed(self, console: Console) -> list[dict[str, Any]]:
+        """Show relevant documents that are not among the candidates, whatever the order."""
+        rows: list[dict[str, Any]] = []
+        delivered = {key: set(own["doc_id"]) for key, own in self.scores.groupby(["subset", "split", "query_id"])}
+        for subset, split, data in prepare.cells(self.data()):
+            texts = dict(zip(data["queries"]["id"], data["queries"]["text"], strict=True))
+            for query, judged in sorted(data["relevant_docs"].items()):
+                relevant = [document for document, grade in judged.items() if grade > 0]
+                lost = sorted(set(relevant) - delivered.get((subset, split, query), set()))
+                if lost and query in texts:
+                    told = {"query_id": query, "missed": lost, "relevant": len(relevant), "text": texts[query]}
+                    rows.append(told)
+        queries = len(_per_query(self.row, self.name))
+        documents = sum(len(row["missed"]) for row in rows)
+        console.print(
+            f"{documents} relevant documents of {len(rows)} of {queries} queries are not among the candidates",
+            markup=False,
+        )
+        rows.sort(key=lambda row: (-len(row["missed"]), row["query_id"]))
+        shown = [
+            [
+                one_line(row["query_id"]),
+                f"{len(row['missed'])} of {row['relevant']}",
+                _snippet(", ".join(row["missed"])),
+                _snippet(row["text"]),
+            ]
+            for row in rows[: self.request.worst]
+        ]
+        _table(console, ["query", "missed", "documents", "text"], shown)
+        return rows
+
+    def one_query(self, query: str, console: Console) -> dict[str, Any]:
+        """Show a query with its instruction, and its candidates before and after."""
+        own = self.scores[self.scores["query_id"] == query]
+        if own.empty:
+            known = self.scores["query_id"].unique().tolist()
+            raise ConfigError(f"--query {query!r}: not in {self.name}; {did_you_mean(query, known)}")
+        cell = (str(own["subset"].iloc[0]), str(own["split"].iloc[0]))
+        data = self.data().dataset[cell[0]][cell[1]]
+        index = list(data["queries"]["id"]).index(query)
+        text = str(data["queries"]["text"][index])
+        said = data["queries"]["instruction"][index] if "instruction" in data["queries"].column_names else None
+        instruction, note = self._instruction(said)
+        before = self._before(query, cell)
+        judged = data["relevant_docs"].get(query, {})
+        ids = list(data["corpus"]["id"])
+        wanted = {one: number for number, one in enumerate(ids) if one in set(own["doc_id"])}
+        documents = {one: _corpus_to_dict(data["corpus"][number])["text"] for one, number in wanted.items()}
+        rows = [
+            {
+                "rank": int(one["rank"]),
+                "before": before.get(str(one["doc_id"])),
+                "doc_id": str(one["doc_id"]),
+                "relevance": int(judged.get(one["doc_id"], 0)),
+                "score": float(one["score"]),
+                "text": documents.get(str(one["doc_id"]), ""),
+            }
+            for one in own.sort_values("rank").to_dict("records")
+        ]
+        console.print(f"query {one_line(query)}: {one_line(text)}", markup=False)
+        console.print(f"instruction: {note if instruction is None else one_line(instruction)}", markup=False)
+        _table(
+            console,
+            ["rank", "before", "relevance", "score", "document", "text"],
+            [
+                [
+                    row["rank"],
+                    "-" if row["before"] is None else row["before"],
+                    row["relevance"] or "",
+                    f"{row['score']:.4f}",
+                    one_line(row["doc_id"])[:_SNIPPET],
+                    _snippet(row["text"]),
+                ]
+                for row in _shown(rows)
+            ],
+        )
+        prompt = self._prompt(text, said, rows, console) if self.request.render is not None else None
+        return {"query_id": query, "text": text, "instruction": instruction, "candidates": rows, "prompt": prompt}
+
+    def _before(self, query: str, cell: tuple[str, str]) -> dict[str, int]:
+        """Return the first stage's ranks, where its files are still there."""
+        if self.manifest["row"]["kind"] == "retriever":
+            return {}
+        first = self.manifest["identity"]["candidates"]
+        row = next((one for one in stored_rows(self.request.results) if one.identity == first), None)
+        if row is None or self.name not in row.tasks:
+            return {}
+        frame = _parquet(row.tasks[self.name] / "scores.parquet")
+        frame = frame[(frame["query_id"] == query) & (frame["subset"] == cell[0]) & (frame["split"] == cell[1])]
+        return dict(zip(frame["doc_id"], frame["rank"].astype(int).tolist(), strict=True))
+
+    def _prompting(self) -> tuple[RerankerConfig, Prompting] | None:
+        section = self.manifest["config"].get("reranker")
+        if section is None:
+            return None
+        config = RerankerConfig.model_validate(section)
+        return config, Prompting.of(config)
+
+    def _instruction(self, said: str | None) -> tuple[str | None, str]:
+        found = self._prompting()
+        if found is None:
+            prompt = self.manifest.get("instruction", {}).get("query")
+            return (prompt, "") if prompt else (None, "none: a retriever")
+        config, prompting = found
+        identity = self.manifest["identity"]["reranker"]
+        same = identity.get("recipe") in {None, prompting.recipe.name} and (
+            prompting.instructions is None or prompting.instructions.identity == identity["instruction"]
+        )
+        if not same:
+            return None, "its recipe's or instructions' file has changed since"
+        policy = make_policy(config, self._model(config), prompting)
+        return policy.choose(said, self.data().metadata), "none"
+
+    def _model(self, config: RerankerConfig) -> Any:
+        from rerank_eval.models.resolve import resolve_model
+
+        root = self.manifest["config"].get("model_root")
+        return resolve_model(config.model, config.revision, "reranker.model", Path(root) if root else None)
+
+    def _prompt(
+        self, text: str, said: str | None, rows: Sequence[Mapping[str, Any]], console: Console
+    ) -> dict[str, Any]:
+        """Render a candidate's prompt by the tokenizer alone: no weights are loaded."""
+        from transformers import AutoTokenizer
+
+        from rerank_eval.engine.prompts import PromptTokenizer
+        from rerank_eval.models.architectures import effective_max_length, is_classifier
+
+        found = self._prompting()
+        if found is None or is_classifier(found[0], self._model(found[0])):
+            raise ConfigError("--render: this run's model reads no prompt; it is for causal rerankers")
+        rank = self.request.render or 1
+        if not 1 <= rank <= len(rows):
+            raise ConfigError(f"--render {rank}: the query has {len(rows)} candidates")
+        config, prompting = found
+        ref = self._model(config)
+        tokenizer = AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
+        maker = PromptTokenizer(tokenizer, prompting.recipe, effective_max_length(config, ref))
+        policy = make_policy(config, ref, prompting)
+        chosen = policy.choose(said, self.data().metadata)
+        prompt = maker.render(policy.query_text(text, said), rows[rank - 1]["text"], chosen)
+        console.rule(f"prompt of rank {rank}")
+        console.print(prompt.text, markup=False)
+        console.rule()
+        cut = ", cut to max_length" if prompt.truncated else ""
+        console.print(f"tokens: {len(prompt.token_ids)}{cut}", markup=False)
+        return {"rank": rank, "text": prompt.text, "tokens": len(prompt.token_ids), "truncated": prompt.truncated}
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the first candidates, and the relevant ones wherever they are."""
+    return [row for number, row in enumerate(rows) if number < _SHOWN or row["relevance"] > 0]
+
+
+def _snippet(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= _SNIPPET else f"{line[: _SNIPPET - 3]}..."
+
+
+def _table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    if rows:
+        console.print(tabulate(rows, headers=list(heads), tablefmt="simple", disable_numparse=True), markup=False)
