@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -49,6 +49,9 @@ compare: $(READY) ## run what a config lacks and compare its variants (TASK, CON
 	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
 fetch: $(READY) ## download what a run reads (TASK, MODEL, CONFIG, SET, DATA_ROOT, MODEL_ROOT, ARGS=--dry-run)
 	@$(BIN)/rerank-eval fetch $(EVAL_ARGS) $(foreach m,$(MODEL),--model "$(m)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(MODEL_ROOT),--model-root "$(MODEL_ROOT)") $(ARGS)
+
+report: $(READY) ## write results/report.html: leaderboard, comparison, plots, queries (RUNS, TASK)
+	@$(BIN)/rerank-eval report $(foreach r,$(RUNS),"$(r)") $(foreach t,$(TASK),--task "$(t)") $(ARGS)
 
 tasks: $(READY) ## list every suite and task with sizes
 	@$(BIN)/rerank-eval tasks

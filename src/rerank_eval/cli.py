@@ -292,6 +292,26 @@ def compare(
 
 
 @app.command()
+def report(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Runs as `compare` takes them, the baseline first; none for all.")
+    ] = None,
+    *,
+    task: TaskOption = None,
+    results_dir: Annotated[Path | None, typer.Option("--results", "-r", help="A results folder.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; report.html by default.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the comparisons' draws.")] = 20_250_605,
+) -> None:
+    """Write one HTML page to read and share: leaderboard, comparison, plots, queries, manifests.
+
+    The page needs no network and no other file.
+    """
+    from rerank_eval.pipeline.comparison import Request, write_page
+
+    write_page(Request(tuple(names or ()), tuple(task or ()), results_dir, seed=seed), output, console)
+
+
+@app.command()
 def lab(
     *,
     task: Annotated[str, typer.Option("--task", "-t", help="One task, or a BEIR folder.")],

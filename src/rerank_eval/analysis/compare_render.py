@@ -23,8 +23,8 @@ from rerank_eval.files import write_json, write_text
 
 SIGNIFICANT = 0.05
 _MARKS = ((0.001, "***"), (0.01, "**"), (SIGNIFICANT, "*"))
-_HEADS = ("task", "system", "queries", "baseline", "system", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
-_CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
+HEADS = ("task", "system", "queries", "baseline", "system", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
+CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
 
 
 def _percent(value: float) -> str:
@@ -51,7 +51,8 @@ def scope(difference: Difference) -> str:
     return name if measure == "nDCG@10" else f"{name} ({measure})"
 
 
-def _row(one: Difference) -> list[str]:
+def cells(one: Difference) -> list[str]:
+    """Return a difference as it stands in a table, in the order of `HEADS`."""
     return [
         scope(one),
         one.system,
@@ -67,16 +68,17 @@ def _row(one: Difference) -> list[str]:
     ]
 
 
-def _change_row(one: Difference) -> list[str]:
+def change_cells(one: Difference) -> list[str]:
+    """Return what changed in the rankings as it stands in a table, in the order of `CHANGE_HEADS`."""
     churn, tied = one.churn, one.tied
-    cells = [scope(one), one.system]
-    cells += (
+    found = [scope(one), one.system]
+    found += (
         [MISSING] * 4
         if churn is None
         else [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
     )
-    cells += [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
-    return cells
+    found += [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
+    return found
 
 
 def _tau(value: float) -> str:
@@ -112,9 +114,9 @@ def _shift_note(one: Difference) -> str:
 
 def to_rich(comparison: Comparison) -> RenderableType:
     """Render both tables for the terminal; `notes` says what they hold."""
-    parts: list[RenderableType] = [_table(_HEADS, [_row(one) for one in comparison.differences]), Text("")]
-    changed = [_change_row(one) for one in comparison.differences if not one.suite]
-    return Group(*parts, _table(_CHANGE_HEADS, changed), Text(""))
+    parts: list[RenderableType] = [_table(HEADS, [cells(one) for one in comparison.differences]), Text("")]
+    changed = [change_cells(one) for one in comparison.differences if not one.suite]
+    return Group(*parts, _table(CHANGE_HEADS, changed), Text(""))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -130,8 +132,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def to_markdown(comparison: Comparison) -> str:
     """Render as Markdown: both tables, notes, and the queries that moved most."""
     tables = [
-        _markdown(_HEADS, [_row(one) for one in comparison.differences]),
-        _markdown(_CHANGE_HEADS, [_change_row(one) for one in comparison.differences if not one.suite]),
+        _markdown(HEADS, [cells(one) for one in comparison.differences]),
+        _markdown(CHANGE_HEADS, [change_cells(one) for one in comparison.differences if not one.suite]),
     ]
     moved = [_moved(one) for one in comparison.differences if one.up or one.down]
     told = [escape_markdown(line) for line in notes(comparison)]

@@ -177,3 +177,45 @@ def _name(request: Request, rows: Sequence[Stored | Run]) -> str:
     own = [Path(name).stem if is_yaml_file(name) else name for name in request.names]
     identities = digest([[row.identity or row.label for row in rows], request.tasks, request.measure], 6)
     return slug(f"{'-'.join(Path(name).name for name in own)[:60]}-{identities}")
+
+
+def write_page(request: Request, output: Path | None, console: Console) -> None:
+    """Write one HTML page of a results folder, or of some of its runs.
+
+    Args:
+        request: Runs (none for all of the folder, a retriever first), tasks, results folder and seed.
+        output: The file, or None for report.html in the results folder.
+        console: Where its name is printed.
+
+    Raises:
+        ConfigError: There is nothing to report, or matplotlib is missing.
+        DataError: The runs are not of the same queries.
+    """
+    from rerank_eval.analysis import tables
+    from rerank_eval.analysis.records import load_manifests, of_present_candidates
+    from rerank_eval.analysis.report import build_report, write_report
+
+    configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
+    root = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)
+    if request.names:
+        rows = [row for row in _unique(_rows(request, configs, root)) if isinstance(row, Stored)]
+    else:
+        rows = sorted(stored_rows(root), key=lambda row: row.retriever != row.label)
+    tasks = _tasks(request, list(configs.values()))
+    kept = {row.identity for row in rows}
+    records, _ = of_present_candidates(load_manifests(root))
+    records = [one for one in records if one.identity in kept and (tasks is None or one.task in tasks)]
+    present = {(one.identity, one.task) for one in records}
+    rows = [
+        dataclasses.replace(
+            row, tasks={task: own for task, own in row.tasks.items() if (row.identity, task) in present}
+        )
+        for row in rows
+    ]
+    rows = [row for row in rows if row.tasks]
+    if not rows:
+        raise ConfigError(f"{root}: no results to report; run `make eval` first, or name another with --results")
+    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    page = build_report(tables.leaderboard(records, suites), rows, suites, seed=request.seed)
+    path = write_report(output or root / "report.html", page)
+    console.print(f"written: {path} ({len(page.encode()) / 1e6:.1f} MB)", markup=False)

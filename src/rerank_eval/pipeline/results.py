@@ -39,7 +39,7 @@ class Judged:
     """A task's scores as frames, and what follows from them.
 
     Attributes:
-        pairs: Columns subset, split, query_id, doc_id, rank, score: every pair.
+        pairs: Columns subset, split, query_id, doc_id, rank, score, relevance (0 where nobody judged): every pair.
         per_query: Columns subset, split, query_id and the metrics: every query with judgements.
         summary: Means over all queries of a cell, then over cells, as suites average.
         digest: SHA-256 (16 hexadecimal characters) over every pair's cell, query, document and score.
@@ -76,6 +76,9 @@ def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell
         frame = cell.frame()
         per_query = metrics.per_query(frame, qrels[subset, split])
         summaries.append(metrics.summarise(per_query))
+        known = qrels[subset, split]
+        graded = zip(frame["query_id"], frame["doc_id"], strict=True)
+        frame["relevance"] = pd.array([known.get(q, {}).get(d, 0) for q, d in graded], dtype="int64")
         pairs.append(_labelled(frame, subset, split))
         queries.append(_labelled(per_query, subset, split))
         for query_id, doc_id, score in zip(frame["query_id"], frame["doc_id"], frame["score"], strict=True):

@@ -1,0 +1,270 @@
+"""One self-contained HTML page of a results folder: tables, plots, a per-query explorer, manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from rerank_eval.analysis import compare_render, plots, statistics
+from rerank_eval.analysis.compare import Comparison, compare
+from rerank_eval.analysis.metrics import DEPTH
+from rerank_eval.analysis.runs import MEASURES, UNIT, Run, Stored, TaskRun, load_run, named
+from rerank_eval.analysis.statistics import Stratum
+from rerank_eval.analysis.tables import Leaderboard, one_line
+from rerank_eval.errors import ConfigError
+
+_LARGEST = 3_500_000  # characters of the explorer's data: with the plots the page stays below 5 MB
+_QUERIES = 2_000  # of a task
+_LISTS = 400  # queries of a run on a task whose candidates are embedded
+_PLOTTED = 20_000  # points of a scatter, margins of a histogram
+_KEY = ["subset", "split", "query_id"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with its words.
+
+    Attributes:
+        title: What it is of.
+        caption: How to read it.
+        svg: The picture, made here and nowhere else.
+    """
+
+    title: str
+    caption: str
+    svg: str
+
+
+def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str, Sequence[str]], *, seed: int) -> str:
+    """Build the page.
+
+    Args:
+        board: The leaderboard.
+        rows: The runs, the baseline of all comparisons first.
+        suites: Suite -> its tasks.
+        seed: Of the comparisons' draws.
+
+    Returns:
+        HTML that needs no network and no other file.
+
+    Raises:
+        ConfigError: There is nothing to report, or matplotlib is missing.
+        DataError: A result file cannot be read, or the runs are not of the same queries.
+    """
+    if not rows:
+        raise ConfigError("no results to report; run `make eval` first")
+    shared = [task for task in rows[0].tasks if all(task in row.tasks for row in rows)]
+    runs = [load_run(row, name, shared) for name, row in named(rows) if isinstance(row, Stored)]
+    comparison = compare(runs, suites, seed=seed) if len(runs) > 1 and shared else None
+    environment = Environment(
+        loader=PackageLoader("rerank_eval.analysis", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return (
+        environment.get_template("report.html.j2").render(
+            board=_board(board),
+            comparison=_comparison(comparison),
+            figures=_figures(runs, comparison, seed),
+            data=_script(_explorer(runs)),
+            manifests=[_manifest(run, task) for run in runs for task in run.tasks.values()],
+        )
+        + "\n"
+    )
+
+
+def _board(board: Leaderboard) -> dict[str, Any]:
+    rows = []
+    for number, name in enumerate(board.names):
+        one = board.frame.iloc[number]
+        cells = [float(one[column]) for column in board.scores]
+        shown = [{"text": "–" if np.isnan(v) else f"{v:.2f}", "value": "" if np.isnan(v) else repr(v)} for v in cells]
+        rows.append({"kind": one["kind"], "model": name, "detail": one["Details"], "cells": shown})
+    notes = [f"[{number}] {note}" for number, note in enumerate(board.notes, start=1)]
+    return {"heads": board.scores, "rows": rows, "caption": board.caption, "notes": notes}
+
+
+def _comparison(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None:
+        return None
+    return {
+        "heads": compare_render.HEADS,
+        "rows": [compare_render.cells(one) for one in comparison.differences],
+        "change_heads": compare_render.CHANGE_HEADS,
+        "changes": [compare_render.change_cells(one) for one in comparison.differences if not one.suite],
+        "notes": compare_render.notes(comparison),
+    }
+
+
+def _figures(runs: Sequence[Run], comparison: Comparison | None, seed: int) -> list[Figure]:
+    found = [
+        Figure("Scores", "Bars are means over queries, whiskers 95% BCa intervals.", plots.bars(_bars(runs, seed)))
+    ]
+    if comparison is not None:
+        told = "Right of the line: better than the baseline. Filled: p by Holm's correction below 0.05."
+        found.append(Figure("Differences", told, plots.forest(comparison)))
+    measured = _speeds(runs)
+    if len(measured) > 1:
+        told = "Each run's own speed on its own machine: compare runs of one machine only."
+        found.append(Figure("Quality against speed", told, plots.speed(measured)))
+    for run in runs[1:]:
+        for task in run.tasks.values():
+            found += _of_task(runs[0], run, task)
+    return found
+
+
+def _bars(runs: Sequence[Run], seed: int) -> pd.DataFrame:
+    rows = []
+    for number, run in enumerate(runs):
+        for name, task in run.tasks.items():
+            cells = [own["value"].to_numpy()[:, None] for _, own in task.values.groupby(["subset", "split"])]
+            strata = [Stratum(cell, 1 / len(cells)) for cell in cells]
+            found = statistics.estimate(strata, statistics.draw(strata, [seed, number], 2_000))
+            measure = MEASURES.get(task.measure, task.measure)
+            title = name if measure == "nDCG@10" else f"{name} ({measure})"
+            points = {key: 100 * float(getattr(found, key)[0]) for key in ("value", "low", "high")}
+            rows.append({"task": title, "system": run.name, **points})
+    return pd.DataFrame(rows)
+
+
+def _speeds(runs: Sequence[Run]) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        rates = [task.manifest.get("timings", {}).get("pairs_per_second") for task in run.tasks.values()]
+        means = [100 * task.values["value"].mean() for task in run.tasks.values() if task.measure != "p-MRR"]
+        if means and all(isinstance(rate, float) for rate in rates):
+            rows.append({"system": run.name, "pairs_per_second": float(np.mean(rates)), "value": float(np.mean(means))})
+    return pd.DataFrame(rows)
+
+
+def _of_task(baseline: Run, run: Run, task: TaskRun) -> list[Figure]:
+    """Draw what is about one run on one task."""
+    where = f"{task.task}, {run.name}"
+    found = []
+    first = baseline.tasks[task.task]
+    if task.measure != "p-MRR":
+        both = first.values.merge(task.values, on=UNIT, suffixes=("_before", "_after")).head(_PLOTTED)
+        values = both.rename(columns={"value_before": "before", "value_after": "after"})[["before", "after"]]
+        told = "Each mark is one query, or several of the same values (larger). Above the line: better."
+        found.append(Figure(f"Query by query: {where}", told, plots.scatter(values, (baseline.name, run.name))))
+    scores = task.candidates()
+    if scores is None or "relevance" not in scores or not (scores["relevance"] > 0).any():
+        return found
+    head = task.manifest.get("identity", {}).get("reranker", {}).get("head")
+    if head == "float32":
+        sample = scores if len(scores) <= _PLOTTED else scores.sample(_PLOTTED, random_state=0)
+        told = "How far margins of relevant candidates stand from the others'."
+        found.append(Figure(f"Margins: {where}", told, plots.margins(sample)))
+        told = "On the line, P(yes) is the chance that a candidate is relevant."
+        found.append(Figure(f"Is P(yes) a probability? {where}", told, plots.reliability(scores)))
+    before = first.candidates()
+    if before is not None and task.measure == "ndcg_at_10" and _same_pairs(before, scores):
+        told = "Reranking only the retriever's first k, and the best that any order of them could reach."
+        svg = plots.depth_curve(before, scores, _ideal(scores, task))
+        found.append(Figure(f"How many to rerank: {where}", told, svg))
+    return found
+
+
+def _same_pairs(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    keys = [*_KEY, "doc_id"]
+    return len(one) == len(other) and len(one[keys].merge(other[keys], on=keys)) == len(one) and "relevance" in one
+
+
+def _ideal(scores: pd.DataFrame, task: TaskRun) -> dict[tuple[str, str, str], float]:
+    """Return each query's ideal DCG@10: that of its candidates' best order over what share of the ideal it reaches."""
+    ordered = scores.sort_values([*_KEY, "relevance"], ascending=[True, True, True, False], kind="stable")
+    place = ordered.groupby(_KEY, sort=False).cumcount()
+    gains: Any = (ordered["relevance"].clip(lower=0) / np.log2(place + 2)).where(place < DEPTH, 0.0)
+    best = gains.groupby([ordered[key] for key in _KEY]).sum()
+    judged = pd.read_parquet(task.scores.with_name("per_query.parquet")) if task.scores is not None else None
+    if judged is None:
+        return {}
+    found = {}
+    for one in judged.to_dict("records"):
+        key = (one["subset"], one["split"], one["query_id"])
+        reached = float(one["oracle_ndcg_at_10"])
+        # A query without a relevant candidate counts 0 whatever its ideal is.
+        found[key] = float(best.get(key, 0.0)) / reached if reached > 0 else float(one["n_relevant"] > 0)
+    return found
+
+
+def _explorer(runs: Sequence[Run]) -> dict[str, Any]:
+    """Collect per-query values, and candidates of the queries that differ most, as much as the page may hold."""
+    keep = _LISTS
+    while True:
+        data = {"runs": [run.name for run in runs], "tasks": [_task_data(runs, task, keep) for task in runs[0].tasks]}
+        if keep == 0 or len(json.dumps(data)) <= _LARGEST:
+            return data
+        keep //= 2
+
+
+def _task_data(runs: Sequence[Run], task: str, keep: int) -> dict[str, Any]:
+    table = runs[0].tasks[task].values[UNIT].copy()
+    for number, run in enumerate(runs):
+        values = run.tasks[task].values[[*UNIT, "value"]].rename(columns={"value": f"v{number}"})
+        table = table.merge(values, on=UNIT, how="left")
+    columns = [f"v{number}" for number in range(len(runs))]
+    spread = table[columns].max(axis=1) - table[columns].min(axis=1)
+    order = (-spread + table[columns].mean(axis=1)).sort_values(kind="stable").index
+    shown = table.loc[order].head(_QUERIES)
+    queries = [
+        [one["query_id"], f"{one['subset']}/{one['split']}", [round(100 * one[name], 2) for name in columns]]
+        for one in shown.to_dict("records")
+    ]
+    lists = [_lists(run.tasks[task], shown.head(keep)) for run in runs]
+    return {
+        "name": task,
+        "measure": MEASURES.get(runs[0].tasks[task].measure, runs[0].tasks[task].measure),
+        "queries": queries,
+        "left_out": len(table) - len(shown),
+        "lists": lists,
+    }
+
+
+def _lists(task: TaskRun, queries: pd.DataFrame) -> dict[str, list[list[Any]]]:
+    """Return the first ten candidates of some queries: document, relevance, score."""
+    scores = task.candidates()
+    if scores is None or queries.empty or task.measure == "p-MRR":
+        return {}
+    top = scores[scores["rank"] <= DEPTH].merge(queries[UNIT], on=UNIT).sort_values([*UNIT, "rank"], kind="stable")
+    relevance = top["relevance"] if "relevance" in top else pd.Series(0, index=top.index)
+    found: dict[str, list[list[Any]]] = {}
+    for one, grade in zip(top.to_dict("records"), relevance.tolist(), strict=True):
+        key = f"{one['query_id']}|{one['subset']}/{one['split']}"
+        found.setdefault(key, []).append([one["doc_id"], int(grade), float(f"{one['score']:.5g}")])
+    return found
+
+
+def _manifest(run: Run, task: TaskRun) -> dict[str, str]:
+    text = json.dumps(dict(task.manifest), indent=1, ensure_ascii=False, sort_keys=True)
+    return {"title": one_line(f"{run.name} on {task.task}"), "text": text}
+
+
+def _script(data: Any) -> str:
+    """Write JSON that may stand inside a script element: nothing in it can close the element or open a comment."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def write_report(path: Path, page: str) -> Path:
+    """Write the page.
+
+    Args:
+        path: The file.
+        page: Its HTML.
+
+    Returns:
+        The file.
+    """
+    from rerank_eval.files import write_text
+
+    write_text(path, page)
+    return path
