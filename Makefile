@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare tasks bench leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -22,6 +22,7 @@ help: ## list the targets
 	@echo "  make eval                                        embedded tasks: no GPU, no hub"
 	@echo "  make eval TASK=SciFact                           hub data, Qwen3-Embedding-0.6B, Qwen3-Reranker-0.6B"
 	@echo "  make eval TASK=MTEB-R CONFIG=configs/qwen3-8b.yaml"
+	@echo "  make fetch CONFIG=configs/model-card.yaml        all that it reads, for a machine without a network"
 	@echo "  make eval TASK=path/to/beir_folder               your corpus.jsonl, queries.jsonl, qrels/test.tsv"
 	@echo "  make eval SET='embedded.size=medium reranker=null'"
 
@@ -41,13 +42,18 @@ doctor: $(READY) ## find what is wrong with the set-up, in under a minute (TASK,
 eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
 	@$(BIN)/rerank-eval eval $(EVAL_ARGS)
 
+plan: $(READY) ## say what a run will cost before it starts (TASK, CONFIG, SET, ARGS='--price 3')
+	@$(BIN)/rerank-eval plan $(EVAL_ARGS) $(ARGS)
+
 compare: $(READY) ## run what a config lacks and compare its variants (TASK, CONFIG, SET, ARGS)
 	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
+fetch: $(READY) ## download what a run reads (TASK, MODEL, CONFIG, SET, DATA_ROOT, MODEL_ROOT, ARGS=--dry-run)
+	@$(BIN)/rerank-eval fetch $(EVAL_ARGS) $(foreach m,$(MODEL),--model "$(m)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(MODEL_ROOT),--model-root "$(MODEL_ROOT)") $(ARGS)
 
 tasks: $(READY) ## list every suite and task with sizes
 	@$(BIN)/rerank-eval tasks
 
-bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny|0.6b-2-layers|0.6b|4b|8b, ARGS)
+bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny, 0.6b-2-layers, 0.6b, 4b, 8b; ARGS)
 	@$(BIN)/python -m rerank_eval.bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
 	@$(BIN)/python -m rerank_eval.bench.table docs/engine.md results/bench/*.json
 

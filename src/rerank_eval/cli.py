@@ -117,6 +117,34 @@ def doctor(
 
 
 @app.command()
+def plan(
+    *,
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=1e-6, help="TFLOP/s of useful work on your device, if you know it.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="What an hour of your device costs.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+) -> None:
+    """Say what a run will cost before it starts: pairs, tokens, hours, disk, and what is done already.
+
+    Example:
+        rerank-eval plan --config configs/model-card.yaml --price 3
+
+    Nothing is downloaded and no model is loaded.
+    """
+    from rerank_eval.app import choose_config
+    from rerank_eval.pipeline.estimate_table import show_estimate
+
+    chosen, why = choose_config(task or [], config)
+    console.print(f"config: {chosen} ({why})", markup=False)
+    told = (task or [], set_ or [])
+    show_estimate(chosen, told, console, rate=None if rate is None else rate * 1e12, price=price, json=json_file)
+
+
+@app.command()
 def tasks(
     suite: Annotated[str | None, typer.Argument(help="Show this suite's tasks; without it, all suites.")] = None,
 ) -> None:
@@ -161,6 +189,44 @@ def score(
     from rerank_eval.app import score_pair
 
     score_pair((query, document), instruction, config, set_ or [], console)
+
+
+@app.command()
+def fetch(
+    *,
+    task: TaskOption = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="The same, for suites.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="ORG/NAME, or ORG/NAME@REVISION; several times. Overrides the config."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Fetch what this config's tasks and models need.")
+    ] = None,
+    set_: SetOption = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder for data sets; else the config's, else mirror/data.")
+    ] = None,
+    model_root: Annotated[
+        Path | None, typer.Option("--model-root", help="Folder for models; else the config's, else mirror/models.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell sizes, download nothing.")] = False,
+) -> None:
+    """Download what a run reads, for `data_root` and `model_root`: where there is no network it runs on that.
+
+    Examples:
+        rerank-eval fetch --config configs/model-card.yaml --dry-run
+
+        rerank-eval fetch --task SciFact --model Qwen/Qwen3-Reranker-0.6B
+
+    Only the files that are needed, at the revisions that mteb or the config pins. Sizes first; the same command goes on
+    with what is missing.
+    """
+    from rerank_eval.fetch.run import Request
+    from rerank_eval.fetch.run import fetch as run
+
+    tasks = (*(suite or ()), *(task or ()))
+    run(Request(tasks, tuple(model or ()), config, tuple(set_ or ()), data_root, model_root, dry_run), console)
 
 
 @app.command()
@@ -223,6 +289,45 @@ def compare(
         name=name,
     )
     compare_runs(request, console)
+
+
+@app.command()
+def lab(
+    *,
+    task: Annotated[str, typer.Option("--task", "-t", help="One task, or a BEIR folder.")],
+    instruction: Annotated[
+        list[str],
+        typer.Option("--instruction", "-i", help="none, default, task, a set, a file or a text; two or more."),
+    ],
+    config: Annotated[Path, typer.Option("--config", "-c", help="Whose models are used.")] = Path("configs/base.yaml"),
+    set_: SetOption = None,
+    first: Annotated[int, typer.Option("--first", min=2, help="Queries of the first sample.")] = 30,
+    most: Annotated[int | None, typer.Option("--most", min=2, help="Queries at most.")] = None,
+    alpha: Annotated[float, typer.Option("--alpha", min=1e-6, max=0.5, help="Chance of any false verdict.")] = 0.05,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of queries.")] = 20_250_605,
+) -> None:
+    """Find out which instruction is best on as few queries as that takes.
+
+    Example:
+        rerank-eval lab --task PyFunctionRetrieval -i none -i task -i "Judge whether the code does this"
+
+    A variant is dropped as soon as a sequential test calls it worse; the rest go on to more queries.
+    """
+    from rerank_eval.pipeline.lab import Request, run_lab
+
+    run_lab(
+        Request(
+            config,
+            task,
+            tuple(instruction),
+            tuple(set_ or ()),
+            first=first,
+            most=most,
+            alpha=alpha,
+            seed=seed,
+        ),
+        console,
+    )
 
 
 @app.command()

@@ -1,8 +1,8 @@
-"""Folders as `hf download ORG/NAME --revision REV --local-dir DIR/ORG/NAME` leaves them: whole, and of which commit?
+"""Folders as `rerank-eval fetch` and `hf download ORG/NAME --local-dir DIR/ORG/NAME` leave them: whole? which commit?
 
 huggingface_hub notes beside the files, in `.cache/huggingface/download/FILE.metadata`, of which commit each is and
 what its hash is (https://huggingface.co/docs/huggingface_hub/guides/download). A file counts as that commit's when it
-has not been touched since, or when its hash still is the noted one. Nothing is ever written here.
+has not been touched since, or when its hash still is the noted one. Nothing but `drop` changes such a folder.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[st
         if note is None:
             raise DownloadError(
                 f"{file} has no note of its commit under .cache/huggingface, so that its revision is unknown; was the "
-                "folder made by `hf download --local-dir`, and copied with its hidden folders?"
+                "folder made by `rerank-eval fetch`, and copied with its hidden folders?"
             )
         if commit is not None and note.commit != commit:
             other = "the other files are" if pinned is None else "the pinned revision is"
@@ -92,6 +92,35 @@ def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[st
     if commit is None:
         raise DownloadError("holds no files")
     return commit, etags
+
+
+def is_whole(folder: Path, file: str, commit: str) -> bool:
+    """Tell whether one file is there, of a commit, and as it was downloaded; see `verify`.
+
+    Args:
+        folder: The repository's folder.
+        file: Path inside it.
+        commit: The commit that it has to be of.
+    """
+    note = _note(folder, file)
+    if note is None or note.commit != commit:
+        return False
+    try:
+        _check_content(folder / file, file, note)
+    except DownloadError:
+        return False
+    return True
+
+
+def drop(folder: Path, file: str) -> None:
+    """Delete a file of a download and its note, so that the next download starts anew.
+
+    Args:
+        folder: The repository's folder.
+        file: Path inside it.
+    """
+    (folder / file).unlink(missing_ok=True)
+    (folder / _NOTES / f"{file}.metadata").unlink(missing_ok=True)
 
 
 def _check_shards(files: Sequence[str]) -> None:

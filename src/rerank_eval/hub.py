@@ -8,7 +8,9 @@ import socket
 from urllib.parse import urlsplit
 
 _ON = {"1", "ON", "YES", "TRUE"}
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+_PROXIES = ("{}_PROXY", "{}_proxy", "ALL_PROXY", "all_proxy")
+_PATIENCE = 10.0
+"""Seconds to wait for the hub to take a connection: many clusters resolve its name and let nothing out."""
 
 
 def offline() -> bool:
@@ -18,15 +20,22 @@ def offline() -> bool:
 
 @functools.cache
 def reachable() -> bool:
-    """Tell whether the hub's name resolves; behind a proxy it is taken to be in reach."""
-    if any(os.environ.get(name) for name in _PROXIES):
+    """Tell whether the hub takes a connection, or what HF_ENDPOINT names; behind a proxy it is taken to be in reach."""
+    address = urlsplit(endpoint())
+    scheme = address.scheme
+    if any(os.environ.get(name.format(scheme.upper() if "PROXY" in name else scheme)) for name in _PROXIES):
         return True
-    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
     try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        with socket.create_connection((address.hostname or "", port), timeout=_PATIENCE):
+            return True
+    except (OSError, ValueError):
         return False
-    return True
+
+
+def endpoint() -> str:
+    """Return the hub's address: `HF_ENDPOINT`, else the public one."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def go_offline_if_unreachable() -> bool:

@@ -132,8 +132,7 @@ def test_what_is_missing_is_one_line_with_its_remedy(root: Path, harm: Callable[
         mirror.find(task(), root)
     message = str(caught.value)
     assert message.startswith(f"data_root: {root / NAME}: ")
-    assert f"hf download {NAME} --repo-type dataset --revision" in message
-    assert f"--local-dir {root / NAME}`" in message
+    assert f"`rerank-eval fetch --task {TASK} --data-root {root}`" in message
     assert "\n" not in message
 
 

@@ -304,7 +304,7 @@ def test_a_mirror_holds_model_and_code(tmp_path: Path, hub: Path) -> None:
     root = tmp_path / "mirror"
     folder = save_with_code(root / "someone" / "odd", code="someone/code")
     Repository(folder, COMMIT).note_downloads()
-    with pytest.raises(ModelError, match=rf"someone/code: no such folder; .*--revision {CODE_COMMIT} --local-dir"):
+    with pytest.raises(ModelError, match=r"someone/code: no such folder; .*rerank-eval fetch --config FILE"):
         hub_scorer("someone/odd", root, code_revision=CODE_COMMIT)
     code = write_code(root / "someone" / "code", scale=3.0)
     Repository(code, "d" * 40).note_downloads()

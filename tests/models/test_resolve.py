@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.models.resolve import resolve_model
+from tests.mirror.hub_layout import Repository
 
 
 def checkpoint(folder: Path, value: float, name: str = "model.safetensors") -> Path:
@@ -57,9 +58,49 @@ def test_an_unusable_folder_is_told_before_anything_is_loaded(tmp_path: Path, br
 
 def test_a_hub_model_out_of_reach_names_the_remedy_and_the_nearest_name() -> None:
     with pytest.raises(
-        OfflineError, match=r"hf download Qwen/Qwen3-Rernker-0\.6B.*did you mean 'Qwen/Qwen3-Reranker-0\.6B'"
+        OfflineError,
+        match=r"rerank-eval fetch --model Qwen/Qwen3-Rernker-0\.6B .*did you mean 'Qwen/Qwen3-Reranker-0\.6B'",
     ):
         resolve_model("Qwen/Qwen3-Rernker-0.6B", None, "own.yaml: reranker.model")
+
+
+def mirrored(root: Path, name: str, commit: str) -> Repository:
+    repository = Repository(checkpoint(root / name, 1.0), commit)
+    repository.note_downloads()
+    return repository
+
+
+def test_a_mirrored_model_keeps_its_hub_name_and_commit(tmp_path: Path) -> None:
+    folder = mirrored(tmp_path, "someone/tiny", "a" * 40).folder
+    ref = resolve_model("someone/tiny", None, "reranker.model", tmp_path)
+    assert (ref.name, ref.revision, ref.origin, ref.source) == ("someone/tiny", "a" * 40, "mirror", str(folder))
+    assert (ref.load_revision, ref.published) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("another revision", r"config\.json is of commit a{40}, the pinned revision is b{40}"),
+        ("no folder", "no such folder"),
+        ("a missing file", r"tokenizer\.json is missing"),
+        ("no weights", "model.safetensors is missing"),
+    ],
+)
+def test_a_mirror_without_the_model_names_the_command_that_fetches_it(tmp_path: Path, broken: str, words: str) -> None:
+    folder = tmp_path / "someone" / "tiny"
+    if broken != "no folder":
+        repository = mirrored(tmp_path, "someone/tiny", "a" * 40)
+        (folder / "tokenizer.json").write_text("{}")
+        repository.note_downloads()
+    if broken == "a missing file":
+        (folder / "tokenizer.json").unlink()
+    elif broken == "no weights":
+        (folder / "model.safetensors").unlink()
+    revision = "b" * 40 if broken == "another revision" else None
+    with pytest.raises(ModelError, match=words) as caught:
+        resolve_model("someone/tiny", revision, "own.yaml: reranker.model", tmp_path)
+    wanted = f"someone/tiny@{revision}" if revision else "someone/tiny"
+    assert f"rerank-eval fetch --model {wanted} --model-root {tmp_path}" in str(caught.value)
 
 
 def test_a_hub_cache_folder_is_read_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

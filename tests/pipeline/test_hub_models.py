@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from rerank_eval.models.demo import build_demo_reranker
+from tests.mirror.hub_layout import Repository
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,34 @@ def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
         assert (identity["model"], identity["revision"], identity["dtype"]) == (name, revisions[name], "bfloat16")
     assert found["retriever"]["identity"]["retriever"]["engine"] == "packed"
     assert list((tmp_path / "results" / "mteb").rglob(f"Qwen__Qwen3-Reranker-0.6B/{revisions[RERANKER]}/**/tools.json"))
+
+
+def scores(results: Path) -> dict[str, pd.DataFrame]:
+    """Return identity -> scores of everything in a results folder."""
+    return {path.parts[-3]: pd.read_parquet(path) for path in results.glob("runs/*/*/*/scores.parquet")}
+
+
+def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
+    tmp_path: Path, hub: tuple[Path, dict[str, str]]
+) -> None:
+    home, revisions = hub
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_beir_folder(tmp_path / "tools")
+    for name, revision in revisions.items():
+        snapshot = home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / revision
+        shutil.copytree(snapshot, tmp_path / "models" / name)
+        Repository(tmp_path / "models" / name, revision).note_downloads()
+    command = [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
+    mirrored = [*command, "--set", "model_root=models", "--set", "results_dir=mirrored"]
+    for arguments, cache in ((command, home), (mirrored, tmp_path / "empty")):
+        environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    ours, theirs = scores(tmp_path / "mirrored"), scores(tmp_path / "results")
+    assert len(ours) == 2
+    assert ours.keys() == theirs.keys()
+    for identity, frame in ours.items():
+        pd.testing.assert_frame_equal(frame, theirs[identity])
 
 
 def test_qwen3_embedding_gets_its_instruction_as_the_model_card_says(

@@ -28,7 +28,7 @@ def test_a_query_s_own_document_is_taken_from_native_candidates() -> None:
 def test_judgements_of_queries_that_are_not_there_do_not_count() -> None:
     task = native()
     task.dataset["default"]["test"]["relevant_docs"]["nobody"] = {"d1": 1}
-    assert set(stages._qrels(task)["default", "test"]) == {"q1", "q2"}
+    assert set(stages.judgements(task)["default", "test"]) == {"q1", "q2"}
 
 
 @pytest.mark.parametrize(

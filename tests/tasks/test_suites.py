@@ -1,23 +1,34 @@
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mteb
 import pytest
 
 from rerank_eval.errors import ConfigError
+from rerank_eval.evals import evals_root
 from rerank_eval.tasks import suites as module
 from rerank_eval.tasks.embedded import EMBEDDED
 from rerank_eval.tasks.suites import load_suites
+from tests.tasks.benchmarks import benchmark_tasks, count, differences
 
 PAIRS = {
     "MTEB-R": (10, 8_820, 0.88e6),
     "CMTEB-R": (8, 39_740, 3.97e6),
-    "MMTEB-R": (18, 411_783, 41.2e6),
+    "MMTEB-R": (18, 564_180, 56.4e6),
     "MLDR": (1, 3_800, 0.38e6),
     "MTEB-Code": (12, 181_216, 18.1e6),
     "FollowIR": (3, 208, 0.21e6),
 }
+
+
+def subsets() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads((evals_root() / "suites" / "cells.json").read_text())["tasks"]
+    return found
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -28,24 +39,60 @@ def test_totals(name: str) -> None:
     assert suite.pairs == pytest.approx(pairs, rel=0.01)
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name != "MLDR"])
+@pytest.mark.parametrize("name", PAIRS)
 def test_the_installed_mteb_defines_the_same_benchmark(name: str) -> None:
+    """Tasks, splits, subsets by name, main scores, and by mteb's statistics queries and pairs."""
     suite = load_suites()[name]
-    benchmark = mteb.get_benchmark(suite.benchmark)
-    kind = "InstructionReranking" if name == "FollowIR" else "Retrieval"
-    theirs = {task.metadata.name: task for task in benchmark.tasks if task.metadata.type == kind}
-    assert sorted(theirs) == sorted(task.name for task in suite.tasks)
-    for task in suite.tasks:
-        other = theirs[task.name]
-        assert sorted(other.eval_splits) == sorted(task.splits)
-        assert len(other.hf_subsets) == task.subsets
-        assert other.metadata.main_score == task.main_score
+    theirs = benchmark_tasks(suite)
+    found = differences(suite, subsets(), theirs)
+    assert not found, "\n".join(found)
+    assert all(count(theirs[task.name], task.splits) is not None for task in suite.tasks)
 
 
-def test_mldr_is_its_test_split_in_thirteen_languages() -> None:
-    [task] = load_suites()["MLDR"].tasks
-    theirs = mteb.get_task(task.name, eval_splits=list(task.splits))
-    assert (theirs.eval_splits, len(theirs.hf_subsets)) == (["test"], task.subsets)
+def test_every_task_of_the_suites_has_its_subsets_listed_and_no_other() -> None:
+    assert sorted(subsets()) == sorted({task.name for name in PAIRS for task in load_suites()[name].tasks})
+
+
+def _renamed(theirs: dict[str, Any]) -> str:
+    theirs["SciFact"] = theirs.pop("ArguAna")
+    return r"MTEB-R: ArguAna is no longer in MTEB\(eng, v2\)\nMTEB-R: SciFact is new in MTEB\(eng, v2\)$"
+
+
+def _another_split(theirs: dict[str, Any]) -> str:
+    theirs["FiQA2018"] = mteb.get_task("FiQA2018", eval_splits=["dev"])
+    return r"MTEB-R: FiQA2018: splits: the suite has not \['dev'\], but \['test'\]$"
+
+
+def _another_score(theirs: dict[str, Any]) -> str:
+    task = mteb.get_task("SCIDOCS")
+    task.metadata = task.metadata.model_copy(update={"main_score": "map"})
+    theirs["SCIDOCS"] = task
+    return r"MTEB-R: SCIDOCS: main_score: the suite has ndcg_at_10, mteb map$"
+
+
+def _other_subsets(theirs: dict[str, Any]) -> str:
+    task = mteb.get_task("TRECCOVID")
+    task.hf_subsets = ["default", "new"]
+    theirs["TRECCOVID"] = task
+    return r"TRECCOVID: subsets in cells\.json: the suite has not \['new'\], but \[\]\n.*: the suite has 1, mteb 2$"
+
+
+@pytest.mark.parametrize("change", [_renamed, _another_split, _another_score, _other_subsets])
+def test_a_change_of_mteb_s_is_told_with_suite_task_and_values(change: Callable[[dict[str, Any]], str]) -> None:
+    suite = load_suites()["MTEB-R"]
+    theirs = benchmark_tasks(suite)
+    words = change(theirs)
+    assert re.search(words, "\n".join(differences(suite, subsets(), theirs)))
+
+
+def test_other_counts_than_mteb_s_are_told() -> None:
+    suite = load_suites()["MTEB-R"]
+    first = suite.tasks[0].model_copy(update={"queries": 1, "pairs": 100})
+    changed = suite.model_copy(update={"tasks": (first, *suite.tasks[1:])})
+    assert differences(changed, subsets(), benchmark_tasks(suite)) == [
+        "MTEB-R: ArguAna: pairs: the suite has 100, mteb 140600",
+        "MTEB-R: ArguAna: queries: the suite has 1, mteb 1406",
+    ]
 
 
 def test_the_embedded_suite_names_the_embedded_tasks() -> None:

@@ -21,10 +21,11 @@ import transformers
 from transformers import AutoTokenizer
 
 from rerank_eval.bench.peers import installed
-from rerank_eval.bench.shapes import SHAPES, Shape
+from rerank_eval.bench.shapes import SHAPES
 from rerank_eval.bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.shapes import Shape
 
 Say = Callable[[str], None]
 

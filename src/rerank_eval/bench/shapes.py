@@ -3,66 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from rerank_eval.models.qwen_vocabulary import ADDED_TOKENS, VOCABULARY_SIZE, build_qwen_tokenizer
-
-HEAD_SHARE = 0.353
-"""What the full vocabulary's head at every position adds to the linear work of Qwen3-Reranker-0.6B's layers:
-2 x 151,936 x 1,024 FLOP to 0.881 GFLOP a token."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Size of a model, in the terms of Qwen3's config.
-
-    Attributes:
-        cut_vocabulary: Cut the vocabulary until the head weighs what it does in 0.6B. With the full vocabulary on a few
-            small layers the peers' logits alone would make them many times slower, which flatters us.
-    """
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    key_value_heads: int
-    head_dim: int = 128
-    tied: bool = True
-    cut_vocabulary: bool = False
-
-    @property
-    def layer_parameters(self) -> int:
-        """Weights of all layers' matrices."""
-        attention = 2 * self.hidden * (self.heads + self.key_value_heads) * self.head_dim
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-        if not self.cut_vocabulary:
-            return VOCABULARY_SIZE
-        return int(HEAD_SHARE * self.layer_parameters / self.hidden)
-
-    def useful_flops(self, prefix: int, documents: list[int]) -> float:
-        """Count what scoring a group cannot do without.
-
-        Args:
-            prefix: Tokens of the shared prefix.
-            documents: Own tokens of each document.
-
-        Returns:
-            FLOP of the layers' matrices for every distinct token and of causal attention, in all layers. The head's two
-            rows and elementwise work are left out, and so is what the last layer may skip.
-        """
-        tokens = prefix + sum(documents)
-        keys = prefix * (prefix + 1) / 2 + sum(own * prefix + own * (own + 1) / 2 for own in documents)
-        return 2.0 * self.layer_parameters * tokens + 4.0 * self.layers * self.heads * self.head_dim * keys
-
+from rerank_eval.engine.shapes import PUBLISHED, Shape
+from rerank_eval.models.qwen_vocabulary import ADDED_TOKENS, build_qwen_tokenizer
 
 SHAPES = {
     # Qwen3-Reranker-0.6B's proportions at a quarter of its width.
@@ -70,9 +19,7 @@ SHAPES = {
     # For following memory over very many pairs.
     "micro": Shape(1, 64, 192, 1, 1),
     "0.6b-2-layers": Shape(2, 1024, 3072, 16, 8, cut_vocabulary=True),
-    "0.6b": Shape(28, 1024, 3072, 16, 8),
-    "4b": Shape(36, 2560, 9728, 32, 8),
-    "8b": Shape(36, 4096, 12288, 32, 8, tied=False),
+    **PUBLISHED,
 }
 """The published checkpoints' sizes (their config.json), and three that a laptop can run."""
 

@@ -208,7 +208,7 @@ class RunConfig(_Model):
     results_dir: str = "results"
     """Folder for all results, relative to the current folder."""
     data_root: str | None = None
-    """Folder from which hub data sets are read, each as `DIR/ORG/NAME` as `hf download --local-dir` leaves it, and from
+    """Folder from which hub data sets are read, each as `DIR/ORG/NAME` as `rerank-eval fetch` leaves it, and from
     nowhere else. Null reads them through the hub's cache. Relative to the current folder."""
     model_root: str | None = None
     """The same for models."""

@@ -87,7 +87,7 @@ def code_folder(ref: ModelRef, repository: str, revision: str, where: str) -> Pa
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error}; {ref.name} has its Python code there; run "
-            f"`hf download {repository} --revision {revision} --local-dir {folder}` where there is a network"
+            "`rerank-eval fetch --config FILE` with this run's config where there is a network"
         ) from None
     return folder
 

@@ -202,7 +202,7 @@ def _weights_digest(folder: Path, shards: list[Path]) -> str:
 
 
 def _hub(name: str, revision: str | None, where: str) -> ModelRef:
-    registered = _registered_revision(name)
+    registered = registered_revision(name)
     wanted = revision or registered
     commit, config_path = _cached(name, wanted)
     if config_path is None:
@@ -213,15 +213,15 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
             local_shards(config_path.parent, where)
         except ModelError as error:
             raise OfflineError(
-                f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; run "
-                f"`hf download {name}` where there is a network"
+                f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; "
+                f"{_fetch_remedy(name, revision)}"
             ) from error
     return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config))
 
 
 def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> ModelRef:
     folder = model_root / name
-    wanted = revision or _registered_revision(name)
+    wanted = revision or registered_revision(name)
     try:
         if not folder.is_dir():
             raise DownloadError("no such folder")
@@ -229,7 +229,7 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error} (model_root holds the models of this run); run "
-            f"`hf download {name} --revision {wanted or 'main'} --local-dir {folder}` where there is a network"
+            f"`rerank-eval fetch --model {_named(name, revision)} --model-root {model_root}` where there is a network"
             f"{_similar(name)}"
         ) from None
     config = _read_config(folder / "config.json", f"{where}: {folder}")
@@ -237,7 +237,12 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config))
 
 
-def _registered_revision(name: str) -> str | None:
+def registered_revision(name: str) -> str | None:
+    """Return the revision of a model that mteb's registry pins, or None.
+
+    Args:
+        name: `ORG/NAME`.
+    """
     import mteb
 
     try:
@@ -245,6 +250,18 @@ def _registered_revision(name: str) -> str | None:
     except KeyError:
         return None
     return str(meta.revision) if meta.revision and meta.revision != "no_revision_available" else None
+
+
+def _named(name: str, revision: str | None) -> str:
+    """Write a model for `rerank-eval fetch --model`, which takes mteb's revision by itself."""
+    return name if revision in {None, registered_revision(name)} else f"{name}@{revision}"
+
+
+def _fetch_remedy(name: str, revision: str | None) -> str:
+    return (
+        f"run `rerank-eval fetch --model {_named(name, revision)} --model-root DIR` where there is a network, and this "
+        "with --set model_root=DIR"
+    )
 
 
 def _cached(name: str, revision: str | None) -> tuple[str, Path | None]:
@@ -265,8 +282,8 @@ def _download_config(name: str, revision: str | None, where: str) -> tuple[str, 
         path = Path(hf_hub_download(name, "config.json", revision=revision))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise OfflineError(
-            f"{where}: {name} is not in the hub cache and {why_unreachable()}; run "
-            f"`hf download {name}` where there is a network{_similar(name)}; `make eval` alone needs no hub"
+            f"{where}: {name} is not in the hub cache and {why_unreachable()}; {_fetch_remedy(name, revision)}"
+            f"{_similar(name)}; `make eval` alone needs no hub"
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(f"{where}: the hub has no {name} that you may read{_similar(name)}") from error

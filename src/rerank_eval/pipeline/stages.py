@@ -49,8 +49,8 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
             drop_identical=bool(task.ignore_identical_ids),
             advance=bar.advance,
         )
-        result = _evaluate(search, task)
-        judged = results.judge(search.recorder, _qrels(task), prepare.changed_judgements(task))
+        result = evaluate(search, task)
+        judged = results.judge(search.recorder, judgements(task), prepare.changed_judgements(task))
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
     facts = {
         "native": native,
@@ -78,14 +78,8 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
         DataError: The candidates name a query or document that the data set does not hold.
         ModelError: A score is not finite.
     """
-    assert job.row.retriever is not None  # noqa: S101 - a reranker row has one by construction
-    task = _loaded(job)
     native = bool(candidates["native"])
-    if not native:
-        source = job.row.retriever.folder(job.results_dir, job.task.name)
-        _convert(task, results.predictions_path(source, job.task.name), job.row.config.retriever.top_k)
-    elif task.ignore_identical_ids:
-        _drop_identical(task)
+    task = reranking_task(job, native=native)
     results.begin(job.folder)
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
     started = time.time()
@@ -94,8 +88,8 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     model.mteb_model_meta = job.row.meta()
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
-        result = _evaluate(model, task)
-        judged = results.judge(model.recorder, _qrels(task), prepare.changed_judgements(task))
+        result = evaluate(model, task)
+        judged = results.judge(model.recorder, judgements(task), prepare.changed_judgements(task))
     counts = model.counts
     facts = {
         "native": native,
@@ -107,6 +101,34 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     }
     _write(job, Finished(task, result, judged, bar, started, facts))
     prepare.unload(task)
+
+
+def reranking_task(job: Job, *, native: bool | None = None) -> Any:
+    """Load a task with the candidates that a reranker row reorders.
+
+    Args:
+        job: A reranker row on a task whose candidates were retrieved.
+        native: Whether the candidates are the task's own; None reads it from the retriever's manifest.
+
+    Returns:
+        An mteb task for reranking, its data loaded.
+
+    Raises:
+        DataError: The candidates name a query or document that the data set does not hold, or are not there.
+    """
+    assert job.row.retriever is not None  # noqa: S101 - a reranker row has one by construction
+    source = job.row.retriever.folder(job.results_dir, job.task.name)
+    if native is None:
+        manifest = results.read_manifest(source)
+        if manifest is None:
+            raise DataError(f"{source}: the candidates vanished while running; run again")
+        native = bool(manifest["native"])
+    task = _loaded(job)
+    if not native:
+        _convert(task, results.predictions_path(source, job.task.name), job.row.config.retriever.top_k)
+    elif task.ignore_identical_ids:
+        _drop_identical(task)
+    return task
 
 
 def _loaded(job: Job) -> Any:
@@ -141,7 +163,8 @@ def _convert(task: Any, predictions: Path, top_k: int) -> None:
         ) from error
 
 
-def _qrels(task: Any) -> dict[Cell, results.Qrels]:
+def judgements(task: Any) -> dict[Cell, results.Qrels]:
+    """Return the judgements of each cell of a loaded task, of the queries that are there."""
     judgements: dict[Cell, results.Qrels] = {}
     for subset, split, data in prepare.cells(task):
         # mteb averages over the queries that are there; published qrels name some that are not.
@@ -150,7 +173,8 @@ def _qrels(task: Any) -> dict[Cell, results.Qrels]:
     return judgements
 
 
-def _evaluate(model: Any, task: Any) -> Any:
+def evaluate(model: Any, task: Any) -> Any:
+    """Let mteb run a model on a loaded task, without its result cache: whose key lacks first stage and top_k."""
     outcome = mteb.evaluate(
         model, task, cache=None, co2_tracker=False, show_progress_bar=False, encode_kwargs={"batch_size": 128}
     )

@@ -55,7 +55,7 @@ def find(task: Any, root: Path) -> MirrorFolder:
         files = _task_files(task, folder)
         commit, etags = verify(folder, files, revision)
     except DownloadError as error:
-        command = f"hf download {name} --repo-type dataset --revision {revision} --local-dir {folder}"
+        command = f"rerank-eval fetch --task {task.metadata.name} --data-root {root}"
         raise DataError(
             f"data_root: {folder}: {error} ({task.metadata.name} reads {name}, revision {revision}); run "
             f"`{command}` where there is a network"

@@ -156,9 +156,11 @@ def changed_judgements(task: Any) -> dict[tuple[str, str], dict[str, list[str]]]
 
 
 def _missing(task: Any, where: str) -> str:
-    dataset = task.metadata.dataset
-    command = f"hf download --repo-type dataset {dataset.get('path')} --revision {dataset.get('revision')}"
-    return f"{where}: not in the hub cache and {why_unreachable()}; run `{command}` where there is a network"
+    command = f"rerank-eval fetch --task {task.metadata.name} --data-root DIR"
+    return (
+        f"{where}: not in the hub cache and {why_unreachable()}; run `{command}` where there is a network, and this "
+        "with --set data_root=DIR"
+    )
 
 
 def _check(where: str, data: Any) -> None:

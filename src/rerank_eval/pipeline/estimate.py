@@ -1,0 +1,349 @@
+"""What a run will cost, before a GPU is touched: pairs, tokens, FLOPs, hours, disk, and what is done already."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.config import LoadedConfig, RunConfig
+from rerank_eval.config.schema import BM25
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
+from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.models.checkpoint import read_json
+from rerank_eval.models.recipes import find_recipe
+from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.names import digest
+from rerank_eval.pipeline import results
+from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
+from rerank_eval.pipeline.plan import Row, make_plan
+from rerank_eval.tasks import prepare
+from rerank_eval.tasks.registry import TaskRef, build, resolve
+
+ASSUMED_RATE = 395e12
+"""FLOP/s where nothing was measured: half of the 790 TFLOP/s that one H200 reaches on bfloat16 matrix products."""
+BENCH = Path("results/bench")
+
+_SUFFIX = 9  # tokens behind the document, computed for each pair: the model card's suffix
+_FRAME = 60  # tokens of system turn, templates and suffix around a pair, where no tokenizer is at hand
+_INSTRUCTION = 20
+_LONGEST = 8192
+_RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
+# Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
+_RERANKED, _RETRIEVED = 112, 165
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row on one task.
+
+    Attributes:
+        kind: `retriever` or `reranker`.
+        model: The model's name.
+        detail: What tells the run from others of the model.
+        task: The task.
+        suite: The suite it was asked for as, or None.
+        queries: How many.
+        pairs: Of queries and candidates; for a retriever the candidates that it finds.
+        texts: Texts that a retriever embeds; 0 for a reranker.
+        prompt_tokens: Of all prompts or texts, each counted whole.
+        computed_tokens: What the packed engine computes of them, shared prefixes once.
+        flops: Useful FLOP, 0 for BM25 and where the model's size is not known.
+        disk: Bytes of result files, embeddings included.
+        done: Whether the result is there.
+        source: Where the text lengths come from: `candidates`, `data` or `statistics`.
+    """
+
+    kind: str
+    model: str
+    detail: str
+    task: str
+    suite: str | None
+    queries: int
+    pairs: int
+    texts: int
+    prompt_tokens: float
+    computed_tokens: float
+    flops: float
+    disk: float
+    done: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A config's work.
+
+    Attributes:
+        work: Every row on every task.
+        rates: Model -> FLOP/s, and where that figure comes from.
+        unknown: Models whose size is not known, so that their hours are not.
+        unresolved: Models that are not here, so that what is done of them cannot be told.
+        unmeasured: Tasks without data here and without statistics.
+        checkpoints: Model -> bytes of its weights in 16 bits.
+    """
+
+    work: tuple[Work, ...]
+    rates: Mapping[str, tuple[float, str]]
+    unknown: tuple[str, ...]
+    unresolved: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+    checkpoints: Mapping[str, int]
+
+    def hours(self, work: Work) -> float:
+        """Return the hours that a row's task takes on one device, 0 where it is done."""
+        return 0.0 if work.done else work.flops / self.rates[work.model][0] / 3600
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A row before its model is looked up."""
+
+    kind: str
+    run: RunConfig
+    name: str
+    revision: str | None
+    ref: ModelRef | None
+    row: Row | None
+    shape: Shape | EncoderShape | None
+    tokenizer: Any
+    recipe: Recipe | None
+
+    @property
+    def detail(self) -> str:
+        """The row's settings, or what the config says."""
+        if self.row is not None:
+            return self.row.detail
+        section = self.run.retriever if self.kind == "retriever" else self.run.reranker
+        assert section is not None  # noqa: S101 - a reranker's run has one
+        recipe = getattr(section, "recipe", "") if not isinstance(self.shape, EncoderShape) else ""
+        return ", ".join(part for part in (recipe, section.dtype) if part)
+
+
+def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
+    """Estimate a config's work, without loading a model or downloading anything.
+
+    Args:
+        loaded: The config.
+        rate: FLOP/s of useful work to reckon with, instead of what was measured or assumed.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ConfigError: A task or a file that the config names is unknown.
+        DataError: Local data is malformed.
+    """
+    tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
+    subjects = list(_subjects(loaded))
+    work: list[Work] = []
+    unmeasured: list[str] = []
+    for task in tasks:
+        texts: dict[str, Texts | None] = {}
+        for subject in subjects:
+            key = digest([subject.run.retriever.model_dump(mode="json"), subject.kind == "retriever"])
+            if key not in texts:
+                texts[key] = _texts(loaded, task, subject, subjects)
+            found = texts[key]
+            if found is None:
+                unmeasured.append(task.name)
+                continue
+            work.append(_work(loaded, task, subject, found))
+    models = {subject.name: subject for subject in subjects}
+    rates = {name: _rate(subject.shape, rate) for name, subject in models.items()}
+    sized = {name: subject.shape for name, subject in models.items() if subject.shape is not None}
+    return Estimate(
+        tuple(work),
+        rates,
+        tuple(name for name, subject in models.items() if subject.shape is None and name != BM25),
+        tuple(name for name, subject in models.items() if subject.ref is None),
+        tuple(dict.fromkeys(unmeasured)),
+        {name: 2 * shape.parameters for name, shape in sized.items()},
+    )
+
+
+def _subjects(loaded: LoadedConfig) -> Iterator[_Subject]:
+    """Yield each retriever and each reranker on its candidates once."""
+    seen: set[str] = set()
+    rows = _rows(loaded)
+    for run in loaded.runs:
+        first = digest(run.retriever.model_dump(mode="json"))
+        if first not in seen:
+            seen.add(first)
+            yield _subject(loaded, run, "retriever", rows)
+        if run.reranker is not None:
+            second = digest([first, run.reranker.model_dump(mode="json")])
+            if second not in seen:
+                seen.add(second)
+                yield _subject(loaded, run, "reranker", rows)
+
+
+def _rows(loaded: LoadedConfig) -> dict[str, Row]:
+    """Return the plan's rows of the runs whose models are here."""
+    found: dict[str, Row] = {}
+    for run in loaded.runs:
+        try:
+            plan = make_plan(dataclasses.replace(loaded, runs=(run,), variants=({},)))
+        except (OfflineError, ModelError):
+            continue
+        for row in plan.rows:
+            section = run.retriever if row.kind == "retriever" else run.reranker
+            assert section is not None  # noqa: S101 - the plan has a reranker's row where the run has one
+            found[digest([row.kind, run.retriever.model_dump(mode="json"), section.model_dump(mode="json")])] = row
+    return found
+
+
+def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str, Row]) -> _Subject:
+    section = run.retriever if kind == "retriever" else run.reranker
+    assert section is not None  # noqa: S101 - asked for where there is one
+    row = rows.get(digest([kind, run.retriever.model_dump(mode="json"), section.model_dump(mode="json")]))
+    ref = row.ref if row is not None else _resolved(loaded, section.model, section.revision, kind)
+    config = read_json(ref, "config.json") if ref is not None and section.model != BM25 else None
+    name = ref.name if ref is not None else section.model
+    recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
+    shape = None if section.model == BM25 else shape_of(name, config if isinstance(config, dict) else None)
+    tokenizer = _tokenizer(ref) if kind == "reranker" else None
+    return _Subject(kind, run, section.model, section.revision, ref, row, shape, tokenizer, recipe)
+
+
+def _resolved(loaded: LoadedConfig, name: str, revision: str | None, kind: str) -> ModelRef | None:
+    try:
+        return resolve_model(name, revision, f"{loaded.path}: {kind}.model", loaded.base.model_folder)
+    except (OfflineError, ModelError):
+        return None
+
+
+def _tokenizer(ref: ModelRef | None) -> Any:
+    if ref is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision, local_files_only=True)
+    except Exception:  # tokenizers raises classes of its own; without one the table of scripts does
+        return None
+
+
+def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> Texts | None:
+    retriever = subject.run.retriever
+    first = next((one.row for one in subjects if one.kind == "retriever" and one.run.retriever == retriever), None)
+    folder = None if first is None else first.folder(Path(loaded.base.results_dir).expanduser(), task.name)
+    wish = Wish(
+        retriever.top_k,
+        retriever.candidates == "auto",
+        None if folder is None else predictions_of(folder, task.name),
+        next((one.tokenizer for one in subjects if one.tokenizer is not None), None),
+    )
+    return read_texts(task, loaded.base.embedded.size, wish)
+
+
+def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) -> Work:
+    counted = [_counts(subject, cell) for cell in texts.cells]
+    pairs = sum(cell.pairs for cell in texts.cells)
+    own = subject.kind == "retriever"
+    vectors = subject.shape.hidden * 4 if own and subject.shape is not None else 0
+    return Work(
+        subject.kind,
+        subject.name,
+        subject.detail,
+        task.name,
+        task.suite,
+        sum(cell.queries for cell in texts.cells),
+        pairs,
+        sum(cell.queries + cell.documents for cell in texts.cells) if own else 0,
+        sum(one[0] for one in counted),
+        sum(one[1] for one in counted),
+        sum(one[2] for one in counted),
+        pairs * (_RETRIEVED if own else _RERANKED) + vectors * sum(cell.documents for cell in texts.cells),
+        _is_done(loaded, task, subject),
+        texts.source,
+    )
+
+
+def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
+    """Return prompt tokens, computed tokens and useful FLOP of one cell."""
+    query = cell.query_characters / cell.characters_a_token
+    if subject.kind == "retriever":
+        return _embedded(subject, cell, query)
+    document = cell.document_characters / cell.characters_a_token
+    config = subject.run.reranker
+    assert config is not None  # noqa: S101 - a reranker has one
+    limit = config.max_length or _LONGEST
+    if isinstance(subject.shape, EncoderShape):
+        tokens = min(query + document + 4, limit)
+        return cell.pairs * tokens, cell.pairs * tokens, cell.pairs * subject.shape.useful_flops(tokens)
+    frame, suffix = _frame(subject)
+    own = min(document, max(limit - frame - query, 0)) + suffix
+    prefix = frame - suffix + query
+    prompt, computed = cell.pairs * (prefix + own), cell.queries * prefix + cell.pairs * own
+    if subject.shape is None:
+        return prompt, computed, 0.0
+    group = subject.shape.useful_flops(prefix, [own] * round(cell.candidates))
+    return prompt, computed, cell.queries * group
+
+
+def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
+    if subject.name == BM25:
+        return 0.0, 0.0, 0.0
+    limit = subject.run.retriever.max_length or _LONGEST
+    query, document = query + _RETRIEVER_FRAME, min(cell.corpus_characters / cell.characters_a_token, limit)
+    tokens = cell.queries * query + cell.documents * document
+    shape = subject.shape
+    if shape is None:
+        return tokens, tokens, 0.0
+    if isinstance(shape, EncoderShape):
+        flops = cell.queries * shape.useful_flops(query) + cell.documents * shape.useful_flops(document)
+    else:
+        flops = cell.queries * shape.useful_flops(0, [query]) + cell.documents * shape.useful_flops(0, [document])
+    return tokens, tokens, flops
+
+
+def _frame(subject: _Subject) -> tuple[float, float]:
+    """Return the tokens around query and document, and those of them that follow the document."""
+    recipe, tokenizer = subject.recipe, subject.tokenizer
+    if recipe is None or tokenizer is None:
+        return float(_FRAME + _INSTRUCTION), float(_SUFFIX)
+    instruction = recipe.default_instruction  # a task's own is about as long
+    whole = tokenizer(recipe.prompt("", "", instruction), add_special_tokens=False)["input_ids"]
+    behind = tokenizer(recipe.closing + recipe.suffix, add_special_tokens=False)["input_ids"]
+    return float(len(whole)), float(len(behind))
+
+
+def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
+    if subject.row is None:
+        return False
+    root = Path(loaded.base.results_dir).expanduser()
+    inputs: dict[str, Any] = {"data": prepare.fingerprint(build(task, size=loaded.base.embedded.size))}
+    if subject.row.retriever is not None:
+        first = results.read_manifest(subject.row.retriever.folder(root, task.name))
+        if first is None:
+            return False
+        inputs["candidates"] = first["digest"]
+    return results.is_done(subject.row.folder(root, task.name), inputs)
+
+
+def _rate(shape: Shape | EncoderShape | None, given: float | None) -> tuple[float, str]:
+    if given is not None:
+        return given, "as given"
+    for path in sorted(BENCH.glob("*-cuda-*.json")):
+        measured = _measured(path, shape)
+        if measured is not None:
+            return measured, f"measured, {path}"
+    return ASSUMED_RATE, "assumed: half of what one H200 reaches on bfloat16 matrix products"
+
+
+def _measured(path: Path, shape: Shape | EncoderShape | None) -> float | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        same = PUBLISHED.get(document["shape"]) == shape
+        return (
+            document["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"] * document["matmul_flops"]
+            if same
+            else None
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

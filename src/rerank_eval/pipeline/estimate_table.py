@@ -1,0 +1,163 @@
+"""Shows an estimate: per task, per model, in total, and what it rests on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tabulate import tabulate
+
+from rerank_eval.config import load_config
+from rerank_eval.files import write_json
+from rerank_eval.pipeline.estimate import Estimate, Work, estimate
+from rerank_eval.pipeline.estimate_texts import GUESSED
+
+
+def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], console: Console, **options: Any) -> None:
+    """Estimate a config's work and print it.
+
+    Args:
+        config: The config.
+        told: Tasks and `--set` arguments from the command line.
+        console: Where it is printed.
+        **options: `rate` in FLOP/s, `price` of an hour, `json`: a file; each may be None.
+
+    Raises:
+        ConfigError: The config, a task or a file that it names is wrong.
+    """
+    tasks, overrides = told
+    loaded = load_config(config, overrides, {"tasks": list(tasks)} if tasks else None)
+    found = estimate(loaded, options.get("rate"))
+    price = options.get("price")
+    console.print()
+    console.print(_per_task(found), markup=False)
+    console.print()
+    console.print(_per_model(found, price), markup=False)
+    console.print()
+    for line in _words(found):
+        console.print(line, markup=False, soft_wrap=False)
+    if options.get("json") is not None:
+        write_json(options["json"], as_data(found, price))
+        console.print(f"written: {options['json']}", markup=False)
+
+
+def as_data(found: Estimate, price: float | None = None) -> dict[str, Any]:
+    """Return everything for JSON.
+
+    Args:
+        found: The estimate.
+        price: Of an hour, or None.
+    """
+    work = [{**dataclasses.asdict(one), "hours": found.hours(one)} for one in found.work]
+    hours = sum(found.hours(one) for one in found.work)
+    return {
+        "total": {
+            "pairs": _pairs(found.work),
+            "pairs_to_do": _pairs([one for one in found.work if not one.done]),
+            "flops_to_do": sum(one.flops for one in found.work if not one.done),
+            "hours": hours,
+            "cost": None if price is None else hours * price,
+            "disk_bytes": sum(one.disk for one in found.work) + sum(found.checkpoints.values()),
+        },
+        "rates": {name: {"flops": rate, "source": source} for name, (rate, source) in found.rates.items()},
+        "unknown_sizes": list(found.unknown),
+        "not_here": list(found.unresolved),
+        "unmeasured_tasks": list(found.unmeasured),
+        "work": work,
+    }
+
+
+def _pairs(work: Sequence[Work]) -> int:
+    return sum(one.pairs for one in work if one.kind == "reranker")
+
+
+def _millions(number: float) -> str:
+    return f"{number / 1e6:,.2f}" if number < 1e8 else f"{number / 1e6:,.0f}"  # noqa: PLR2004 - two digits say enough
+
+
+def _hours(hours: float) -> str:
+    if hours == 0:
+        return "-"
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min" if hours >= 1 / 60 else f"{hours * 3600:.1f} s"
+
+
+def _per_task(found: Estimate) -> str:
+    rows = []
+    for task in dict.fromkeys(one.task for one in found.work):
+        own = [one for one in found.work if one.task == task]
+        rerankers = [one for one in own if one.kind == "reranker"]
+        shown = rerankers or own
+        first = max(shown, key=lambda one: one.prompt_tokens)
+        todo = sum(not one.done for one in own)
+        rows.append(
+            [
+                task,
+                f"{first.queries:,}",
+                f"{first.pairs:,}",
+                _millions(first.prompt_tokens),
+                _millions(first.computed_tokens),
+                _hours(sum(found.hours(one) for one in own)),
+                f"{len(own) - todo} of {len(own)}" if todo else "all",
+                first.source,
+            ]
+        )
+    heads = ["task", "queries", "pairs", "prompt Mtok", "computed Mtok", "all models", "done", "lengths from"]
+    align = ["left", "right", "right", "right", "right", "right", "right", "left"]
+    return tabulate(rows, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _per_model(found: Estimate, price: float | None) -> str:
+    rows = []
+    keys = dict.fromkeys((one.kind, one.model, one.detail) for one in found.work)
+    total = 0.0
+    for kind, model, detail in keys:
+        own = [one for one in found.work if (one.kind, one.model, one.detail) == (kind, model, detail)]
+        hours = sum(found.hours(one) for one in own)
+        total += hours
+        amount = sum(one.pairs for one in own) if kind == "reranker" else sum(one.texts for one in own)
+        flops = sum(one.flops for one in own if not one.done)
+        rate = found.rates[model][0]
+        rows.append(
+            [
+                model if kind == "retriever" else f"+ {model}",
+                detail,
+                f"{amount:,} {'pairs' if kind == 'reranker' else 'texts'}",
+                f"{flops / 1e15:,.1f}" if flops else "-",
+                f"{rate / 1e12:,.0f}" if flops else "-",
+                _hours(hours),
+                "-" if price is None else f"{hours * price:,.2f}",
+            ]
+        )
+    rows.append(["total", "", "", "", "", _hours(total), "-" if price is None else f"{total * price:,.2f}"])
+    heads = ["model", "settings", "work", "PFLOP left", "TFLOP/s", "on one device", "cost"]
+    align = ["left", "left", "right", "right", "right", "right", "right"]
+    return tabulate(rows, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _words(found: Estimate) -> list[str]:
+    disk = sum(one.disk for one in found.work if not one.done)
+    lines = [
+        f"pairs in all: {_pairs(found.work):,}, of which left: {_pairs([o for o in found.work if not o.done]):,}",
+        f"disk: results and embeddings {disk / 1e9:,.1f} GB, "
+        f"checkpoints {sum(found.checkpoints.values()) / 1e9:,.1f} GB",
+        "hours: useful FLOP (each distinct token once, and attention) over the rate; "
+        + "; ".join(dict.fromkeys(source for _, source in found.rates.values())),
+        "tokens: from characters, by script (evals/characters.json), or by the reranker's tokenizer where it is here; "
+        "from statistics or data alone, documents count as long as the corpus's mean, while retrievers prefer some "
+        "lengths: once the candidates are there, the figures are theirs",
+    ]
+    if found.unresolved:
+        lines.append(f"not here, so that what is done of them cannot be told: {', '.join(found.unresolved)}")
+    if found.unknown:
+        lines.append(f"of unknown size, so that their hours are left out: {', '.join(found.unknown)}")
+    if found.unmeasured:
+        lines.append(f"left out, neither data nor statistics are here: {', '.join(found.unmeasured)}")
+    if guessed := sorted({one.task for one in found.work if one.source == "guess"}):
+        lines.append(
+            f"lengths from what mteb counted of some subsets, else guessed ({GUESSED[0]} characters a query, "
+            f"{GUESSED[1]} a document): {', '.join(guessed)}"
+        )
+    return lines

@@ -1,0 +1,179 @@
+"""What `plan` says, against what runs really did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rerank_eval.cli import _run
+from rerank_eval.config import load_config
+from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, EncoderShape, Shape, shape_of
+from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE
+from rerank_eval.pipeline.estimate import estimate
+from rerank_eval.pipeline.estimate_texts import characters_a_token
+from rerank_eval.tasks.suites import load_suites
+from tests.pipeline.folders import write_beir_folder
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=30")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_beir_folder(folder / "tools")
+    return folder
+
+
+def planned(project: Path, *arguments: str) -> dict[str, Any]:
+    assert _run(["plan", "--config", "configs/base.yaml", *arguments, *SETTINGS, "--json", "plan.json"]) == 0
+    found: dict[str, Any] = json.loads((project / "plan.json").read_text())
+    return found
+
+
+def rerank_work(plan: dict[str, Any]) -> dict[str, Any]:
+    return {one["task"]: one for one in plan["work"] if one["kind"] == "reranker"}
+
+
+def test_estimates_are_within_ten_percent_of_what_runs_did(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    tasks = ["--task", "PyModuleRetrieval", "--task", "PyInstructionRetrieval", "--task", "./tools"]
+    before = rerank_work(planned(project, *tasks))
+    assert {one["source"] for one in before.values()} == {"data"}
+    assert not any(one["done"] for one in before.values())
+    assert _run(["eval", "--config", "configs/base.yaml", *tasks, *SETTINGS]) == 0
+    whole = planned(project, *tasks)
+    after = rerank_work(whole)
+    for path in (project / "results").glob("runs/Qwen3*/*/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        name, did = manifest["task"]["name"], manifest["work"]
+        for told in (before[name], after[name]):
+            assert told["pairs"] == manifest["counts"]["pairs"]
+            assert told["queries"] == manifest["counts"]["queries"]
+            assert told["prompt_tokens"] == pytest.approx(did["prompt_tokens"], rel=0.1)
+            assert told["computed_tokens"] == pytest.approx(did["computed_tokens"] - did["padding_tokens"], rel=0.1)
+        assert after[name]["done"]
+    assert {one["source"] for one in after.values()} == {"candidates"}
+    assert whole["total"]["pairs_to_do"] == whole["total"]["hours"] == 0
+    assert "all" in capsys.readouterr().out
+
+
+def test_the_suites_pairs_are_those_that_the_benchmarks_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    expected = {"MTEB-R": 0.88, "CMTEB-R": 3.97, "MMTEB-R": 56.4, "MLDR": 0.38, "MTEB-Code": 18.1, "FollowIR": 0.21}
+    for suite, millions in expected.items():
+        loaded = load_config(Path("configs/model-card.yaml"), [f"results_dir={tmp_path}"], {"tasks": [suite]})
+        found = estimate(loaded)
+        assert not found.unmeasured
+        of_one = [one for one in found.work if one.kind == "reranker" and one.model.endswith("Reranker-8B")]
+        assert len(of_one) == len(load_suites()[suite].tasks)
+        assert sum(one.pairs for one in of_one) / 1e6 == pytest.approx(millions, abs=0.05 if millions > 1 else 0.005)
+
+
+def test_rates_prices_and_what_is_not_here(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    arguments = [
+        "plan",
+        "--config",
+        "configs/qwen3-4b.yaml",
+        "--task",
+        "SciFact",
+        "--price",
+        "3",
+        "--json",
+        "plan.json",
+    ]
+    assert _run(arguments) == 0
+    first = json.loads((project / "plan.json").read_text())
+    assert "assumed" in capsys.readouterr().out
+    assert set(first["not_here"]) == {"Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-Reranker-4B"}
+    assert _run([*arguments, "--rate", "790"]) == 0
+    second = json.loads((project / "plan.json").read_text())
+    assert second["total"]["hours"] == pytest.approx(first["total"]["hours"] / 2)
+    assert second["total"]["cost"] == pytest.approx(3 * second["total"]["hours"])
+    # 30,000 pairs, a passage of 1,499 characters at 4.3 a token behind a prompt of 100: some 350 tokens each computed.
+    (work,) = rerank_work(first).values()
+    assert work["flops"] == pytest.approx(30_000 * 360 * 2 * PUBLISHED["4b"].layer_parameters, rel=0.15)
+
+
+def test_flops_are_what_torch_counts() -> None:
+    shape = Shape(2, 64, 96, 4, 2, head_dim=16)
+    config: Any = Qwen3Config(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    model = Qwen3ForCausalLM(config).model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 30, dtype=torch.long))
+    # torch counts attention between all positions, of which a causal one needs (n + 1) / 2n.
+    linear = 2.0 * shape.layer_parameters * 30
+    attention = 4.0 * 2 * 4 * 16 * 30 * 30
+    assert counter.get_total_flops() in {int(linear), int(linear + attention)}
+    assert shape.useful_flops(0, [30]) == linear + attention * 31 / 60
+
+
+def test_sizes_are_read_from_a_checkpoint_or_known() -> None:
+    assert QWEN_VOCABULARY == VOCABULARY_SIZE
+    assert shape_of("Qwen/Qwen3-Reranker-8B", None) == PUBLISHED["8b"]
+    assert shape_of("BAAI/bge-reranker-v2-m3", None) == ENCODERS["BAAI/bge-reranker-v2-m3"]
+    assert shape_of("someone/else", None) is None
+    xlmr = {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "vocab_size": 9,
+    }
+    assert shape_of("x", xlmr) == EncoderShape(2, 8, 16, vocabulary=9)
+    # Published parameter counts: 0.6 B, 4 B, 8 B; 568 M, 306 M, 278 M.
+    for name, billions in (("0.6b", 0.6), ("4b", 4.0), ("8b", 8.2)):
+        assert PUBLISHED[name].parameters / 1e9 == pytest.approx(billions, rel=0.05)
+    for shape, millions in zip(ENCODERS.values(), (568, 306, 278), strict=False):
+        assert shape.parameters / 1e6 == pytest.approx(millions, rel=0.06)
+
+
+def test_characters_a_token_by_script() -> None:
+    assert characters_a_token(["eng-Latn"], code=False) > characters_a_token(["deu-Latn"], code=False)
+    assert characters_a_token(["zho-Hans"], code=False) < 2.5
+    assert 0.5 < characters_a_token(["xxx-Zzzz"], code=False) < 1.5  # not measured: India's scripts stand for it
+    both = characters_a_token(["eng-Latn", "tel-Telu"], code=False)
+    assert characters_a_token(["tel-Telu"], code=False) < both < characters_a_token(["eng-Latn"], code=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--task", "SciFcat"], "unknown task 'SciFcat'; did you mean 'SciFact'?"),
+        (["--set", "reranker.recipe=gone.yaml"], "gone.yaml: no such file"),
+        (["--rate", "0"], "--rate"),
+    ],
+)
+def test_mistakes_are_one_line(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(project)
+    assert _run(["plan", "--config", "configs/base.yaml", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
