@@ -62,8 +62,8 @@ class PairClassifier:
     """Scores query groups with a cross-encoder.
 
     How pairs go through the model, `way`: `packed` where the model was loaded with the attention of `bidirectional`;
-    else `padded` batches, sorted by length over a window of queries, on a GPU, and `one by one` on a CPU, where a pair
-    alone is nearly as fast and its bits depend on nothing else; `reference` is the plain padded code, unsorted.
+    else `padded` batches, sorted by length over a window of queries, on a GPU or where a budget is given, and `one by
+    one` on a CPU, so that a pair's bits depend on nothing else; `reference` is the plain padded code.
 
     Args:
         network: A sequence classifier with one label, in evaluation mode, on its device.
