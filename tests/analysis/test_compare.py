@@ -182,7 +182,7 @@ def test_hostile_names_are_escaped() -> None:
 
 def test_names_tell_apart_what_differs() -> None:
     rows = [Run("", "M", f"card, float32, instruction={one}", one * 8, {}) for one in ("none", "task")]
-    assert [name for name, _ in named(rows)] == ["instruction=none", "instruction=task"]
+    assert [name for name, _ in named(rows)] == ["M, instruction=none", "M, instruction=task"]
     same = [Run("x", "M", "card", "a1b2c3d4", {}), Run("x", "M", "card", "ffffff00", {})]
     assert len({name for name, _ in named(same)}) == 2
 

@@ -48,7 +48,9 @@ def only(project: Path, pattern: str) -> Path:
 
 def test_it_runs_what_is_missing_and_compares(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(only(project, "mine-*.json").read_text())
-    assert [run["name"] for run in told["runs"]] == ["instruction=default", "instruction=none"]
+    assert [run["name"] for run in told["runs"]] == [
+        f"Qwen3-random (demo), instruction={one}" for one in ("default", "none")
+    ]
     (difference,) = told["differences"]
     frames = [
         pd.read_parquet(project / f"results/runs/Qwen3-random_demo_/{run['identity']}/tools/per_query.parquet")

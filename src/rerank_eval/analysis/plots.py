@@ -48,7 +48,8 @@ def _figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
 
 
 def _short(name: str) -> str:
-    shown = name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
+    half = (_NAME - 3) // 2  # what tells two names apart mostly stands at their ends
+    shown = name if len(name) <= _NAME else f"{name[:half]}...{name[-half:]}"
     return shown.replace("$", r"\$")  # matplotlib reads formulas between them
 
 
@@ -108,7 +109,7 @@ def forest(comparison: Comparison) -> str:
             axis.plot(100 * one.difference, place, "o", color=COLOURS[0], markerfacecolor=face)
         axis.axvline(0, color="black", linewidth=0.7)
         axis.set_yticks(places, [f"{_short(scope(one))}: {_short(one.system)}" for one in rows])
-        axis.set_xlabel(f"difference from {_short(comparison.runs[0].name)}, points; filled: p by Holm below 0.05")
+        axis.set_xlabel(f"difference from {_short(comparison.runs[0].name)}, points")
 
     return _figure(draw, (7.5, 0.8 + 0.28 * len(rows)))
 

@@ -273,20 +273,24 @@ def named(rows: Sequence[Stored | Run]) -> Iterator[tuple[str, Stored | Run]]:
     Args:
         rows: What is compared, the baseline first.
     """
-    titles = [row.title if isinstance(row, Stored) else row.name for row in rows]
-    details = [row.detail for row in rows]
-    same_model = len({row.label for row in rows}) == 1 and len({getattr(row, "retriever", "") for row in rows}) == 1
-    short = _differing(details) if same_model and len(set(details)) == len(rows) else titles
+    short = [_own_name(row, [other for other in rows if other.label == row.label]) for row in rows]
     for number, (row, name) in enumerate(zip(rows, short, strict=True), start=1):
         unique = short.count(name) == 1
         yield (name if unique else f"{name} [{row.identity[:6] or number}]"), row
+
+
+def _own_name(row: Stored | Run, alike: Sequence[Stored | Run]) -> str:
+    """Name a row by its model, and by the settings and candidates that tell it from others of the model."""
+    if len(alike) == 1:
+        return row.label if isinstance(row, Stored) else row.name or row.label
+    own = _differing([other.detail for other in alike])[[other is row for other in alike].index(True)]
+    retrievers = {getattr(other, "retriever", "") for other in alike}
+    after = f" after {row.retriever}" if len(retrievers) > 1 and isinstance(row, Stored) else ""
+    return f"{row.label}, {own}{after}" if own else f"{row.label}{after}"
 
 
 def _differing(details: Sequence[str]) -> list[str]:
     """Keep of comma-separated settings those that not all rows share."""
     split = [detail.split(", ") for detail in details]
     shared = set(split[0]).intersection(*split[1:])
-    return [
-        ", ".join(part for part in parts if part not in shared) or detail
-        for parts, detail in zip(split, details, strict=True)
-    ]
+    return [", ".join(part for part in parts if part not in shared) for parts in split]
