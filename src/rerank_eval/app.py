@@ -114,10 +114,13 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     from rerank_eval.pipeline.plan import make_plan
     from rerank_eval.pipeline.progress import Reporter, open_log
     from rerank_eval.pipeline.run import Runner
+    from rerank_eval.pipeline.tracking import Guarded, make_tracker
 
     check_device(loaded.base.device)
+    named = make_tracker(loaded.base.tracking, Path(loaded.base.results_dir).expanduser())
     log = open_log(Path(loaded.base.results_dir).expanduser(), console)
     reporter = Reporter(console)
+    tracker = Guarded(named, reporter.say)
     if loaded.base.data_root is not None and loaded.base.model_root is not None:
         go_offline()  # everything is in the mirror: what is not there is an error and never a download
     plan = make_plan(loaded)
@@ -126,10 +129,13 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     names = ", ".join(task.name for task in plan.tasks)
     reporter.say(f"tasks: {names}")
     reporter.say(f"runs: {len(plan.retrievers)} retriever(s), {len(plan.rerankers())} reranker run(s); log: {log}")
-    outcome = Runner(plan, reporter).run()
+    tracker.start(loaded.base.model_dump(mode="json"))
+    outcome = Runner(plan, reporter, tracker).run()
     seconds = time.monotonic() - started
     reporter.say(f"computed {len(outcome.computed)}, done before {len(outcome.skipped)}, {seconds:.0f} s in all")
     show_leaderboard(plan.results_dir, outcome.revisions, console)
+    tracker.table((plan.results_dir / "leaderboard.csv").read_text(encoding="utf-8"))
+    tracker.finish()
 
 
 def show_leaderboard(
@@ -170,6 +176,44 @@ def show_leaderboard(
     if insert is not None:
         written.append(render.insert_markdown(board, insert))
     console.print("written: " + ", ".join(str(path) for path in written), markup=False)
+
+
+def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
+    """Render the results of a folder for a paper or a model card.
+
+    Args:
+        results_dir: The folder.
+        layout: `md`, `csv`, `tex`, `card` or `model-index`.
+        model: Only this model, by its short or full name; None for all.
+
+    Raises:
+        ConfigError: The folder holds no results, or the layout or the model is unknown.
+    """
+    from rerank_eval.analysis import cards, render, tables
+    from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
+    from rerank_eval.names import did_you_mean
+    from rerank_eval.tasks.suites import load_suites
+
+    records, _ = of_one_revision(load_manifests(results_dir), {})
+    records, _ = of_present_candidates(records)
+    if not records:
+        raise ConfigError(
+            f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
+        )
+    if model is not None:
+        known = sorted({record.label for record in records})
+        records = [record for record in records if model.lower() in {record.label.lower(), record.model.lower()}]
+        if not records:
+            raise ConfigError(f"--model {model!r}: has no result in {results_dir}; {did_you_mean(model, known)}")
+    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    plain = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
+    if layout in plain:
+        return plain[layout](tables.leaderboard(records, suites))
+    if layout == "card":
+        return cards.to_card(records, suites)
+    if layout == "model-index":
+        return cards.to_model_index(records)
+    raise ConfigError(f"--format {layout!r}: {did_you_mean(layout, [*plain, 'card', 'model-index'])}")
 
 
 def show_tasks(suite: str | None, console: Console) -> None:

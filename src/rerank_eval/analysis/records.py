@@ -38,6 +38,8 @@ class ResultRecord:
         digest: Digest of the row's own ranking; a retriever's is what its rerankers were made from.
         recall: recall@100 of the candidates, 0..1.
         oracle: nDCG@10 of the best order of these candidates, 0..1.
+        model: The model's full name, as on the hub.
+        dataset: The data set's name, as on the hub.
     """
 
     kind: str
@@ -58,6 +60,8 @@ class ResultRecord:
     oracle: float
     made_from: str = ""
     digest: str = ""
+    model: str = ""
+    dataset: str = ""
 
 
 def load_manifests(results_dir: Path) -> list[ResultRecord]:
@@ -102,6 +106,8 @@ def _record(manifest: dict[str, Any]) -> ResultRecord:
         digest=str(manifest["digest"]),
         recall=float(scores["recall_at_100"]),
         oracle=float(scores["oracle_ndcg_at_10"]),
+        model=str(manifest["identity"].get(str(row["kind"]), {}).get("model", row["label"])),
+        dataset=str(task.get("dataset") or task["name"]),
     )
 
 

@@ -188,6 +188,15 @@ class EmbeddedConfig(_Model):
     """`small` for minutes on two cores, `medium`, or `full`."""
 
 
+class TrackingConfig(_Model):
+    """An experiment tracker that is told of config, scores and leaderboard; it never stops a run."""
+
+    tool: Literal["jsonl", "trackio", "wandb", "mlflow"] = "jsonl"
+    """`jsonl` writes tracking.jsonl in the results folder; the others need their package."""
+    project: str = "rerank-eval"
+    """The tracker's project or experiment."""
+
+
 class RunConfig(_Model):
     """One experiment: tasks, a retriever, a reranker, and a grid of variants over any of their keys."""
 
@@ -212,6 +221,8 @@ class RunConfig(_Model):
     nowhere else. Null reads them through the hub's cache. Relative to the current folder."""
     model_root: str | None = None
     """The same for models."""
+    tracking: TrackingConfig | None = None
+    """Experiment tracker; null for none."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Not part of a result's identity."""
 

@@ -17,6 +17,7 @@ from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row
 from rerank_eval.pipeline.progress import Reporter
+from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
 
@@ -47,10 +48,12 @@ class Runner:
     Args:
         plan: What to do.
         reporter: Shows what happens.
+        tracker: Told of each result, or None.
     """
 
-    def __init__(self, plan: Plan, reporter: Reporter) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter, tracker: Guarded | None = None) -> None:
         self.plan = plan
+        self.tracker = tracker or Guarded(None, reporter.say)
         self.reporter = reporter
         self.outcome = Outcome()
         self._fingerprints: dict[str, str] = {}
@@ -145,6 +148,12 @@ class Runner:
         self.outcome.computed.append((job.row.ref.label, job.task.name))
         manifest = results.read_manifest(job.folder) or {}
         score, seconds = manifest["scores"]["main"], manifest["timings"]["seconds"]
+        self.tracker.log(
+            {
+                f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/{manifest['task']['main_score']}": score,
+                f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/seconds": seconds,
+            }
+        )
         self.reporter.say(
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
             f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s{_reservations(manifest)}"

@@ -1,0 +1,59 @@
+"""What all commands share: the application, its console, options that several take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rerank_eval import __version__
+from rerank_eval.quiet import hush
+
+hush()
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Evaluate rerankers: retrieve the top 100 candidates, rerank them, score with mteb.
+
+Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` lists what can be evaluated,
+`rerank-eval score` shows one pair with its exact prompt.""",
+    epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device, "
+    "8 off the published numbers, 9 broken set-up (doctor), 130 Ctrl-C.",
+)
+
+# Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.
+console = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", "-t", help="Suite, task or BEIR folder; may be given several times. Overrides the config."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML config. Without it one is chosen, and the first line says why."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a key, such as `reranker.dtype=float16`. May be given several times."),
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(f"rerank-eval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,172 @@
+"""Commands before and during a run: eval, doctor, plan, fetch, tasks, schema, score."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank_eval.commands import ConfigOption, SetOption, TaskOption, app, console
+
+
+@app.command("eval")
+def evaluate(task: TaskOption = None, config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Retrieve, rerank, score, and write the leaderboard.
+
+    Examples:
+        rerank-eval eval
+
+        rerank-eval eval --task PyFunctionRetrieval --set embedded.size=medium
+
+        rerank-eval eval --task SciFact --config configs/qwen3-0.6b.yaml
+
+        rerank-eval eval --task path/to/my_beir_folder
+
+    What is done already is not done again; Ctrl-C loses the task under way at most.
+    """
+    from rerank_eval.app import run_eval
+
+    run_eval(task or [], config, set_ or [], console)
+
+
+@app.command()
+def doctor(
+    *,
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Load no model: look at packages, device, disks, data and files alone.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+) -> None:
+    """Find out what is wrong with the set-up, before a run does: one line a check, with its remedy.
+
+    Examples:
+        rerank-eval doctor
+
+        rerank-eval doctor --config configs/qwen3-0.6b.yaml --task MTEB-R
+
+        rerank-eval doctor --config configs/model-card.yaml --no-weights --json doctor.json
+
+    Models whose weights are here are loaded and tried on known pairs; nothing is downloaded but their small files.
+    Exit code 0 when no check failed (warnings are allowed), 9 when one did.
+    """
+    from rerank_eval.app import run_doctor
+
+    run_doctor(task or [], config, set_ or [], console, weights=not no_weights, json_file=json_file)
+
+
+@app.command()
+def plan(
+    *,
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=1e-6, help="TFLOP/s of useful work on your device, if you know it.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="What an hour of your device costs.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
+) -> None:
+    """Say what a run will cost before it starts: pairs, tokens, hours, disk, and what is done already.
+
+    Example:
+        rerank-eval plan --config configs/model-card.yaml --price 3
+
+    Nothing is downloaded and no model is loaded.
+    """
+    from rerank_eval.app import choose_config
+    from rerank_eval.pipeline.estimate_table import show_estimate
+
+    chosen, why = choose_config(task or [], config)
+    console.print(f"config: {chosen} ({why})", markup=False)
+    told = (task or [], set_ or [])
+    show_estimate(chosen, told, console, rate=None if rate is None else rate * 1e12, price=price, json=json_file)
+
+
+@app.command()
+def tasks(
+    suite: Annotated[str | None, typer.Argument(help="Show this suite's tasks; without it, all suites.")] = None,
+) -> None:
+    """List every suite and task with splits, subsets, queries and pairs at 100 candidates."""
+    from rerank_eval.app import show_tasks
+
+    show_tasks(suite, console)
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
+) -> None:
+    """Print the JSON Schema of a config; editors read it through `configs/schema.json`."""
+    import json
+
+    from rerank_eval.config import json_schema
+    from rerank_eval.files import write_text
+
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
+@app.command()
+def score(
+    query: Annotated[str, typer.Option("--query", "-q", help="The query.")],
+    document: Annotated[str, typer.Option("--document", "-d", help="The document.")],
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", "-i", help="The instruction; without it, what the config says.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Score one pair: the exact rendered prompt, its token count, the margin and P(yes).
+
+    Example:
+        rerank-eval score -q "What is the capital of China?" -d "The capital of China is Beijing."
+    """
+    from rerank_eval.app import score_pair
+
+    score_pair((query, document), instruction, config, set_ or [], console)
+
+
+@app.command()
+def fetch(
+    *,
+    task: TaskOption = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="The same, for suites.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="ORG/NAME, or ORG/NAME@REVISION; several times. Overrides the config."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Fetch what this config's tasks and models need.")
+    ] = None,
+    set_: SetOption = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder for data sets; else the config's, else mirror/data.")
+    ] = None,
+    model_root: Annotated[
+        Path | None, typer.Option("--model-root", help="Folder for models; else the config's, else mirror/models.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell sizes, download nothing.")] = False,
+) -> None:
+    """Download what a run reads, for `data_root` and `model_root`: where there is no network it runs on that.
+
+    Examples:
+        rerank-eval fetch --config configs/model-card.yaml --dry-run
+
+        rerank-eval fetch --task SciFact --model Qwen/Qwen3-Reranker-0.6B
+
+    Only the files that are needed, at the revisions that mteb or the config pins. Sizes first; the same command goes on
+    with what is missing.
+    """
+    from rerank_eval.fetch.run import Request
+    from rerank_eval.fetch.run import fetch as run
+
+    tasks = (*(suite or ()), *(task or ()))
+    run(Request(tasks, tuple(model or ()), config, tuple(set_ or ()), data_root, model_root, dry_run), console)
