@@ -10,9 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from rerank_eval.analysis import metrics
 from rerank_eval.cli import _run
 from tests.pipeline.folders import write_beir_folder
 
@@ -142,3 +144,65 @@ def test_a_browser_sorts_filters_opens_and_changes_colours(page: str, tmp_path: 
     assert told["tables"] == 3
     assert told["first"] != told["second"]
     assert told["title"] == "rerank-eval report"
+
+
+@pytest.mark.slow
+def test_a_full_suite_stays_below_five_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve tasks, seven runs, 400 queries with 100 candidates each, written as the pipeline writes them."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for row in range(7):
+        for task in range(12):
+            write_result(tmp_path / "results", row, f"Task{task}", generator)
+    assert _run(["report"]) == 0
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert 1_000_000 < len(page.encode()) < 5_000_000
+    data = embedded(page)
+    assert len(data["tasks"]) == 12
+    assert all(len(task["queries"]) == 400 for task in data["tasks"])
+    assert "stand as manifest.json beside their results" in page or page.count("<details>") == 84
+
+
+def write_result(results: Path, row: int, task: str, generator: np.random.Generator) -> None:
+    queries, depth = 400, 100
+    relevance = (generator.random((queries, depth)) < 0.03).astype(int)
+    relevance[:, 0] = 1
+    scores = generator.normal(relevance, 1.0)
+    order = np.argsort(-scores, axis=1)
+    frame = pd.DataFrame(
+        {
+            "subset": "default",
+            "split": "test",
+            "query_id": np.repeat([f"query-{n}" for n in range(queries)], depth),
+            "doc_id": (order + 1000 * np.arange(queries)[:, None]).ravel().astype(str),
+            "rank": np.tile(np.arange(1, depth + 1), queries),
+            "score": np.take_along_axis(scores, order, axis=1).ravel(),
+            "relevance": np.take_along_axis(relevance, order, axis=1).ravel(),
+        }
+    )
+    qrels = {query: dict(zip(own["doc_id"], own["relevance"], strict=True)) for query, own in frame.groupby("query_id")}
+    judged = metrics.per_query(frame, qrels)
+    kind = "reranker" if row else "retriever"
+    folder = results / "runs" / f"Model{row}" / f"{row:012d}" / task
+    folder.mkdir(parents=True)
+    frame.to_parquet(folder / "scores.parquet", index=False)
+    judged.insert(0, "split", "test")
+    judged.insert(0, "subset", "default")
+    judged.to_parquet(folder / "per_query.parquet", index=False)
+    manifest = {
+        "schema": 1,
+        "complete": True,
+        "row": {"kind": kind, "label": f"Model{row}", "detail": "card", "order": row, "notes": []},
+        "identity": {
+            "digest": f"{row:012d}",
+            "candidates": "0" * 12,
+            kind: {"model": f"org/Model{row}", "head": "float32"},
+        },
+        "retriever": {"label": "Model0", "top_k": 100, "detail": ""},
+        "task": {"name": task, "main_score": "ndcg_at_10", "revision": "1"},
+        "scores": {"main": float(judged["ndcg_at_10"].mean()), "recall_at_100": 0.9, "oracle_ndcg_at_10": 0.9},
+        "inputs": {},
+        "digest": "d",
+        "timings": {"seconds": 1.0, "finished": 1.0, "pairs_per_second": 100.0 * (row + 1)},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))

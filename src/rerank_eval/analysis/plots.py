@@ -20,6 +20,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#0
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _BINS = 40
+_MOST_MARKS = 1_500  # of a scatter: those with most queries behind them
 _NAME = 34
 _UPRIGHT = 3  # names of tasks that fit side by side
 
@@ -123,7 +124,7 @@ def scatter(values: pd.DataFrame, names: tuple[str, str]) -> str:
     """
 
     def draw(axis: Any) -> None:
-        grouped = values.round(3).groupby(["before", "after"]).size()
+        grouped = values.round(2).groupby(["before", "after"]).size().nlargest(_MOST_MARKS, keep="first")
         places = np.array(grouped.index.tolist(), dtype=np.float64).reshape(-1, 2)
         better = places[:, 1] > places[:, 0]
         for chosen, marker, colour in ((better, "^", COLOURS[2]), (~better, "v", COLOURS[3])):

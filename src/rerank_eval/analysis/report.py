@@ -20,7 +20,10 @@ from rerank_eval.analysis.statistics import Stratum
 from rerank_eval.analysis.tables import Leaderboard, one_line
 from rerank_eval.errors import ConfigError
 
-_LARGEST = 3_500_000  # characters of the explorer's data: with the plots the page stays below 5 MB
+# Characters: together the page stays below 5 MB, whatever the number of runs, tasks and queries.
+_LARGEST = 2_500_000
+_LARGEST_FIGURES = 1_500_000
+_LARGEST_MANIFESTS = 500_000
 _QUERIES = 2_000  # of a task
 _LISTS = 400  # queries of a run on a task whose candidates are embedded
 _PLOTTED = 20_000  # points of a scatter, margins of a histogram
@@ -75,7 +78,7 @@ def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str
             comparison=_comparison(comparison),
             figures=_figures(runs, comparison, seed),
             data=_script(_explorer(runs)),
-            manifests=[_manifest(run, task) for run in runs for task in run.tasks.values()],
+            manifests=_manifests(runs),
         )
         + "\n"
     )
@@ -115,9 +118,13 @@ def _figures(runs: Sequence[Run], comparison: Comparison | None, seed: int) -> l
     if len(measured) > 1:
         told = "Each run's own speed on its own machine: compare runs of one machine only."
         found.append(Figure("Quality against speed", told, plots.speed(measured)))
-    for run in runs[1:]:
-        for task in run.tasks.values():
-            found += _of_task(runs[0], run, task)
+    for task in runs[0].tasks:
+        # The best run first: where there are too many plots, the others' are left out.
+        for run in sorted(runs[1:], key=lambda one: -float(one.tasks[task].values["value"].mean())):
+            own = _of_task(runs[0], run, run.tasks[task])
+            if sum(len(one.svg) for one in (*found, *own)) > _LARGEST_FIGURES:
+                break
+            found += own
     return found
 
 
@@ -243,9 +250,18 @@ def _lists(task: TaskRun, queries: pd.DataFrame) -> dict[str, list[list[Any]]]:
     return found
 
 
-def _manifest(run: Run, task: TaskRun) -> dict[str, str]:
-    text = json.dumps(dict(task.manifest), indent=1, ensure_ascii=False, sort_keys=True)
-    return {"title": one_line(f"{run.name} on {task.task}"), "text": text}
+def _manifests(runs: Sequence[Run]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    size = 0
+    every = [(run, task) for run in runs for task in run.tasks.values()]
+    for run, task in every:
+        text = json.dumps(dict(task.manifest), indent=1, ensure_ascii=False, sort_keys=True)
+        size += len(text)
+        if size > _LARGEST_MANIFESTS:
+            told = f"{len(every) - len(found)} more stand as manifest.json beside their results"
+            return [*found, {"title": told, "text": ""}]
+        found.append({"title": one_line(f"{run.name} on {task.task}"), "text": text})
+    return found
 
 
 def _script(data: Any) -> str:
