@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,37 +269,46 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     query = cell.query_characters / cell.characters_a_token
     if subject.kind == "retriever":
         return _embedded(subject, cell, query)
-    document = cell.document_characters / cell.characters_a_token
     config = subject.run.reranker
     assert config is not None  # noqa: S101 - a reranker has one
     limit = config.max_length or _LONGEST
+    mean = cell.document_characters / cell.characters_a_token
+    documents = [mean * part for part in cell.spread]
     if isinstance(subject.shape, EncoderShape):
-        tokens = min(query + document + 4, limit)
-        return cell.pairs * tokens, cell.pairs * tokens, cell.pairs * subject.shape.useful_flops(tokens)
+        lengths = [min(query + one + 4, limit) for one in documents]
+        tokens = cell.pairs * _mean(lengths)
+        return tokens, tokens, cell.pairs * _mean([subject.shape.useful_flops(one) for one in lengths])
     frame, suffix = _frame(subject)
-    own = min(document, max(limit - frame - query, 0)) + suffix
     prefix = frame - suffix + query
-    prompt, computed = cell.pairs * (prefix + own), cell.queries * prefix + cell.pairs * own
+    own = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
+    prompt, computed = cell.pairs * (prefix + _mean(own)), cell.queries * prefix + cell.pairs * _mean(own)
     if subject.shape is None:
         return prompt, computed, 0.0
-    group = subject.shape.useful_flops(prefix, [own] * round(cell.candidates))
-    return prompt, computed, cell.queries * group
+    alone = subject.shape.useful_flops(prefix, [])
+    behind = _mean([subject.shape.useful_flops(prefix, [one]) - alone for one in own])
+    return prompt, computed, cell.queries * alone + cell.pairs * behind
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
     limit = subject.run.retriever.max_length or _LONGEST
-    query, document = query + _RETRIEVER_FRAME, min(cell.corpus_characters / cell.characters_a_token, limit)
-    tokens = cell.queries * query + cell.documents * document
+    query, mean = query + _RETRIEVER_FRAME, cell.corpus_characters / cell.characters_a_token
+    documents = [min(mean * part, limit) for part in cell.corpus_spread]
+    tokens = cell.queries * query + cell.documents * _mean(documents)
     shape = subject.shape
     if shape is None:
         return tokens, tokens, 0.0
-    if isinstance(shape, EncoderShape):
-        flops = cell.queries * shape.useful_flops(query) + cell.documents * shape.useful_flops(document)
-    else:
-        flops = cell.queries * shape.useful_flops(0, [query]) + cell.documents * shape.useful_flops(0, [document])
-    return tokens, tokens, flops
+    one, *many = [_of_text(shape, text) for text in (query, *documents)]
+    return tokens, tokens, cell.queries * one + cell.documents * _mean(many)
+
+
+def _of_text(shape: Shape | EncoderShape, tokens: float) -> float:
+    return shape.useful_flops(tokens) if isinstance(shape, EncoderShape) else shape.useful_flops(0, [tokens])
 
 
 def _frame(subject: _Subject) -> tuple[float, float]:
