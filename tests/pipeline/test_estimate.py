@@ -14,15 +14,16 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rerank_eval.cli import _run
 from rerank_eval.config import load_config
+from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, EncoderShape, Shape, shape_of
-from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE
-from rerank_eval.pipeline.estimate import estimate
+from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
+from rerank_eval.names import slug
+from rerank_eval.pipeline.estimate import _BEHIND, _FRAME, estimate
 from rerank_eval.pipeline.estimate_texts import characters_a_token
 from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=30")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(project: Path, *arguments: str) -> dict[str, Any]:
-    assert _run(["plan", "--config", "configs/base.yaml", *arguments, *SETTINGS, "--json", "plan.json"]) == 0
+    assert _run(["plan", "--config", "configs/base.yaml", *arguments, "--json", "plan.json"]) == 0
     found: dict[str, Any] = json.loads((project / "plan.json").read_text())
     return found
 
@@ -43,26 +44,37 @@ def rerank_work(plan: dict[str, Any]) -> dict[str, Any]:
     return {one["task"]: one for one in plan["work"] if one["kind"] == "reranker"}
 
 
+@pytest.mark.parametrize(
+    ("name", "top_k"),
+    [
+        ("PyModuleRetrieval", 12),
+        ("./tools", 30),
+        pytest.param("PyModuleRetrieval", 30, marks=pytest.mark.slow),
+        pytest.param("PyInstructionRetrieval", 30, marks=pytest.mark.slow),  # candidates of its own
+    ],
+)
 def test_estimates_are_within_ten_percent_of_what_runs_did(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, top_k: int
 ) -> None:
     monkeypatch.chdir(project)
-    tasks = ["--task", "PyModuleRetrieval", "--task", "PyInstructionRetrieval", "--task", "./tools"]
-    before = rerank_work(planned(project, *tasks))
+    folder = f"results_dir=results-{slug(name)}-{top_k}"
+    tasks = ["--task", name, "--set", folder]
+    settings = ["--set", "retriever.model=bm25", "--set", f"retriever.top_k={top_k}"]
+    before = rerank_work(planned(project, *tasks, *settings))
     assert {one["source"] for one in before.values()} == {"data"}
     assert not any(one["done"] for one in before.values())
-    assert _run(["eval", "--config", "configs/base.yaml", *tasks, *SETTINGS]) == 0
-    whole = planned(project, *tasks)
+    assert _run(["eval", "--config", "configs/base.yaml", *tasks, *settings]) == 0
+    whole = planned(project, *tasks, *settings)
     after = rerank_work(whole)
-    for path in (project / "results").glob("runs/Qwen3*/*/*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        name, did = manifest["task"]["name"], manifest["work"]
-        for told in (before[name], after[name]):
-            assert told["pairs"] == manifest["counts"]["pairs"]
-            assert told["queries"] == manifest["counts"]["queries"]
-            assert told["prompt_tokens"] == pytest.approx(did["prompt_tokens"], rel=0.1)
-            assert told["computed_tokens"] == pytest.approx(did["computed_tokens"] - did["padding_tokens"], rel=0.1)
-        assert after[name]["done"]
+    (path,) = project.glob(f"{folder.removeprefix('results_dir=')}/runs/Qwen3*/*/*/manifest.json")
+    manifest = json.loads(path.read_text())
+    did, task = manifest["work"], manifest["task"]["name"]
+    for told in (before[task], after[task]):
+        assert told["pairs"] == manifest["counts"]["pairs"]
+        assert told["queries"] == manifest["counts"]["queries"]
+        assert told["prompt_tokens"] == pytest.approx(did["prompt_tokens"], rel=0.1)
+        assert told["computed_tokens"] == pytest.approx(did["computed_tokens"] - did["padding_tokens"], rel=0.1)
+    assert after[task]["done"]
     assert {one["source"] for one in after.values()} == {"candidates"}
     assert whole["total"]["pairs_to_do"] == whole["total"]["hours"] == 0
     assert "all" in capsys.readouterr().out
@@ -106,6 +118,45 @@ def test_rates_prices_and_what_is_not_here(
     # 30,000 pairs, a passage of 1,499 characters at 4.3 a token behind a prompt of 100: some 350 tokens each computed.
     (work,) = rerank_work(first).values()
     assert work["flops"] == pytest.approx(30_000 * 360 * 2 * PUBLISHED["4b"].layer_parameters, rel=0.15)
+
+
+def test_a_measured_rate_counts_for_its_size_and_dtype_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    bench = json.loads((ROOT / "results/bench/tiny-cpu-float32.json").read_text())
+    bench |= {"shape": "0.6b", "dtype": "bfloat16", "matmul_flops": 700e12}
+    (tmp_path / "results" / "bench").mkdir(parents=True)
+    (tmp_path / "results" / "bench" / "0.6b-cuda-bfloat16.json").write_text(json.dumps(bench))
+    grid = """extends: base.yaml
+tasks: [SciFact]
+retriever: {model: bm25}
+grid:
+  reranker:
+    - {model: Qwen/Qwen3-Reranker-0.6B, dtype: bfloat16}
+    - {model: Qwen/Qwen3-Reranker-0.6B, dtype: float16}
+    - {model: someone/unheard-of, dtype: bfloat16}
+"""
+    (tmp_path / "configs" / "grid.yaml").write_text(grid)
+    assert _run(["plan", "--config", "configs/grid.yaml", "--json", "plan.json"]) == 0
+    plan = json.loads(Path("plan.json").read_text())
+    rates = plan["rates"]
+    share = bench["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"]
+    assert rates["Qwen/Qwen3-Reranker-0.6B bfloat16"]["flops"] == pytest.approx(700e12 * share)
+    assert rates["Qwen/Qwen3-Reranker-0.6B bfloat16"]["source"].startswith("measured on AMD EPYC, ")
+    assert "assumed" in rates["someone/unheard-of bfloat16"]["source"]
+    assert "assumed" in rates["Qwen/Qwen3-Reranker-0.6B float16"]["source"]
+    assert plan["unknown_sizes"] == ["someone/unheard-of"]
+    total, left = plan["total"], {key: value for key, value in plan["total"].items() if key.endswith("_to_do")}
+    assert all(total[key.removesuffix("_to_do")] == value for key, value in left.items())
+    assert (total["tasks"], total["queries"], total["pairs"]) == (1, 300, 3 * 30_000)
+
+
+def test_the_frame_without_a_tokenizer_is_the_recipes() -> None:
+    tokenizer = build_qwen_tokenizer()
+    for recipe in RECIPES.values():
+        whole, behind = recipe.prompt("", "", recipe.default_instruction), recipe.closing + recipe.suffix
+        for text, ratio in ((whole, _FRAME), (behind, _BEHIND)):
+            assert len(text) / ratio == pytest.approx(len(tokenizer(text)["input_ids"]), rel=0.03)
 
 
 def test_flops_are_what_torch_counts() -> None:
@@ -163,6 +214,7 @@ def test_characters_a_token_by_script() -> None:
         (["--task", "SciFcat"], "unknown task 'SciFcat'; did you mean 'SciFact'?"),
         (["--set", "reranker.recipe=gone.yaml"], "gone.yaml: no such file"),
         (["--rate", "0"], "--rate"),
+        (["--set", "reranker.model=./gone"], "reranker.model: gone: no config.json there"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -173,7 +225,7 @@ def test_mistakes_are_one_line(
     expected: str,
 ) -> None:
     monkeypatch.chdir(project)
-    assert _run(["plan", "--config", "configs/base.yaml", *arguments]) == 2
+    assert _run(["plan", "--config", "configs/base.yaml", *arguments]) == (4 if "./gone" in arguments[1] else 2)
     error = capsys.readouterr().err
     assert expected in error
     assert len(error.strip().splitlines()) == 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank_eval.config import LoadedConfig, RunConfig
-from rerank_eval.config.schema import BM25
+from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
@@ -28,9 +28,9 @@ ASSUMED_RATE = 395e12
 """FLOP/s where nothing was measured: half of the 790 TFLOP/s that one H200 reaches on bfloat16 matrix products."""
 BENCH = Path("results/bench")
 
-_SUFFIX = 9  # tokens behind the document, computed for each pair: the model card's suffix
-_FRAME = 60  # tokens of system turn, templates and suffix around a pair, where no tokenizer is at hand
-_INSTRUCTION = 20
+# Characters a token of a prompt without query and document, and of what follows the document, where no tokenizer is at
+# hand: the three recipes with their default instructions, in Qwen's vocabulary, are 69 to 73 and 9 to 11 tokens.
+_FRAME, _BEHIND = 4.8, 5.75
 _LONGEST = 8192
 _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
@@ -44,6 +44,7 @@ class Work:
     Attributes:
         kind: `retriever` or `reranker`.
         model: The model's name.
+        dtype: Its number format.
         detail: What tells the run from others of the model.
         task: The task.
         suite: The suite it was asked for as, or None.
@@ -51,7 +52,8 @@ class Work:
         pairs: Of queries and candidates; for a retriever the candidates that it finds.
         texts: Texts that a retriever embeds; 0 for a reranker.
         prompt_tokens: Of all prompts or texts, each counted whole.
-        computed_tokens: What the packed engine computes of them, shared prefixes once.
+        computed_tokens: What the packed engine computes of them, each query's shared prefix once. In one pack small
+            groups share the system turn too, which is left out: packs follow the free memory of the device.
         flops: Useful FLOP, 0 for BM25 and where the model's size is not known.
         disk: Bytes of result files, embeddings included.
         done: Whether the result is there.
@@ -60,6 +62,7 @@ class Work:
 
     kind: str
     model: str
+    dtype: str
     detail: str
     task: str
     suite: str | None
@@ -73,6 +76,11 @@ class Work:
     done: bool
     source: str
 
+    @property
+    def rated(self) -> str:
+        """What a rate is told of: model and number format."""
+        return f"{self.model} {self.dtype}"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -80,7 +88,7 @@ class Estimate:
 
     Attributes:
         work: Every row on every task.
-        rates: Model -> FLOP/s, and where that figure comes from.
+        rates: Model and number format (`Work.rated`) -> FLOP/s, and where that figure comes from.
         unknown: Models whose size is not known, so that their hours are not.
         unresolved: Models that are not here, so that what is done of them cannot be told.
         unmeasured: Tasks without data here and without statistics.
@@ -96,7 +104,7 @@ class Estimate:
 
     def hours(self, work: Work) -> float:
         """Return the hours that a row's task takes on one device, 0 where it is done."""
-        return 0.0 if work.done else work.flops / self.rates[work.model][0] / 3600
+        return 0.0 if work.done else work.flops / self.rates[work.rated][0] / 3600
 
 
 @dataclass(frozen=True)
@@ -114,14 +122,20 @@ class _Subject:
     recipe: Recipe | None
 
     @property
+    def dtype(self) -> str:
+        """The number format that the config asks for."""
+        section = self.run.retriever if self.kind == "retriever" else self.run.reranker
+        assert section is not None  # noqa: S101 - a reranker's run has one
+        return str(section.dtype)
+
+    @property
     def detail(self) -> str:
         """The row's settings, or what the config says."""
         if self.row is not None:
             return self.row.detail
         section = self.run.retriever if self.kind == "retriever" else self.run.reranker
-        assert section is not None  # noqa: S101 - a reranker's run has one
         recipe = getattr(section, "recipe", "") if not isinstance(self.shape, EncoderShape) else ""
-        return ", ".join(part for part in (recipe, section.dtype) if part)
+        return ", ".join(part for part in (recipe, self.dtype) if part)
 
 
 def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
@@ -137,6 +151,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
     Raises:
         ConfigError: A task or a file that the config names is unknown.
         DataError: Local data is malformed.
+        ModelError: A folder that the config names as a model holds none that is usable.
     """
     tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
     subjects = list(_subjects(loaded))
@@ -154,7 +169,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
                 continue
             work.append(_work(loaded, task, subject, found))
     models = {subject.name: subject for subject in subjects}
-    rates = {name: _rate(subject.shape, rate) for name, subject in models.items()}
+    rates = {f"{subject.name} {subject.dtype}": _rate(subject, rate) for subject in subjects}
     sized = {name: subject.shape for name, subject in models.items() if subject.shape is not None}
     return Estimate(
         tuple(work),
@@ -188,8 +203,12 @@ def _rows(loaded: LoadedConfig) -> dict[str, Row]:
     for run in loaded.runs:
         try:
             plan = make_plan(dataclasses.replace(loaded, runs=(run,), variants=({},)))
-        except (OfflineError, ModelError):
+        except OfflineError:
             continue
+        except ModelError:
+            if _on_the_hub(run.retriever.model) or (run.reranker and _on_the_hub(run.reranker.model)):
+                continue  # a mirror's models may be fetched later; one on the disk is not there, or broken
+            raise
         for row in plan.rows:
             section = run.retriever if row.kind == "retriever" else run.reranker
             assert section is not None  # noqa: S101 - the plan has a reranker's row where the run has one
@@ -213,8 +232,17 @@ def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str,
 def _resolved(loaded: LoadedConfig, name: str, revision: str | None, kind: str) -> ModelRef | None:
     try:
         return resolve_model(name, revision, f"{loaded.path}: {kind}.model", loaded.base.model_folder)
-    except (OfflineError, ModelError):
+    except OfflineError:
         return None
+    except ModelError:
+        if _on_the_hub(name):
+            return None
+        raise
+
+
+def _on_the_hub(name: str) -> bool:
+    """Tell whether a name stands for a hub model, rather than for a folder or for what comes with the project."""
+    return name not in BUILT_IN_MODELS and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
 
 
 def _tokenizer(ref: ModelRef | None) -> Any:
@@ -249,6 +277,7 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) 
     return Work(
         subject.kind,
         subject.name,
+        subject.dtype,
         subject.detail,
         task.name,
         task.suite,
@@ -269,48 +298,58 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     query = cell.query_characters / cell.characters_a_token
     if subject.kind == "retriever":
         return _embedded(subject, cell, query)
-    document = cell.document_characters / cell.characters_a_token
     config = subject.run.reranker
     assert config is not None  # noqa: S101 - a reranker has one
     limit = config.max_length or _LONGEST
+    mean = cell.document_characters / cell.characters_a_token
+    documents = [mean * part for part in cell.spread]
     if isinstance(subject.shape, EncoderShape):
-        tokens = min(query + document + 4, limit)
-        return cell.pairs * tokens, cell.pairs * tokens, cell.pairs * subject.shape.useful_flops(tokens)
+        lengths = [min(query + one + 4, limit) for one in documents]
+        tokens = cell.pairs * _mean(lengths)
+        return tokens, tokens, cell.pairs * _mean([subject.shape.useful_flops(one) for one in lengths])
     frame, suffix = _frame(subject)
-    own = min(document, max(limit - frame - query, 0)) + suffix
     prefix = frame - suffix + query
-    prompt, computed = cell.pairs * (prefix + own), cell.queries * prefix + cell.pairs * own
+    own = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
+    prompt, computed = cell.pairs * (prefix + _mean(own)), cell.queries * prefix + cell.pairs * _mean(own)
     if subject.shape is None:
         return prompt, computed, 0.0
-    group = subject.shape.useful_flops(prefix, [own] * round(cell.candidates))
-    return prompt, computed, cell.queries * group
+    alone = subject.shape.useful_flops(prefix, [])
+    behind = _mean([subject.shape.useful_flops(prefix, [one]) - alone for one in own])
+    return prompt, computed, cell.queries * alone + cell.pairs * behind
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
     limit = subject.run.retriever.max_length or _LONGEST
-    query, document = query + _RETRIEVER_FRAME, min(cell.corpus_characters / cell.characters_a_token, limit)
-    tokens = cell.queries * query + cell.documents * document
+    query, mean = query + _RETRIEVER_FRAME, cell.corpus_characters / cell.characters_a_token
+    documents = [min(mean * part, limit) for part in cell.corpus_spread]
+    tokens = cell.queries * query + cell.documents * _mean(documents)
     shape = subject.shape
     if shape is None:
         return tokens, tokens, 0.0
-    if isinstance(shape, EncoderShape):
-        flops = cell.queries * shape.useful_flops(query) + cell.documents * shape.useful_flops(document)
-    else:
-        flops = cell.queries * shape.useful_flops(0, [query]) + cell.documents * shape.useful_flops(0, [document])
-    return tokens, tokens, flops
+    one, *many = [_of_text(shape, text) for text in (query, *documents)]
+    return tokens, tokens, cell.queries * one + cell.documents * _mean(many)
+
+
+def _of_text(shape: Shape | EncoderShape, tokens: float) -> float:
+    return shape.useful_flops(tokens) if isinstance(shape, EncoderShape) else shape.useful_flops(0, [tokens])
 
 
 def _frame(subject: _Subject) -> tuple[float, float]:
     """Return the tokens around query and document, and those of them that follow the document."""
     recipe, tokenizer = subject.recipe, subject.tokenizer
-    if recipe is None or tokenizer is None:
-        return float(_FRAME + _INSTRUCTION), float(_SUFFIX)
-    instruction = recipe.default_instruction  # a task's own is about as long
-    whole = tokenizer(recipe.prompt("", "", instruction), add_special_tokens=False)["input_ids"]
-    behind = tokenizer(recipe.closing + recipe.suffix, add_special_tokens=False)["input_ids"]
-    return float(len(whole)), float(len(behind))
+    assert recipe is not None  # noqa: S101 - asked for rerankers only
+    whole = recipe.prompt("", "", recipe.default_instruction)  # a task's own instruction is about as long
+    behind = recipe.closing + recipe.suffix
+    if tokenizer is None:
+        return len(whole) / _FRAME, len(behind) / _BEHIND
+    counted, last = tokenizer([whole, behind], add_special_tokens=False)["input_ids"]
+    return float(len(counted)), float(len(last))
 
 
 def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
@@ -326,24 +365,24 @@ def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
     return results.is_done(subject.row.folder(root, task.name), inputs)
 
 
-def _rate(shape: Shape | EncoderShape | None, given: float | None) -> tuple[float, str]:
+def _rate(subject: _Subject, given: float | None) -> tuple[float, str]:
     if given is not None:
         return given, "as given"
     for path in sorted(BENCH.glob("*-cuda-*.json")):
-        measured = _measured(path, shape)
+        measured = _measured(path, subject)
         if measured is not None:
-            return measured, f"measured, {path}"
+            return measured
     return ASSUMED_RATE, "assumed: half of what one H200 reaches on bfloat16 matrix products"
 
 
-def _measured(path: Path, shape: Shape | EncoderShape | None) -> float | None:
+def _measured(path: Path, subject: _Subject) -> tuple[float, str] | None:
+    """Return what `bench` measured, where it was of the same size and dtype."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        same = PUBLISHED.get(document["shape"]) == shape
-        return (
-            document["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"] * document["matmul_flops"]
-            if same
-            else None
-        )
+        same = subject.shape is not None and PUBLISHED.get(document["shape"]) == subject.shape
+        if not same or document["dtype"] != subject.dtype:
+            return None
+        share = document["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"]
+        return share * document["matmul_flops"], f"measured on {document['machine']['device']}, {path}"
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from rerank_eval.config import load_config
 from rerank_eval.files import write_json
+from rerank_eval.hub import go_offline
 from rerank_eval.pipeline.estimate import Estimate, Work, estimate
 from rerank_eval.pipeline.estimate_texts import GUESSED
 
@@ -27,8 +28,11 @@ def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], conso
 
     Raises:
         ConfigError: The config, a task or a file that it names is wrong.
+        DataError: Local data is malformed.
+        ModelError: A folder that the config names as a model holds none that is usable.
     """
     tasks, overrides = told
+    go_offline()  # else the hub would be asked for every model's config.json
     loaded = load_config(config, overrides, {"tasks": list(tasks)} if tasks else None)
     found = estimate(loaded, options.get("rate"))
     price = options.get("price")
@@ -55,9 +59,8 @@ def as_data(found: Estimate, price: float | None = None) -> dict[str, Any]:
     hours = sum(found.hours(one) for one in found.work)
     return {
         "total": {
-            "pairs": _pairs(found.work),
-            "pairs_to_do": _pairs([one for one in found.work if not one.done]),
-            "flops_to_do": sum(one.flops for one in found.work if not one.done),
+            **_totals(found.work),
+            **{f"{key}_to_do": value for key, value in _totals([one for one in found.work if not one.done]).items()},
             "hours": hours,
             "cost": None if price is None else hours * price,
             "disk_bytes": sum(one.disk for one in found.work) + sum(found.checkpoints.values()),
@@ -70,8 +73,18 @@ def as_data(found: Estimate, price: float | None = None) -> dict[str, Any]:
     }
 
 
-def _pairs(work: Sequence[Work]) -> int:
-    return sum(one.pairs for one in work if one.kind == "reranker")
+def _totals(work: Sequence[Work]) -> dict[str, float]:
+    """Sum over rows and tasks: a task that six models rerank counts six times, its queries once."""
+    rerankers = [one for one in work if one.kind == "reranker"]
+    return {
+        "tasks": len({one.task for one in work}),
+        "queries": sum({one.task: one.queries for one in work}.values()),
+        "pairs": sum(one.pairs for one in rerankers),
+        "texts": sum(one.texts for one in work),
+        "prompt_tokens": sum(one.prompt_tokens for one in work),
+        "computed_tokens": sum(one.computed_tokens for one in work),
+        "flops": sum(one.flops for one in work),
+    }
 
 
 def _millions(number: float) -> str:
@@ -119,7 +132,7 @@ def _per_model(found: Estimate, price: float | None) -> str:
         total += hours
         amount = sum(one.pairs for one in own) if kind == "reranker" else sum(one.texts for one in own)
         flops = sum(one.flops for one in own if not one.done)
-        rate = found.rates[model][0]
+        rate = found.rates[own[0].rated][0]
         rows.append(
             [
                 model if kind == "retriever" else f"+ {model}",
@@ -139,15 +152,22 @@ def _per_model(found: Estimate, price: float | None) -> str:
 
 def _words(found: Estimate) -> list[str]:
     disk = sum(one.disk for one in found.work if not one.done)
+    whole, left = _totals(found.work), _totals([one for one in found.work if not one.done])
     lines = [
-        f"pairs in all: {_pairs(found.work):,}, of which left: {_pairs([o for o in found.work if not o.done]):,}",
+        f"in all: {whole['tasks']} task(s), {whole['queries']:,} queries, {whole['pairs']:,} pairs over all rerankers, "
+        f"{whole['prompt_tokens'] / 1e9:,.3g} billion tokens of prompts and texts, of which "
+        f"{whole['computed_tokens'] / 1e9:,.3g} are computed",
+        f"left: {left['pairs']:,} pairs, {left['texts']:,} texts to embed, "
+        f"{left['computed_tokens'] / 1e9:,.3g} billion tokens, {left['flops'] / 1e18:,.3g} EFLOP",
         f"disk: results and embeddings {disk / 1e9:,.1f} GB, "
         f"checkpoints {sum(found.checkpoints.values()) / 1e9:,.1f} GB",
         "hours: useful FLOP (each distinct token once, and attention) over the rate; "
         + "; ".join(dict.fromkeys(source for _, source in found.rates.values())),
-        "tokens: from characters, by script (evals/characters.json), or by the reranker's tokenizer where it is here; "
-        "from statistics or data alone, documents count as long as the corpus's mean, while retrievers prefer some "
-        "lengths: once the candidates are there, the figures are theirs",
+        "tokens: from characters, by script (Qwen's vocabulary, evals/characters.json; others are taken to be like "
+        "it), or by the reranker's tokenizer where it is here",
+        "lengths: of local data each text's, of hub tasks mteb's mean and longest, with a log-normal spread between "
+        "them; candidates count as long as the corpus, while retrievers prefer some lengths, until those of local data "
+        "are there",
     ]
     if found.unresolved:
         lines.append(f"not here, so that what is done of them cannot be told: {', '.join(found.unresolved)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from rerank_eval.evals import evals_root
 from rerank_eval.pipeline import results
+from rerank_eval.pipeline.estimate_lengths import EQUAL, Spread, spread_from, spread_of
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.tasks.suites import load_suites
@@ -38,6 +39,8 @@ class Cell:
         document_characters: Of a candidate, on average.
         corpus_characters: Of a document of the corpus, on average.
         characters_a_token: Of these texts in Qwen's vocabulary, or in the tokenizer that is at hand.
+        spread: How the candidates' lengths spread around their mean.
+        corpus_spread: The same of the corpus.
     """
 
     subset: str
@@ -49,6 +52,8 @@ class Cell:
     document_characters: float
     corpus_characters: float
     characters_a_token: float
+    spread: Spread = EQUAL
+    corpus_spread: Spread = EQUAL
 
     @property
     def pairs(self) -> int:
@@ -134,6 +139,8 @@ def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wi
         sum(map(len, chosen)) / max(len(chosen), 1),
         sum(map(len, texts)) / len(texts),
         local if wish.tokenizer is None else _ratio(chosen, wish.tokenizer),
+        spread_of([len(text) for text in chosen]),
+        spread_of([len(text) for text in texts]),
     )
 
 
@@ -166,6 +173,7 @@ def _cell(cell: tuple[str, str], own: Mapping[str, Any], metadata: Any, wish: Wi
     own_list = ranked["average_top_ranked_per_query"] if ranked and wish.native else None
     languages = metadata.eval_langs
     codes = languages.get(cell[0], ["eng-Latn"]) if isinstance(languages, dict) else languages
+    spread = spread_from(number, documents["average_text_length"], documents["max_text_length"])
     return Cell(
         *cell,
         own.get("num_queries") or round(queries["total_text_length"] / queries["average_text_length"]),
@@ -175,6 +183,8 @@ def _cell(cell: tuple[str, str], own: Mapping[str, Any], metadata: Any, wish: Wi
         documents["average_text_length"],
         documents["average_text_length"],
         characters_a_token(codes, code=_CODE in (metadata.domains or ())),
+        spread,
+        spread,
     )
 
 
