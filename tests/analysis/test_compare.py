@@ -41,8 +41,8 @@ def two(seed: int = 0, size: int = 60) -> tuple[Run, Run]:
     )
 
 
-def printed(comparison: Comparison) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def printed(comparison: Comparison, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(compare_render.to_rich(comparison))
     return console.export_text()
 
@@ -201,3 +201,14 @@ def test_what_a_name_stands_for(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"bad\.parquet: not a readable parquet file"):
         find_run(str(tmp_path / "bad.parquet"), tmp_path)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
+    one, other = two()
+    long = Run("Qwen3-Reranker-0.6B, instruction=default", "M", "", "", other.tasks)
+    comparison = compare([one, long], {})
+    text = printed(comparison, width)
+    for cell in compare_render.cells(comparison.differences[0])[2:]:
+        assert cell in text
+    assert all(len(line) <= width for line in text.splitlines())

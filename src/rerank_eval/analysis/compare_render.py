@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
@@ -22,8 +23,10 @@ from rerank_eval.analysis.statistics import LEVEL
 from rerank_eval.files import write_json, write_text
 
 SIGNIFICANT = 0.05
+_NAME = 24  # columns that names get where room is short
+_GAP = 2
 _MARKS = ((0.001, "***"), (0.01, "**"), (SIGNIFICANT, "*"))
-HEADS = ("task", "system", "queries", "baseline", "system", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
+HEADS = ("task", "system", "queries", "baseline", "score", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
 CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
 
 
@@ -113,20 +116,45 @@ def _shift_note(one: Difference) -> str:
 
 
 def to_rich(comparison: Comparison) -> RenderableType:
-    """Render both tables for the terminal; `notes` says what they hold."""
-    parts: list[RenderableType] = [_table(HEADS, [cells(one) for one in comparison.differences]), Text("")]
+    """Render both tables for the terminal, fitted to its width; `notes` says what they hold."""
+    rows = [cells(one) for one in comparison.differences]
     changed = [change_cells(one) for one in comparison.differences if not one.suite]
-    return Group(*parts, _table(CHANGE_HEADS, changed), Text(""))
+    return Group(_Terminal(HEADS, rows), _Terminal(CHANGE_HEADS, changed))
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
-    for number, head in enumerate(heads):
-        text = number < 2  # noqa: PLR2004 - task and system
-        table.add_column(Text(head), justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+@dataclass(frozen=True)
+class _Terminal:
+    """A table whose numbers are never cut: where they do not fit side by side, they come in several tables."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        numbers = range(2, len(self.heads))
+        widths = {n: max(len(self.heads[n]), *(len(row[n]) for row in self.rows), 1) for n in numbers}
+        names = max([len(self.heads[1]), *(len(row[1]) for row in self.rows)], default=0)
+        room = options.max_width - min(names, _NAME)
+        blocks: list[list[int]] = [[]]
+        for number in numbers:
+            if blocks[-1] and sum(widths[other] + _GAP for other in (*blocks[-1], number)) > room:
+                blocks.append([])
+            blocks[-1].append(number)
+        for block in blocks:
+            yield self._table({number: widths[number] for number in block})
+            yield Text("")
+
+    def _table(self, widths: Mapping[int, int]) -> Table:
+        table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
+        table.add_column(Text(self.heads[1]), overflow="fold")
+        for number, width in widths.items():
+            table.add_column(Text(self.heads[number]), justify="right", no_wrap=True, width=width)
+        before = ""
+        for row in self.rows:
+            if row[0] != before:
+                table.add_row(Text(row[0], style="bold"))
+                before = row[0]
+            table.add_row(Text(row[1]), *(Text(row[number]) for number in widths))
+        return table
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -194,7 +222,7 @@ def to_latex(comparison: Comparison) -> str:
     """Render as a LaTeX table for the `booktabs` package; the best of each task in bold, the stars explained."""
     plain = escape_latex
     lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{llrrrrr}", r"\toprule"]
-    heads = ("task", "system", "baseline", "system", "difference", "95\\% interval", "$p$ (Holm)")
+    heads = ("task", "system", "baseline", "score", "difference", "95\\% interval", "$p$ (Holm)")
     lines += [" & ".join(heads) + r" \\", r"\midrule"]
     before = ""
     for one in comparison.differences:
