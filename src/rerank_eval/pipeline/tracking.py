@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from rerank_eval.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_UNNAMED = re.compile(r"[^\w\-. :/]")  # what MLflow refuses in a metric's name
 _PACKAGES = {"trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -130,7 +132,7 @@ class Mlflow:
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """See `Tracker.log`."""
-        self._module.log_metrics(dict(metrics))
+        self._module.log_metrics({_UNNAMED.sub("_", name): value for name, value in metrics.items()})
 
     def table(self, text: str) -> None:
         """See `Tracker.table`."""
