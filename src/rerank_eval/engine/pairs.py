@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, encodable
+from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, token_ids
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class PairTokenizer:
         """Tokenise texts, those met lately from memory; return their lengths, and their ids as far as they count."""
         keys = [TokenCache.key(text) for text in texts]
         fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._met}
-        for key, ids in zip(fresh, _encode(self._tokenizer, list(fresh.values())), strict=True):
+        for key, ids in zip(fresh, token_ids(self._tokenizer, list(fresh.values())), strict=True):
             self._met.put(key, [len(ids), *ids[: self._room]])
         found = [self._met.get(key) for key in keys]
         self._met.shrink()
@@ -163,21 +163,6 @@ def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
     return (longer, shorter) if query > document else (shorter, longer)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(
-        [encodable(text) for text in texts],
-        add_special_tokens=False,
-        return_attention_mask=False,
-        padding=False,
-        truncation=False,
-        verbose=False,
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
 def _learn_frame(tokenizer: PreTrainedTokenizerBase) -> _Frame:
     """Read off an encoded pair what stands around the texts, and check it on pairs with an empty text."""
     # As lists: an empty second text given as a plain string is taken for none.
@@ -190,7 +175,7 @@ def _learn_frame(tokenizer: PreTrainedTokenizerBase) -> _Frame:
     kinds = [tuple(encoding.type_ids[start:end]) for start, end in pairwise(cuts)]
     frame = _Frame(before, between, after, (kinds[0], kinds[1][0], kinds[2], kinds[3][0], kinds[4]))
     for query, document in (("one", "two"), ("", "two three"), ("one", ""), ("", "")):
-        first, second = _encode(tokenizer, [query, document])
+        first, second = token_ids(tokenizer, [query, document])
         whole = tokenizer([query], [document], padding=False, truncation=False).encodings[0]
         if (whole.ids, whole.type_ids) != (frame.ids(first, second), frame.token_types(len(first), len(second))):
             raise EngineError("the tokenizer does not frame every pair with the same special tokens")

@@ -212,18 +212,28 @@ class PromptTokenizer:
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts in one batch; marker strings inside become the special tokens, as in the recipes' code."""
-        if not texts:
-            return []
-        encoded = self._tokenizer(
-            [encodable(text) for text in texts],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            padding=False,
-            truncation=False,
-            verbose=False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        return token_ids(self._tokenizer, texts)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise texts in one batch, without special tokens around them and without a limit.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        texts: The texts, as many as there are.
+    """
+    if not texts:
+        return []
+    encoded = tokenizer(
+        [encodable(text) for text in texts],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        padding=False,
+        truncation=False,
+        verbose=False,
+    )
+    ids: list[list[int]] = encoded["input_ids"]
+    return ids
 
 
 def encodable(text: str) -> str:
