@@ -137,8 +137,11 @@ class PackRunner:
             layer.compile(dynamic=True)
         try:
             with torch.inference_mode():
-                for tokens in (ROW_MULTIPLE, 3 * ROW_MULTIPLE):
-                    run_row(self._base, [0] * tokens, PackLayout.single(16, [tokens - 16]), kernel)
+                for tokens, documents in ((ROW_MULTIPLE, 3), (3 * ROW_MULTIPLE, 5)):
+                    # Several documents: lengths that happen to be equal here would be taken for equal always.
+                    own = [(tokens - 16) // documents] * (documents - 1)
+                    layout = PackLayout.single(16, [*own, tokens - 16 - sum(own)])
+                    run_row(self._base, [0] * tokens, layout, kernel)
         except Exception as error:  # the compiler's errors have no common base
             for layer in layers[:-1]:
                 layer._compiled_call_impl = None  # what Module.compile sets, and offers no way to take back
