@@ -67,6 +67,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file that is not ours to trust; it is never deleted and never read again.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Where it stands now.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.name}.set-aside-{number}")).exists():
+        number += 1
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise storage_error(error, path) or error from error
+    return aside
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8 with Unix line ends.
 

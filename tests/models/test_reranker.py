@@ -36,7 +36,7 @@ class WordOverlap:
         self.calls.append((query, instruction, list(documents)))
         words = set(f"{query} {instruction or ''}".lower().split())
         scores = np.array([len(words & set(text.lower().strip(".").split())) for text in documents], dtype=np.float64)
-        return GroupScores(scores, scores, np.zeros(len(documents), dtype=bool), 10 * len(documents))
+        return GroupScores(scores, scores, np.zeros(len(documents), dtype=bool), np.full(len(documents), 10))
 
     def take_work(self) -> dict[str, float]:
         return {}

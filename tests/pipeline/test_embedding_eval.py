@@ -40,7 +40,7 @@ def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def works(project: Path) -> list[int]:
     paths = (project / "results").glob("runs/tiny/*/tools/manifest.json")
-    return sorted(json.loads(path.read_text())["work"].get("texts", -1) for path in paths)
+    return sorted(json.loads(path.read_text())["timings"]["work"].get("texts", -1) for path in paths)
 
 
 def results(project: Path) -> dict[tuple[str, int], pd.DataFrame]:

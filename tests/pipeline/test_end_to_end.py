@@ -88,7 +88,7 @@ def test_from_a_beir_folder_to_a_leaderboard(project: Path, capsys: pytest.Captu
     for manifest in found.values():
         check_numbers(manifest, project / "data" / "tools" / "qrels" / "test.tsv")
     assert found["reranker"]["inputs"]["candidates"] == found["retriever"]["digest"]
-    work = found["reranker"]["work"]
+    work = found["reranker"]["timings"]["work"]
     assert work["prompt_tokens"] == found["reranker"]["counts"]["prompt_tokens"]
     assert work["padding_tokens"] == 0
     assert work["computed_tokens"] < work["prompt_tokens"] / 2  # ten documents share a prefix longer than themselves

@@ -90,5 +90,5 @@ def test_a_folder_of_notes_and_manuals_is_planned_as_it_is_run(tmp_path: Path, m
     manifest = json.loads(path.read_text())
     assert manifest["truncation"]["pairs"] == 3
     assert work["pairs"] == manifest["counts"]["pairs"] == len(texts)
-    assert work["prompt_tokens"] == pytest.approx(manifest["work"]["prompt_tokens"], rel=0.1)
-    assert work["computed_tokens"] == pytest.approx(manifest["work"]["computed_tokens"], rel=0.1)
+    assert work["prompt_tokens"] == pytest.approx(manifest["timings"]["work"]["prompt_tokens"], rel=0.1)
+    assert work["computed_tokens"] == pytest.approx(manifest["timings"]["work"]["computed_tokens"], rel=0.1)

@@ -123,7 +123,7 @@ class BaseEngine(ABC):
             tokenize_seconds=prompts.seconds,
             seconds=seconds,
         )
-        return Scores(score, margin, p_yes, prompts.truncated, lengths)
+        return Scores(score, margin, p_yes, prompts.truncated, lengths, prompts.query_cut)
 
     def _tokenize_ahead(self) -> bool:
         """Say whether to tokenise in a thread while the model runs; on a CPU the two would share the same cores."""

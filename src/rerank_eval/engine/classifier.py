@@ -41,11 +41,13 @@ class PairScores:
         logits: float64, the single label's logit, no sigmoid.
         truncated: bool, whether the pair lost tokens to `max_length`.
         prompt_lengths: int64, tokens of the pair as sent.
+        overlong: Whether the query alone reached `max_length`.
     """
 
     logits: FloatArray
     truncated: BoolArray
     prompt_lengths: IntArray
+    overlong: bool = False
 
 
 @dataclass
@@ -215,7 +217,7 @@ class PairClassifier:
             tokenize_seconds=pairs.seconds,
             seconds=seconds,
         )
-        return PairScores(done.logits, pairs.truncated, lengths)
+        return PairScores(done.logits, pairs.truncated, lengths, pairs.query_cut)
 
 
 def _padded_way(device: torch.device, token_budget: int, batch_size: int) -> tuple[Way, Batcher]:

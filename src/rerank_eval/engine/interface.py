@@ -40,6 +40,7 @@ class Scores:
         p_yes: float64, probability of `yes` against `no`.
         truncated: bool, whether the pair's prompt lost tokens to `max_length`.
         prompt_lengths: int64, tokens of the prompt as sent.
+        overlong: Whether the query alone reached `max_length`, so that no document was read.
     """
 
     score: FloatArray
@@ -47,6 +48,7 @@ class Scores:
     p_yes: FloatArray
     truncated: BoolArray
     prompt_lengths: IntArray
+    overlong: bool = False
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class ClassifierScorer:
         try:
             for result in self.classifier.score_groups(joined()):
                 waiting.popleft()
-                yield GroupScores(result.logits, result.logits, result.truncated, int(result.prompt_lengths.sum()))
+                yield GroupScores(
+                    result.logits, result.logits, result.truncated, result.prompt_lengths, result.overlong
+                )
         except EngineError as error:
             raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
         except (RuntimeError, MemoryError) as error:

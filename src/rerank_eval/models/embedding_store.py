@@ -14,8 +14,7 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +24,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from rerank_eval.errors import StorageError
-from rerank_eval.files import storage_error, write_json
+from rerank_eval.files import set_aside, storage_error, write_json
 from rerank_eval.names import digest, slug
+from rerank_eval.store.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class EmbeddingStore:
         entry = _Entry(folder, facts, len(texts), dim)
         if entry.rows:
             try:
-                with _locked(folder):
+                with locked(folder / ".lock", waiting=lambda: _tell_waiting(folder)):
                     self._ensure(entry, texts, embed, told)
             except OSError as error:
                 raise storage_error(error, folder) or StorageError(
@@ -285,31 +285,9 @@ def _reserve(path: Path) -> None:
 
 
 def _set_aside(path: Path, why: str) -> None:
-    """Rename a file that is not ours to trust; it is never deleted and never read again."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.set-aside-{number}")).exists():
-        number += 1
-    path.replace(aside)
+    aside = set_aside(path)
     logger.warning("%s %s; kept as %s, embedding again", path, why, aside.name)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a folder; a second one waits, and then finds the work done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs at once on one corpus are not guarded against
-        yield
-        return
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.warning("%s: another run is embedding this corpus; waiting for it", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)
+def _tell_waiting(folder: Path) -> None:
+    logger.warning("%s: another run is embedding this corpus; waiting for it", folder)

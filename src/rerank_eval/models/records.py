@@ -14,6 +14,26 @@ from rerank_eval.errors import ModelError
 Floats = npt.NDArray[np.float64]
 
 
+def check_finite(model: str, query_id: str, document_ids: Sequence[str], scores: Floats) -> None:
+    """Refuse NaN and infinities among a query's scores.
+
+    Args:
+        model: Named in the error.
+        query_id: The query.
+        document_ids: Its documents.
+        scores: Shape (documents,).
+
+    Raises:
+        ModelError: A score is not finite; names the query and the document.
+    """
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise ModelError(
+            f"{model}: score {scores[bad[0]]} for query {query_id!r}, document {document_ids[bad[0]]!r}; "
+            "try dtype float32 or bfloat16"
+        )
+
+
 @dataclass
 class CellScores:
     """The scores of one cell (one subset and split), query by query.
@@ -50,12 +70,7 @@ class CellScores:
             ModelError: A score is not finite; names the first query and document.
         """
         for query_id, document_ids, scores in zip(self.query_ids, self.document_ids, self.scores, strict=True):
-            bad = np.flatnonzero(~np.isfinite(scores))
-            if len(bad):
-                raise ModelError(
-                    f"{model}: score {scores[bad[0]]} for query {query_id!r}, document {document_ids[bad[0]]!r}; "
-                    "try dtype float32 or bfloat16"
-                )
+            check_finite(model, query_id, document_ids, scores)
 
     def frame(self) -> pd.DataFrame:
         """Return all pairs as a frame with columns query_id, doc_id, rank (from 1), score (float64).

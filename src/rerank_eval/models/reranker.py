@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt
 from rerank_eval.models.instructions import InstructionPolicy
-from rerank_eval.models.records import CellScores, Floats, Recorder
+from rerank_eval.models.records import CellScores, Floats, Recorder, check_finite
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,20 @@ class GroupScores:
         scores: float64, shape (candidates,); what ranks, higher is better.
         margins: float64, shape (candidates,); log-odds of relevance.
         truncated: bool, shape (candidates,); whether the prompt was cut to max_length.
-        tokens: Prompt tokens of all pairs together.
+        lengths: int64, shape (candidates,); tokens of each prompt.
+        overlong: Whether the query alone filled the prompt, so that no document was read.
     """
 
     scores: Floats
     margins: Floats
     truncated: npt.NDArray[np.bool_]
-    tokens: int
+    lengths: npt.NDArray[np.int64]
+    overlong: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens of all pairs together."""
+        return int(self.lengths.sum())
 
 
 class Scorer(Protocol):
@@ -88,28 +96,89 @@ def work_between(before: EngineStats, now: EngineStats) -> dict[str, float]:
         "computed_tokens": computed,
         "padding_tokens": padding,
         "padding": padding / computed if computed else 0.0,
-        "overlong_queries": now.overlong_queries - before.overlong_queries,
         "tokenize_seconds": now.tokenize_seconds - before.tokenize_seconds,
     }
 
 
 @dataclass
 class Counts:
-    """What a reranker did since the counts were last reset."""
+    """What a reranker scored since the counts were last reset, whether now or in an earlier run.
+
+    Attributes:
+        queries: Queries.
+        pairs: Pairs.
+        tokens: Prompt tokens of all pairs.
+        truncated: Pairs whose prompt was cut.
+        overlong: Queries that alone filled the prompt.
+        stored: Pairs that the score store had.
+    """
 
     queries: int = 0
     pairs: int = 0
     tokens: int = 0
     truncated: int = 0
+    overlong: int = 0
+    stored: int = 0
+
+    def add(self, scored: Answered) -> None:
+        """Count a query."""
+        result = scored.scores
+        self.queries += 1
+        self.pairs += len(result.scores)
+        self.tokens += result.tokens
+        self.truncated += int(result.truncated.sum())
+        self.overlong += int(result.overlong)
+        self.stored += scored.stored
 
 
 @dataclass(frozen=True)
-class _Group:
+class Candidates:
+    """One query with its candidates, as mteb gives them.
+
+    Attributes:
+        query_id: The query's id.
+        query: Its text, without an instruction.
+        own_instruction: The instruction that the data gives for it, or None.
+        document_ids: The candidates' ids.
+        documents: Their texts.
+    """
+
     query_id: str
     query: str
     own_instruction: str | None
     document_ids: list[str]
     documents: list[str]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A query's scores.
+
+    Attributes:
+        query_id: The query's id.
+        document_ids: Its candidates.
+        scores: What the model says of them.
+        stored: How many of them the store had.
+        fresh_tokens: Prompt tokens of the others.
+    """
+
+    query_id: str
+    document_ids: list[str]
+    scores: GroupScores
+    stored: int = 0
+    fresh_tokens: int = 0
+
+
+class Ledger(Protocol):
+    """Where a cell's scores are kept between runs."""
+
+    def find(self, group: QueryGroup) -> tuple[npt.NDArray[np.bool_], GroupScores]:
+        """Look up a query's documents: which are there, and their scores (zeros for the others)."""
+        ...
+
+    def add(self, candidates: Candidates, group: QueryGroup, scores: GroupScores, fresh: npt.NDArray[np.bool_]) -> None:
+        """Keep the scores of those documents that are fresh."""
+        ...
 
 
 class CrossEncoder:
@@ -118,17 +187,26 @@ class CrossEncoder:
     Args:
         scorer: What scores a query's candidates.
         meta: Identity under which mteb files results.
-        advance: Told after each query how many pairs and tokens are done.
+        advance: Told after each query how many pairs are done, how many tokens that took, and how many of the pairs
+            were stored.
+        ledger: Opens a cell's kept scores, given task, subset and split; None keeps nothing.
 
     Attributes:
         recorder: Scores of each cell since the last `reset`.
         counts: Pairs, tokens and cut prompts since the last `reset`.
     """
 
-    def __init__(self, scorer: Scorer, meta: ModelMeta, advance: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        meta: ModelMeta,
+        advance: Callable[[int, int, int], None] | None = None,
+        ledger: Callable[[str, str, str], AbstractContextManager[Ledger]] | None = None,
+    ) -> None:
         self.scorer = scorer
         self.mteb_model_meta = meta
         self.advance = advance
+        self.ledger = ledger
         self.recorder = Recorder()
         self.counts = Counts()
 
@@ -165,35 +243,118 @@ class CrossEncoder:
         Raises:
             ModelError: A score is NaN or infinite; names the query and the document.
         """
-        cell = CellScores()
-        parts: list[Floats] = []
-        read: deque[_Group] = deque()
-
-        def prompts() -> Iterator[QueryGroup]:
-            for group in _groups(inputs1, inputs2):
-                read.append(group)
-                instruction = self.scorer.policy.choose(group.own_instruction, task_metadata)
-                query = self.scorer.policy.query_text(group.query, group.own_instruction)
-                yield QueryGroup(query, instruction, group.documents)
-
-        for result in self.scorer.score_groups(prompts()):
-            group = read.popleft()
-            cell.add(group.query_id, group.document_ids, result.scores)
-            parts.append(result.scores)
-            self.counts.queries += 1
-            self.counts.pairs += len(group.documents)
-            self.counts.tokens += result.tokens
-            self.counts.truncated += int(result.truncated.sum())
-            if self.advance is not None:
-                self.advance(len(group.documents), result.tokens)
-        cell.check_finite(self.mteb_model_meta.name or "reranker")
-        self.recorder.cells[hf_subset, hf_split] = cell
+        queries = _groups(inputs1, inputs2)
+        parts = [answered.scores.scores for answered in self.answer(queries, task_metadata, hf_subset, hf_split)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
+    def answer(
+        self, queries: Iterable[Candidates], task_metadata: Any, hf_subset: str, hf_split: str
+    ) -> Iterator[Answered]:
+        """Score a cell query by query, and record it when the last one is done.
 
-def _groups(inputs1: Any, inputs2: Any) -> Iterator[_Group]:
+        Args:
+            queries: Queries with their candidates; read ahead of what comes out.
+            task_metadata: mteb's metadata of the task; the source of its instruction.
+            hf_subset: Name of the subset.
+            hf_split: Name of the split.
+
+        Yields:
+            Each query's scores, in order.
+
+        Raises:
+            ModelError: A score is NaN or infinite; names the query and the document.
+        """
+        cell = CellScores()
+        opened: AbstractContextManager[Ledger | None] = nullcontext()
+        if self.ledger is not None:
+            opened = self.ledger(getattr(task_metadata, "name", "") or "task", hf_subset, hf_split)
+        with opened as ledger:
+            for answered in self._answer(queries, task_metadata, ledger):
+                cell.add(answered.query_id, answered.document_ids, answered.scores.scores)
+                self.counts.add(answered)
+                if self.advance is not None:
+                    self.advance(len(answered.document_ids), answered.fresh_tokens, answered.stored)
+                yield answered
+        self.recorder.cells[hf_subset, hf_split] = cell
+
+    def _answer(self, queries: Iterable[Candidates], task_metadata: Any, ledger: Ledger | None) -> Iterator[Answered]:
+        """Let the model score what is not known. Known queries wait without their texts for those before them."""
+        read: deque[Answered | _Asked] = deque()
+
+        def unknown() -> Iterator[QueryGroup]:
+            for candidates in queries:
+                instruction = self.scorer.policy.choose(candidates.own_instruction, task_metadata)
+                query = self.scorer.policy.query_text(candidates.query, candidates.own_instruction)
+                group = QueryGroup(query, instruction, candidates.documents)
+                asked = _Asked(candidates, group)
+                if ledger is not None:
+                    found, known = ledger.find(group)
+                    if found.all():
+                        read.append(Answered(candidates.query_id, candidates.document_ids, known, len(found)))
+                        continue
+                    asked = _Asked(candidates, group, found, known)
+                read.append(asked)
+                yield asked.missing
+
+        def known_first() -> Iterator[Answered]:
+            while read and isinstance(first := read[0], Answered):
+                read.popleft()
+                yield first
+
+        for result in self.scorer.score_groups(unknown()):
+            yield from known_first()
+            asked = read.popleft()
+            assert isinstance(asked, _Asked)  # noqa: S101 - what is known was taken out before
+            scores, fresh = asked.joined(result)
+            self._check_finite(asked.candidates, scores)
+            if ledger is not None:
+                ledger.add(asked.candidates, asked.group, scores, fresh)
+            own = asked.candidates
+            yield Answered(own.query_id, own.document_ids, scores, int((~fresh).sum()), result.tokens)
+        yield from known_first()
+
+    def _check_finite(self, candidates: Candidates, scores: GroupScores) -> None:
+        """Refuse NaN and infinities, which mteb would accept in silence, before they are kept."""
+        check_finite(
+            self.mteb_model_meta.name or "reranker", candidates.query_id, candidates.document_ids, scores.scores
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query that the model is asked about, with what is known of some of its documents."""
+
+    candidates: Candidates
+    group: QueryGroup
+    found: npt.NDArray[np.bool_] | None = None
+    known: GroupScores | None = None
+
+    @property
+    def missing(self) -> QueryGroup:
+        if self.found is None or not self.found.any():
+            return self.group
+        texts = [text for text, found in zip(self.group.documents, self.found, strict=True) if not found]
+        return QueryGroup(self.group.query, self.group.instruction, texts)
+
+    def joined(self, result: GroupScores) -> tuple[GroupScores, npt.NDArray[np.bool_]]:
+        """Return the scores of all documents, and which of them are fresh."""
+        if self.found is None or self.known is None or not self.found.any():
+            return result, np.ones(len(result.scores), dtype=bool)
+        fresh = ~self.found
+        whole = self.known
+        for array, part in (
+            (whole.scores, result.scores),
+            (whole.margins, result.margins),
+            (whole.truncated, result.truncated),
+            (whole.lengths, result.lengths),
+        ):
+            array[fresh] = part
+        return GroupScores(whole.scores, whole.margins, whole.truncated, whole.lengths, result.overlong), fresh
+
+
+def _groups(inputs1: Any, inputs2: Any) -> Iterator[Candidates]:
     """Join two streams of batches into one group a query; batch borders fall anywhere."""
-    current: _Group | None = None
+    current: Candidates | None = None
     for (query_id, query, instruction), (document_id, document) in zip(
         _queries(inputs1), _documents(inputs2), strict=True
     ):
@@ -205,7 +366,7 @@ def _groups(inputs1: Any, inputs2: Any) -> Iterator[_Group]:
         if current is None or not same:
             if current is not None:
                 yield current
-            current = _Group(query_id, query, instruction, [], [])
+            current = Candidates(query_id, query, instruction, [], [])
         current.document_ids.append(document_id)
         current.documents.append(document)
     if current is not None:

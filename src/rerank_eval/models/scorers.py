@@ -52,7 +52,7 @@ class EngineScorer:
             for result in self.engine.score_groups(noted()):
                 waiting.popleft()
                 margins = result.margin.astype(np.float64)
-                yield GroupScores(result.score, margins, result.truncated, int(result.prompt_lengths.sum()))
+                yield GroupScores(result.score, margins, result.truncated, result.prompt_lengths, result.overlong)
         except EngineError as error:
             raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
         except (RuntimeError, MemoryError) as error:

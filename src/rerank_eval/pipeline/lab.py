@@ -22,8 +22,10 @@ from rerank_eval.config import LoadedConfig, RunConfig, load_config
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import write_json
 from rerank_eval.models.records import Recorder
+from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
+from rerank_eval.models.stored import ScoreStore
 from rerank_eval.names import digest, slug
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -187,10 +189,11 @@ class _Lab:
             for key in ("top_ranked", "relevant_docs"):
                 data[key] = {query: own for query, own in whole[key].items() if query in queries}
             pairs += sum(map(len, data["top_ranked"].values()))
-        model = CrossEncoder(self._scorer(row), row.meta())
+        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity)
+        model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
         with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
             model.advance = bar.advance
-            stages.evaluate(model, self.task)
+            stages.evaluate(RerankSearch(model), self.task)
         return self._judged(model.recorder)
 
     def _judged(self, recorder: Recorder) -> dict[tuple[str, str, str], float]:

@@ -12,6 +12,7 @@ from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
 from rerank_eval.pipeline.results import Judged
+from rerank_eval.store.locks import Held
 from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef
@@ -31,6 +32,7 @@ class Job:
         results_dir: Folder of all results.
         inputs: Digests of data and candidates: the result holds for these and no others.
         size: Size of embedded tasks.
+        held: The lock under which it is done; None where nobody else can be at it.
     """
 
     row: Row
@@ -39,6 +41,7 @@ class Job:
     results_dir: Path
     inputs: dict[str, Any]
     size: Any
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Finished:
         bar: Counts and time.
         started: Unix time, seconds.
         facts: What only this stage knows: counts, truncation, instruction, digest of the scores.
+        work: What was computed for it in this process.
     """
 
     task: Any
@@ -60,6 +64,7 @@ class Finished:
     bar: Bar
     started: float
     facts: Mapping[str, Any]
+    work: Mapping[str, float]
 
 
 def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
@@ -137,14 +142,17 @@ def _cell_scores(finished: Finished) -> list[dict[str, Any]]:
     ]
 
 
-def _timings(finished: Finished) -> dict[str, float]:
+def _timings(finished: Finished) -> dict[str, Any]:
     bar = finished.bar
     seconds = max(bar.seconds, 1e-9)
-    timings = {
+    timings: dict[str, Any] = {
         "seconds": seconds,
-        f"{bar.unit}_per_second": bar.done / seconds,
+        f"{bar.unit}_per_second": (bar.done - bar.stored) / seconds,
         "started": finished.started,
         "finished": time.time(),
+        # What this process did: after an interruption, only what was left to do.
+        "work": dict(finished.work),
+        f"stored_{bar.unit}": bar.stored,
     }
     if bar.tokens:
         timings["tokens_per_second"] = bar.tokens / seconds

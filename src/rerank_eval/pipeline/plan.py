@@ -73,9 +73,26 @@ class Row:
             parts.append(f"candidates={first.identity['candidates']}")
         return ", ".join(parts)
 
+    @property
+    def score_identity(self) -> dict[str, Any]:
+        """What a reranker's scores are kept under: its identity less what a pair's own texts say.
+
+        The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so
+        runs that differ in these alone share what they have in common.
+        """
+        return {key: value for key, value in self.identity.items() if key not in _IN_A_PAIR}
+
     def folder(self, results_dir: Path, task: str) -> Path:
         """Return the folder that holds this row's files for a task."""
         return results_dir / "runs" / slug(self.ref.label) / self.digest / slug(task)
+
+    def lock(self, results_dir: Path, task: str) -> Path:
+        """Return the file that one process at a time holds while it works on this row and a task.
+
+        Rerankers that share their scores share the lock: the second one then finds what the first one has scored.
+        """
+        key = self.digest if self.kind == "retriever" else digest(self.score_identity, 12)
+        return results_dir / "locks" / f"{slug(f'{self.ref.label}-{task}')}-{key}.lock"
 
     def meta(self) -> ModelMeta:
         """Return the identity as mteb files results under it, first stage and top_k included."""
@@ -104,6 +121,7 @@ class Row:
         )
 
 
+_IN_A_PAIR = {"stage", "candidates", "instruction"}
 _UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length")
 _SHOWN = 24

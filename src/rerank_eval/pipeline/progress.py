@@ -30,9 +30,10 @@ class _Rate(ProgressColumn):
 
     def render(self, task: RichTask) -> Text:
         elapsed = task.elapsed or 0.0
-        if elapsed <= 0 or not task.completed:
+        fresh = task.completed - task.fields["stored"]
+        if elapsed <= 0 or not fresh:
             return Text("")
-        text = f"{task.completed / elapsed:,.0f} {task.fields['unit']}/s"
+        text = f"{fresh / elapsed:,.0f} {task.fields['unit']}/s"
         if task.fields["tokens"]:
             text += f", {task.fields['tokens'] / elapsed:,.0f} tokens/s"
         return Text(text, style="progress.data.speed")
@@ -55,23 +56,28 @@ class Bar:
         self.unit = unit
         self.done = 0
         self.tokens = 0
+        self.stored = 0
         self.started = time.monotonic()
         self._reporter = reporter
         self._progress = progress
         self._last_line = self.started
-        self._task = progress.add_task(label, total=total, unit=unit, tokens=0) if progress is not None else None
+        self._task = (
+            progress.add_task(label, total=total, unit=unit, tokens=0, stored=0) if progress is not None else None
+        )
 
-    def advance(self, items: int, tokens: int = 0) -> None:
+    def advance(self, items: int, tokens: int = 0, stored: int = 0) -> None:
         """Count items as done.
 
         Args:
             items: How many.
-            tokens: Prompt tokens among them.
+            tokens: Prompt tokens that went through the model for them.
+            stored: Items among them that were done in an earlier run; they say nothing of this one's speed.
         """
         self.done += items
         self.tokens += tokens
+        self.stored += stored
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=items, tokens=self.tokens)
+            self._progress.update(self._task, advance=items, tokens=self.tokens, stored=self.stored)
         elif time.monotonic() - self._last_line >= _QUIET_SECONDS:
             self._last_line = time.monotonic()
             self._reporter.say(f"  {self.label}: {self.describe()}")
@@ -84,11 +90,13 @@ class Bar:
     def describe(self) -> str:
         """Say how far it is, how fast, and how long it still takes."""
         seconds = max(self.seconds, 1e-9)
-        rate = self.done / seconds
+        rate = (self.done - self.stored) / seconds
         left = (self.total - self.done) / rate if rate else float("inf")
         text = f"{self.done:,}/{self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
         if self.tokens:
             text += f", {self.tokens / seconds:,.0f} tokens/s"
+        if self.stored:
+            text += f", {self.stored:,} from the score store"
         return text + (f", {left:,.0f} s left" if self.done < self.total else f", {seconds:,.1f} s")
 
 

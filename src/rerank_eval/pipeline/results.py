@@ -24,6 +24,7 @@ from rerank_eval.errors import StorageError
 from rerank_eval.files import atomic_path, storage_error, write_json, write_text
 from rerank_eval.models.records import Recorder
 from rerank_eval.names import slug
+from rerank_eval.store.locks import locked
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -174,6 +175,13 @@ def save_mteb_result(results_dir: Path, result: Any, meta: ModelMeta, encode_kwa
     """
     final = ResultCache(results_dir / "mteb")
     path: Path = final.get_task_result_path(result.task_name, meta)
+    with locked(results_dir / "locks" / "mteb.lock"):  # the settings of all rows of a model stand in one file
+        return _save_mteb_result(results_dir, path, result, meta, encode_kwargs)
+
+
+def _save_mteb_result(
+    results_dir: Path, path: Path, result: Any, meta: ModelMeta, encode_kwargs: Mapping[str, Any]
+) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=results_dir / "mteb", prefix=".writing-") as temporary:

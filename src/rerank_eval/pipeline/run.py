@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,14 @@ from rerank_eval.errors import RerankEvalError
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.retriever import Backend, load_backend
 from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
+from rerank_eval.models.stored import ScoreStore
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.pipeline.tracking import Guarded
+from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
 
@@ -74,12 +76,40 @@ class Runner:
             rows = [row.folder(self.plan.results_dir, task.name) for row in self.plan.rows]
             if self.plan.loaded.base.data_folder is None and not all(results.read_manifest(row) for row in rows):
                 prepare.check_present(built)
-        for first in self.plan.retrievers:
-            self._retrieve_all(first)
+        self._all(self.plan.retrievers, self._retrieve)
         self._backend = None
-        for second in self.plan.rerankers():
-            self._rerank_all(second)
+        self._all(self.plan.rerankers(), self._rerank)
         return self.outcome
+
+    def _all(self, rows: Sequence[Row], do: Callable[[Job], None]) -> None:
+        """Do each row on each task. What another process is at is left for the end, when it may be done."""
+        later: list[tuple[Row, TaskRef]] = []
+        for row in rows:
+            for task in self.plan.tasks:
+                if not self._one(row, task, do, wait=False):
+                    later.append((row, task))
+        for row, task in later:
+            self._one(row, task, do, wait=True)
+
+    def _one(self, row: Row, task: TaskRef, do: Callable[[Job], None], *, wait: bool) -> bool:
+        """Do a row on a task unless it is done; say whether that is settled."""
+        if self._is_done(row, task):
+            return True
+        with locked(row.lock(self.plan.results_dir, task.name), wait=wait, waiting=self._waiting(row, task)) as held:
+            if held is None:
+                return False
+            if not self._is_done(row, task):
+                folder = row.folder(self.plan.results_dir, task.name)
+                size = self.plan.loaded.base.embedded.size
+                job = Job(row, task, folder, self.plan.results_dir, self._inputs(row, task), size, held)
+                do(job)
+                self._note(job)
+        return True
+
+    def _waiting(self, row: Row, task: TaskRef) -> Callable[[], None]:
+        return lambda: self.reporter.say(
+            f"  another process is at work on {row.ref.label} and {task.name}{_variant(row)}; waiting for it"
+        )
 
     def _fingerprint(self, task: TaskRef) -> Any:
         built = build(task, size=self.plan.loaded.base.embedded.size)
@@ -90,18 +120,18 @@ class Runner:
             mirror.find(built, data_root)  # what is missing is told before any model is loaded
         return built
 
-    def _jobs(self, row: Row, tasks: Sequence[TaskRef]) -> Iterator[Job]:
-        """Yield the jobs that are not done, and note the others."""
-        for task in tasks:
-            folder = row.folder(self.plan.results_dir, task.name)
-            inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}
-            if row.retriever is not None:
-                inputs["candidates"] = self._candidates(row, task)["digest"]
-            if results.is_done(folder, inputs):
-                self.outcome.skipped.append((row.ref.label, task.name))
-                self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
-                continue
-            yield Job(row, task, folder, self.plan.results_dir, inputs, self.plan.loaded.base.embedded.size)
+    def _inputs(self, row: Row, task: TaskRef) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}
+        if row.retriever is not None:
+            inputs["candidates"] = self._candidates(row, task)["digest"]
+        return inputs
+
+    def _is_done(self, row: Row, task: TaskRef) -> bool:
+        if not results.is_done(row.folder(self.plan.results_dir, task.name), self._inputs(row, task)):
+            return False
+        self.outcome.skipped.append((row.ref.label, task.name))
+        self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
+        return True
 
     def _candidates(self, row: Row, task: TaskRef) -> dict[str, Any]:
         assert row.retriever is not None  # noqa: S101 - asked for reranker rows only
@@ -110,24 +140,22 @@ class Runner:
             raise RerankEvalError(f"{task.name}: the candidates of {row.retriever.ref.label} vanished while running")
         return manifest
 
-    def _retrieve_all(self, row: Row) -> None:
-        for job in self._jobs(row, self.plan.tasks):
-            if self._backend is None or self._backend[0] != row.digest:
-                self._backend = None
-                gc.collect()
-                backend = self._load_backend(row)
-                self._backend = (row.digest, backend)
-            stages.retrieve(job, self._backend[1], self.reporter)
-            self._note(job)
+    def _retrieve(self, job: Job) -> None:
+        row = job.row
+        if self._backend is None or self._backend[0] != row.digest:
+            self._backend = None
+            gc.collect()
+            self._backend = (row.digest, self._load_backend(row))
+        stages.retrieve(job, self._backend[1], self.reporter)
 
     def _load_backend(self, row: Row) -> Backend:
         return load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir, row.instructions)
 
-    def _rerank_all(self, row: Row) -> None:
-        for job in self._jobs(row, self.plan.tasks):
-            model = CrossEncoder(self._load_scorer(row), row.meta())
-            stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
-            self._note(job)
+    def _rerank(self, job: Job) -> None:
+        row = job.row
+        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity)
+        model = CrossEncoder(self._load_scorer(row), row.meta(), ledger=store.cell)
+        stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 
     def _load_scorer(self, row: Row) -> Scorer:
         """Load a reranker, or keep the one in memory when only its instruction differs."""

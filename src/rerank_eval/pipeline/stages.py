@@ -10,6 +10,7 @@ from typing import Any
 import mteb
 
 from rerank_eval.errors import DataError
+from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder
 from rerank_eval.models.retriever import Backend, CandidateSearch
 from rerank_eval.pipeline import results
@@ -52,16 +53,16 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         result = evaluate(search, task)
         judged = results.judge(search.recorder, judgements(task), prepare.changed_judgements(task))
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
+    work = backend.take_work()
     facts = {
         "native": native,
         "counts": {"texts": bar.done},
-        "work": backend.take_work(),
         "digest": judged.digest,
     }
     prompts = backend.prompts(task.metadata)
     if prompts is not None:
         facts["instruction"] = {"setting": job.row.identity["instruction"], **prompts}
-    _write(job, Finished(task, result, judged, bar, started, facts))
+    _write(job, Finished(task, result, judged, bar, started, facts, work))
     prepare.unload(task)
 
 
@@ -88,18 +89,21 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     model.mteb_model_meta = job.row.meta()
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
-        result = evaluate(model, task)
+        result = evaluate(RerankSearch(model), task)
         judged = results.judge(model.recorder, judgements(task), prepare.changed_judgements(task))
-    counts = model.counts
+    counts, work = model.counts, model.scorer.take_work()
     facts = {
         "native": native,
         "counts": {"queries": counts.queries, "pairs": counts.pairs, "prompt_tokens": counts.tokens},
-        "truncation": {"pairs": counts.truncated, "rate": counts.truncated / max(counts.pairs, 1)},
+        "truncation": {
+            "pairs": counts.truncated,
+            "rate": counts.truncated / max(counts.pairs, 1),
+            "overlong_queries": counts.overlong,
+        },
         "instruction": model.scorer.policy.summary(),
-        "work": model.scorer.take_work(),
         "digest": judged.digest,
     }
-    _write(job, Finished(task, result, judged, bar, started, facts))
+    _write(job, Finished(task, result, judged, bar, started, facts, work))
     prepare.unload(task)
 
 
@@ -183,6 +187,8 @@ def evaluate(model: Any, task: Any) -> Any:
 
 def _write(job: Job, finished: Finished) -> None:
     """Write everything, the manifest last."""
+    if job.held is not None:
+        job.held.check()
     results.write_frames(job.folder, finished.judged, job.row.digest)
     mteb_json = results.save_mteb_result(job.results_dir, finished.result, job.row.meta(), {})
     results.finish(job.folder, manifest(job, finished, mteb_json))

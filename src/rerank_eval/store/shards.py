@@ -1,0 +1,260 @@
+"""A shard: one parquet file with the scores of a block of queries, complete or absent.
+
+Rows of one query (with one instruction) stand together. The file's own metadata says what it belongs to and carries a
+checksum of what it holds, so that a torn, altered or foreign shard is noticed. Any parquet reader opens it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rerank_eval.files import atomic_path
+from rerank_eval.names import canonical_json
+
+FORMAT = 1
+DIGEST_BYTES = 16
+SUFFIX = ".parquet"
+
+_KEY = b"rerank_eval"
+_SCHEMA = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("query_digest", pa.binary(DIGEST_BYTES), nullable=False),
+        pa.field("document_digest", pa.binary(DIGEST_BYTES), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("margin", pa.float64(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("overlong", pa.bool_(), nullable=False),
+        pa.field("tokens", pa.int32(), nullable=False),
+    ]
+)
+_CHECKED = ("query_digest", "document_digest", "score", "margin", "truncated", "overlong", "tokens")
+
+
+class ShardError(Exception):
+    """A file is no shard of ours, or does not hold what it says; the message says why."""
+
+
+def query_digest(query: str, instruction: str | None) -> bytes:
+    """Digest what a prompt takes from the query's side.
+
+    Args:
+        query: The query's text as the recipe reads it.
+        instruction: The instruction, or None for none (which is not the empty one).
+
+    Returns:
+        16 bytes: BLAKE2b over the instruction's length and text and the query's text, in UTF-8.
+    """
+    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    if instruction is None:
+        hasher.update(b"\xff" * 8)
+    else:
+        told = instruction.encode("utf-8", "surrogatepass")
+        hasher.update(len(told).to_bytes(8, "little") + told)
+    hasher.update(query.encode("utf-8", "surrogatepass"))
+    return hasher.digest()
+
+
+def document_digest(text: str) -> bytes:
+    """Digest a document's text: 16 bytes of BLAKE2b over its UTF-8.
+
+    Args:
+        text: The document as the recipe reads it.
+    """
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+@dataclass(frozen=True)
+class ScoredQuery:
+    """Scores of a query's candidates, every sequence of the same length.
+
+    Attributes:
+        query_id: The query's id, for people: what identifies a pair are the digests.
+        doc_ids: The documents' ids, likewise.
+        query: Digest of query and instruction.
+        documents: Digests of the documents.
+        scores: float64; what ranks.
+        margins: float64; log-odds of relevance.
+        truncated: bool; whether the prompt was cut.
+        overlong: bool; whether the query alone filled the prompt.
+        tokens: int32; the prompt's length.
+    """
+
+    query_id: str
+    doc_ids: Sequence[str]
+    query: bytes
+    documents: Sequence[bytes]
+    scores: NDArray[np.float64]
+    margins: NDArray[np.float64]
+    truncated: NDArray[np.bool_]
+    overlong: NDArray[np.bool_]
+    tokens: NDArray[np.int64]
+
+
+def write_shard(folder: Path, number: int, owner: Mapping[str, Any], queries: Sequence[ScoredQuery]) -> Path:
+    """Write a shard atomically.
+
+    Args:
+        folder: The cell's folder.
+        number: Its place among the cell's shards.
+        owner: What it belongs to: identity, task, subset, split.
+        queries: What it holds; at least one.
+
+    Returns:
+        The file.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written.
+    """
+    return write_table(folder, number, owner, _table(queries))
+
+
+def write_table(folder: Path, number: int, owner: Mapping[str, Any], table: pa.Table) -> Path:
+    """Write a shard from a table with a shard's columns; see `write_shard`."""
+    checksum = _checksum(table)
+    facts = {"format": FORMAT, "owner": dict(owner), "rows": table.num_rows, "checksum": checksum}
+    path = folder / f"{number:06d}-{checksum:08x}{SUFFIX}"
+    with atomic_path(path) as temporary:
+        # Page checksums let a reader of a few columns notice a flipped bit; ids repeat, digests do not.
+        pq.write_table(
+            table.replace_schema_metadata({_KEY: canonical_json(facts).encode()}),
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["query_id", "query_digest", "doc_id"],
+            write_page_checksum=True,
+        )
+    return path
+
+
+def _table(queries: Sequence[ScoredQuery]) -> pa.Table:
+    lengths = [len(one.doc_ids) for one in queries]
+    documents = b"".join(digest for one in queries for digest in one.documents)
+    total = sum(lengths)
+    repeated = b"".join(one.query * length for one, length in zip(queries, lengths, strict=True))
+    columns = {
+        "query_id": pa.array([one.query_id for one, n in zip(queries, lengths, strict=True) for _ in range(n)]),
+        "doc_id": pa.array([doc_id for one in queries for doc_id in one.doc_ids]),
+        "query_digest": _digests(repeated, total),
+        "document_digest": _digests(documents, total),
+        "score": np.concatenate([one.scores for one in queries]).astype(np.float64),
+        "margin": np.concatenate([one.margins for one in queries]).astype(np.float64),
+        "truncated": np.concatenate([one.truncated for one in queries]).astype(bool),
+        "overlong": np.concatenate([one.overlong for one in queries]).astype(bool),
+        "tokens": np.concatenate([one.tokens for one in queries]).astype(np.int32),
+    }
+    return pa.table([pa.array(columns[name], type=_SCHEMA.field(name).type) for name in _SCHEMA.names], schema=_SCHEMA)
+
+
+def _digests(joined: bytes, count: int) -> pa.Array:
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(DIGEST_BYTES), count, [None, pa.py_buffer(joined)])
+
+
+def _checksum(table: pa.Table) -> int:
+    value = 0
+    for name in _CHECKED:
+        column = table.column(name)
+        if pa.types.is_fixed_size_binary(column.type):
+            data: Any = as_digests(column).tobytes()
+        else:
+            data = np.ascontiguousarray(column.to_numpy()).tobytes()
+        value = zlib.crc32(data, value)
+    for name in ("query_id", "doc_id"):
+        value = zlib.crc32("\0".join(table.column(name).to_pylist()).encode("utf-8", "surrogatepass"), value)
+    return value
+
+
+def as_digests(column: Any) -> NDArray[np.void]:
+    """Return a column of digests as an array of 16-byte items.
+
+    Args:
+        column: A pyarrow chunked array of fixed-size binaries.
+    """
+    array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if isinstance(array, pa.DictionaryArray):
+        array = array.dictionary_decode()
+    buffer = array.buffers()[1]
+    if not len(array) or buffer is None:
+        return np.zeros(0, dtype=f"V{DIGEST_BYTES}")
+    return np.frombuffer(buffer, dtype=f"V{DIGEST_BYTES}", count=len(array), offset=array.offset * DIGEST_BYTES)
+
+
+def read_owner(path: Path) -> dict[str, Any]:
+    """Read what a shard says it belongs to, from its footer alone.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `format`, `owner`, `rows` and `checksum`.
+
+    Raises:
+        ShardError: It is no shard of this format, or it is torn.
+    """
+    try:
+        # Opening checks the magic bytes at both ends and the footer's length: a file cut anywhere fails here.
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        facts = json.loads((schema.metadata or {})[_KEY])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"is torn or no shard ({type(error).__name__})") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not schema.equals(_SCHEMA, check_metadata=False):
+        raise ShardError("is of another format")
+    if facts.get("rows") != rows:
+        raise ShardError("does not hold the rows that it says")
+    return facts
+
+
+def read_shard(path: Path) -> pa.Table:
+    """Read a shard whole and check everything in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its table.
+
+    Raises:
+        ShardError: It is torn, altered, or holds a score that is not finite.
+    """
+    facts = read_owner(path)
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, memory_map=False)
+        found = _checksum(table)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ShardError(f"is torn or altered ({type(error).__name__})") from None
+    if found != facts.get("checksum"):
+        raise ShardError("does not hold what its checksum says")
+    if not np.isfinite(table.column("score").to_numpy()).all():
+        raise ShardError("holds a score that is not finite")
+    return table
+
+
+def read_queries(path: Path) -> NDArray[np.void]:
+    """Read the query digest of each row.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ShardError: It is torn or altered there.
+    """
+    try:
+        table = pq.read_table(path, columns=["query_digest"], page_checksum_verification=True, memory_map=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ShardError(f"is torn or altered ({type(error).__name__})") from None
+    return as_digests(table.column("query_digest"))
