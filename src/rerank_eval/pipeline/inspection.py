@@ -326,7 +326,7 @@ class _View:
         config, prompting = found
         ref = self._model(config)
         tokenizer = AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
-        maker = PromptTokenizer(tokenizer, prompting.recipe, effective_max_length(config, ref))
+        maker = PromptTokenizer(tokenizer, prompting.recipe, effective_max_length(config, ref), config.markers)
         policy = make_policy(config, ref, prompting)
         chosen = policy.choose(said, self.data().metadata)
         prompt = maker.render(policy.query_text(text, said), rows[rank - 1]["text"], chosen)
