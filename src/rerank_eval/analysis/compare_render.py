@@ -21,6 +21,7 @@ from rerank_eval.analysis.render import MISSING, escape_latex, escape_markdown
 from rerank_eval.analysis.runs import MEASURES
 from rerank_eval.analysis.statistics import LEVEL
 from rerank_eval.files import write_json, write_text
+from rerank_eval.visible import csv_text
 
 SIGNIFICANT = 0.05
 _NAME = 24  # columns that names get where room is short
@@ -287,7 +288,7 @@ def write_all(comparison: Comparison, folder: Path, name: str = "comparison") ->
     """
     texts = {
         "md": to_markdown(comparison),
-        "csv": str(to_frame(comparison).to_csv(index=False, lineterminator="\n")),
+        "csv": csv_text(to_frame(comparison)),
         "tex": to_latex(comparison),
     }
     written = []

@@ -19,10 +19,12 @@ from tabulate import tabulate
 from rerank_eval.analysis.tables import DETAIL, KIND, MODEL, Leaderboard
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
+from rerank_eval.visible import csv_text, visible
 
 MISSING = "–"
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _PARTS = re.compile(r"\([^)]*\)|[A-Z]+[^A-Z (]*|[^A-Z (]+| +|\(")
+_LINES = re.compile(r"[\r\n\t]+")
 _HEAD_WIDTH = 13
 _TEXT_SHARE = 0.22  # of the terminal, for each of the two columns of text, where room is short
 _GAP = 2
@@ -134,7 +136,11 @@ def _footnotes(board: Leaderboard) -> list[str]:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what Markdown, or HTML in it, would take for markup."""
+    """Make one line of a text and escape what Markdown, or HTML in it, would take for markup.
+
+    A bare address stays one: some readers make a link of it, and there is no way to tell them not to.
+    """
+    text = visible(_LINES.sub(" ", text))
     for special in "\\`*_[]<>|&~$":
         text = text.replace(special, f"\\{special}")
     return text
@@ -160,12 +166,12 @@ def to_markdown(board: Leaderboard) -> str:
 
 def to_csv(board: Leaderboard) -> str:
     """Render as CSV at full precision: whose candidates, identity and notes in every row; a missing score is empty."""
-    return str(board.frame.to_csv(index=False, lineterminator="\n"))
+    return csv_text(board.frame)
 
 
 def escape_latex(text: str) -> str:
-    """Escape what LaTeX would take for a command."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Make one line of a text and escape what LaTeX would take for a command."""
+    return "".join(_LATEX.get(character, character) for character in visible(_LINES.sub(" ", text)))
 
 
 def to_latex(board: Leaderboard) -> str:
