@@ -154,6 +154,9 @@ def show_leaderboard(
     """
     from rerank_eval.analysis import render, tables
     from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
+    from rerank_eval.files import sweep
+    from rerank_eval.store import LOCK
+    from rerank_eval.store.locks import locked
     from rerank_eval.tasks.suites import load_suites
 
     records, left_out = of_one_revision(load_manifests(results_dir), revisions)
@@ -172,7 +175,9 @@ def show_leaderboard(
     if stale:
         tasks = ", ".join(sorted({record.task for record in stale}))
         console.print(f"left out: {len(stale)} reranking(s) of candidates that have changed, {tasks}", markup=False)
-    written = render.write_all(board, results_dir)
+    with locked(results_dir / LOCK):
+        sweep(results_dir)
+        written = render.write_all(board, results_dir)
     if insert is not None:
         written.append(render.insert_markdown(board, insert))
     console.print("written: " + ", ".join(str(path) for path in written), markup=False)

@@ -1,26 +1,30 @@
 """The command line: parse, call one function, render.
 
 Exit codes: 0 success, 1 a bug, 2 config or command line, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device,
-8 off the published numbers, 9 a broken set-up (`doctor`), 130 Ctrl-C (`rerank_eval.errors`).
+8 off the published numbers, 9 a broken set-up (`doctor`), 10 a result that does not follow from its files (`verify`),
+130 Ctrl-C, 143 SIGTERM (`rerank_eval.errors`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
 from rich.markup import escape
 
-from rerank_eval.commands import app, console, evaluation, results
-from rerank_eval.errors import INTERRUPTED, ConfigError, RerankEvalError
+from rerank_eval.commands import app, console, evaluation, results, store
+from rerank_eval.errors import INTERRUPTED, TERMINATED, ConfigError, RerankEvalError
 from rerank_eval.files import storage_error
 from rerank_eval.visible import make_console
 
-__all__ = ["app", "console", "evaluation", "main", "results"]
+__all__ = ["app", "console", "evaluation", "main", "results", "store"]
 
 error_console = make_console(stderr=True, soft_wrap=True)
 
@@ -31,7 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Command-line arguments; None takes the process's own.
     """
+    with suppress(ValueError):  # not the main thread: whoever runs us there minds the signals
+        signal.signal(signal.SIGTERM, _terminate)
     raise SystemExit(_run(arguments))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Unwind, so that the block under way is written; Slurm and Kubernetes kill half a minute after they ask."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(TERMINATED)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -43,6 +55,8 @@ def _run(arguments: list[str] | None) -> int:
         code = _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -58,8 +72,8 @@ def _run(arguments: list[str] | None) -> int:
             _log("a bug", exc_info=True)
             raise
         code = _fail(" ".join(usage().split()), ConfigError.exit_code)
-    if code == INTERRUPTED:  # typer turns Ctrl-C inside a command into this code by itself
-        message = "interrupted: finished tasks are kept; the same command goes on with what is missing"
+    if code in {INTERRUPTED, TERMINATED}:  # typer turns Ctrl-C inside a command into this code by itself
+        message = "interrupted: what was scored is kept; the same command goes on with what is missing"
         error_console.print(message)
         _log(message)
     return code

@@ -12,7 +12,9 @@
 | 7 | DeviceError | the device ran out of memory or does not support what was asked |
 | 8 | ReproductionError | a result is off the published one (`reproduce`; with --strict also one that is missing) |
 | 9 | SetupError | a check of `doctor` failed |
-| 130 | | interrupted by Ctrl-C; finished tasks are kept |
+| 10 | VerificationError | a number does not follow from its files (`verify`) |
+| 130 | | interrupted by Ctrl-C; every score is kept but those of the block under way |
+| 143 | | the same by SIGTERM, which batch systems send before they kill |
 """
 
 from __future__ import annotations
@@ -80,5 +82,14 @@ class SetupError(RerankEvalError):
     exit_code = 9
 
 
+class VerificationError(RerankEvalError):
+    """A result's number does not follow from the files beside it."""
+
+    exit_code = 10
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C (128 + SIGINT, the shell's convention)."""
+
+TERMINATED = 143
+"""Exit code after SIGTERM (128 + SIGTERM)."""

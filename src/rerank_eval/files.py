@@ -72,6 +72,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; only its one writer, under its lock, may do so.
+
+    Args:
+        folder: The folder; what is in its subfolders stays.
+    """
+    for left in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
+
+
 def set_aside(path: Path) -> Path:
     """Rename a file that is not ours to trust; it is never deleted and never read again.
 

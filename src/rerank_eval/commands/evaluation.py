@@ -24,7 +24,7 @@ def evaluate(task: TaskOption = None, config: ConfigOption = None, set_: SetOpti
 
         rerank-eval eval --task path/to/my_beir_folder
 
-    What is done already is not done again; Ctrl-C loses the task under way at most.
+    What is done already is not done again; Ctrl-C loses nothing, a crash the block of queries under way at most.
     """
     from rerank_eval.app import run_eval
 

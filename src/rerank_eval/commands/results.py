@@ -241,3 +241,26 @@ def reproduce(
         config, results_dir, tuple(model or ()), tuple(suite or ()), json_file, only_judge, keep_going, strict
     )
     run(request, console)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Identities, models' labels or rows' folders; none for everything.")
+    ] = None,
+    *,
+    task: TaskOption = None,
+    results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
+) -> None:
+    """Check that numbers follow from their files: digests, metrics judged again, mteb's file, candidates, the table.
+
+    Examples:
+        rerank-eval verify
+
+        rerank-eval verify 3f2a9c --task PyFunctionRetrieval
+
+    Exit code 10 when something does not follow. Scores and judgements are those that stand beside the manifest.
+    """
+    from rerank_eval.pipeline.verification import verify as check
+
+    check(names or [], task or [], results_dir, console)

@@ -193,6 +193,15 @@ class EmbeddedConfig(_Model):
     """`small` for minutes on two cores, `medium`, or `full`."""
 
 
+class StoreConfig(_Model):
+    """How often scores are written: a run that is killed loses the block under way. Not part of a result's identity."""
+
+    block_pairs: int = Field(default=32_768, ge=1)
+    """Pairs in a block at most, but for one query's own."""
+    block_seconds: float = Field(default=30.0, ge=0)
+    """Seconds after which a smaller block is written."""
+
+
 class TrackingConfig(_Model):
     """An experiment tracker that is told of config, scores and leaderboard; it never stops a run."""
 
@@ -219,6 +228,8 @@ class RunConfig(_Model):
     """Second stage; null evaluates the retriever alone."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Dotted key -> values to try, such as `reranker.dtype: [float32, bfloat16]`; every combination is a run."""
+    store: StoreConfig = StoreConfig()
+    """The score store's blocks."""
     results_dir: str = "results"
     """Folder for all results, relative to the current folder."""
     data_root: str | None = None

@@ -24,8 +24,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from rerank_eval.errors import StorageError
-from rerank_eval.files import set_aside, storage_error, write_json
+from rerank_eval.files import set_aside, storage_error, sweep, write_json
 from rerank_eval.names import digest, slug
+from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class EmbeddingStore:
         entry = _Entry(folder, facts, len(texts), dim)
         if entry.rows:
             try:
-                with locked(folder / ".lock", waiting=lambda: _tell_waiting(folder)):
+                with locked(folder / LOCK, waiting=lambda: _tell_waiting(folder)):
                     self._ensure(entry, texts, embed, told)
             except OSError as error:
                 raise storage_error(error, folder) or StorageError(
@@ -177,6 +178,7 @@ class EmbeddingStore:
         return StoredVectors(entry.final, (entry.rows, dim))
 
     def _ensure(self, entry: _Entry, texts: Texts, embed: Embed, advance: Callable[[int], None]) -> None:
+        sweep(entry.folder)
         if entry.final.exists():
             checksums = entry.checksums(entry.manifest)
             if checksums is not None and len(checksums) == _sound(entry, entry.final, checksums) == entry.blocks:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rerank_eval.config.schema import StoreConfig
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import StorageError
-from rerank_eval.files import write_text
+from rerank_eval.files import sweep, write_text
 from rerank_eval.models.reranker import Candidates, GroupScores
 from rerank_eval.names import canonical_json, digest, slug
+from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import Blocks, StoredCell
+from rerank_eval.store.locks import locked
 from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
 logger = logging.getLogger(__name__)
-
-STORE = "scores"
-IDENTITY = "identity.json"
 
 
 class ScoreStore:
@@ -62,11 +62,11 @@ class ScoreStore:
         note = self.folder / IDENTITY
         text = canonical_json(self.identity) + "\n"
         if not note.is_file() or note.read_text(encoding="utf-8", errors="replace") != text:
-            write_text(note, text)
-        # The digest keeps apart cells whose names come to one file name.
-        name = f"{slug(f'{subset}.{split}')}-{digest([subset, split], 6)}"
+            with locked(self.folder / LOCK):  # two tasks of one identity may begin at the same time
+                sweep(self.folder)
+                write_text(note, text)
         owner = {"identity": self.digest, "task": task, "subset": subset, "split": split}
-        stored = StoredCell(self.folder / slug(task) / name, owner, self.blocks)
+        stored = StoredCell(self.folder / slug(task) / cell_folder(subset, split), owner, self.blocks)
         try:
             yield _Ledger(stored)
         except BaseException:
@@ -76,6 +76,11 @@ class ScoreStore:
                 logger.warning("%s", error)
             raise
         stored.flush()
+
+
+def blocks(config: StoreConfig) -> Blocks:
+    """Return what a config says about blocks."""
+    return Blocks(config.block_pairs, config.block_seconds)
 
 
 class _Ledger:

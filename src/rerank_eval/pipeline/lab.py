@@ -25,7 +25,7 @@ from rerank_eval.models.records import Recorder
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
-from rerank_eval.models.stored import ScoreStore
+from rerank_eval.models.stored import ScoreStore, blocks
 from rerank_eval.names import digest, slug
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -189,7 +189,7 @@ class _Lab:
             for key in ("top_ranked", "relevant_docs"):
                 data[key] = {query: own for query, own in whole[key].items() if query in queries}
             pairs += sum(map(len, data["top_ranked"].values()))
-        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity)
+        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, blocks(row.config.store))
         model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
         with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
             model.advance = bar.advance

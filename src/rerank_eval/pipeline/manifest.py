@@ -8,16 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.analysis.judging import Judged
+from rerank_eval.analysis.seal import file_digest
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
-from rerank_eval.pipeline.results import Judged
 from rerank_eval.store.locks import Held
 from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef
 
-_NOT_OF_A_RESULT = {"grid", "extends", "description", "tasks", "results_dir", "data_root", "model_root", "tracking"}
+_NOT_OF_A_RESULT = {
+    "grid",
+    "extends",
+    "description",
+    "tasks",
+    "results_dir",
+    "data_root",
+    "model_root",
+    "tracking",
+    "store",
+}
 """Config keys that say nothing about one row on one task."""
 
 
@@ -114,7 +125,8 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
         "inputs": job.inputs,
         "config": config,
         "mteb_result": mteb_json.relative_to(job.results_dir).as_posix(),
-        "timings": _timings(finished),
+        # mteb's file holds times, so its digest stands among what may differ from run to run.
+        "timings": {**_timings(finished), "mteb_result": file_digest(mteb_json)},
         "environment": environment(),
         **finished.facts,
     }

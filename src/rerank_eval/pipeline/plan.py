@@ -18,6 +18,7 @@ from rerank_eval.models.instruction_sets import InstructionSet, find_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.names import digest, slug
+from rerank_eval.store import LOCK, STORE, score_identity
 from rerank_eval.tasks.registry import TaskRef, resolve
 
 
@@ -78,7 +79,7 @@ class Row:
         The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so
         runs that differ in these alone share what they have in common.
         """
-        return {key: value for key, value in self.identity.items() if key not in _IN_A_PAIR}
+        return score_identity(self.identity)
 
     def folder(self, results_dir: Path, task: str) -> Path:
         """Return the folder that holds this row's files for a task."""
@@ -89,8 +90,9 @@ class Row:
 
         Rerankers that share their scores share the lock: the second one then finds what the first one has scored.
         """
-        key = self.digest if self.kind == "retriever" else digest(self.score_identity, 12)
-        return results_dir / "locks" / f"{slug(f'{self.ref.label}-{task}')}-{key}.lock"
+        if self.kind == "retriever":
+            return self.folder(results_dir, task) / LOCK
+        return results_dir / STORE / slug(self.ref.label) / digest(self.score_identity, 12) / slug(task) / LOCK
 
     def meta(self) -> ModelMeta:
         """Return the identity as mteb files results under it, first stage and top_k included."""
@@ -119,7 +121,6 @@ class Row:
         )
 
 
-_IN_A_PAIR = {"stage", "candidates", "instruction"}
 _UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
 _NAMED = {"instruction", "max_length", "engine", "head", "markers"}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers")

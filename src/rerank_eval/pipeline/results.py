@@ -6,12 +6,10 @@ was written before it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +17,29 @@ import pandas as pd
 from mteb import ResultCache
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.analysis import followir, metrics, trec
+from rerank_eval.analysis import trec
+from rerank_eval.analysis.judging import (
+    CHANGED,
+    P_MRR,
+    PAIRS,
+    PER_QUERY,
+    QRELS,
+    Cell,
+    Changed,
+    Judged,
+    Qrels,
+    judge_frames,
+)
+from rerank_eval.analysis.seal import file_digest, sealed
 from rerank_eval.errors import StorageError
-from rerank_eval.files import atomic_path, storage_error, write_json, write_text
+from rerank_eval.files import atomic_path, storage_error, sweep, write_json, write_text
 from rerank_eval.models.records import Recorder
 from rerank_eval.names import slug
+from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-
-Qrels = Mapping[str, Mapping[str, int]]
-Changed = Mapping[str, Sequence[str]]
-Cell = tuple[str, str]
-"""(subset, split)"""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A task's scores as frames, and what follows from them.
-
-    Attributes:
-        pairs: Columns subset, split, query_id, doc_id, rank, score, relevance (0 where nobody judged): every pair.
-        per_query: Columns subset, split, query_id and the metrics: every query with judgements.
-        summary: Means over all queries of a cell, then over cells, as suites average.
-        digest: SHA-256 (16 hexadecimal characters) over every pair's cell, query, document and score.
-        instruction_pairs: Columns subset, split and those of `followir.p_mrr`; None unless relevance changes with the
-            instruction.
-    """
-
-    pairs: pd.DataFrame
-    per_query: pd.DataFrame
-    summary: dict[str, float]
-    digest: str
-    instruction_pairs: pd.DataFrame | None = None
 
 
 def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell, Changed] | None = None) -> Judged:
@@ -69,66 +56,23 @@ def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell
     Raises:
         ModelError: A score is not finite.
     """
-    pairs: list[pd.DataFrame] = []
-    queries: list[pd.DataFrame] = []
-    summaries: list[dict[str, float]] = []
-    hasher = hashlib.sha256()
-    for (subset, split), cell in sorted(recorder.cells.items()):
-        frame = cell.frame()
-        per_query = metrics.per_query(frame, qrels[subset, split])
-        summaries.append(metrics.summarise(per_query))
-        known = qrels[subset, split]
-        graded = zip(frame["query_id"], frame["doc_id"], strict=True)
-        frame["relevance"] = pd.array([known.get(q, {}).get(d, 0) for q, d in graded], dtype="int64")
-        pairs.append(_labelled(frame, subset, split))
-        queries.append(_labelled(per_query, subset, split))
-        for query_id, doc_id, score in zip(frame["query_id"], frame["doc_id"], frame["score"], strict=True):
-            hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
-    by_pair = _instruction_pairs(recorder, changed or {})
-    if by_pair is not None:
-        for part, (_, own) in zip(summaries, sorted(by_pair.items()), strict=True):
-            part.update(followir.summarise(own))
-    summary = {key: float(sum(part[key] for part in summaries) / len(summaries)) for key in summaries[0]}
-    return Judged(
-        pd.concat(pairs, ignore_index=True),
-        pd.concat(queries, ignore_index=True),
-        summary,
-        hasher.hexdigest()[:16],
-        None
-        if by_pair is None
-        else pd.concat([_labelled(own, *cell) for cell, own in sorted(by_pair.items())], ignore_index=True),
-    )
-
-
-def _instruction_pairs(recorder: Recorder, changed: Mapping[Cell, Changed]) -> dict[Cell, pd.DataFrame] | None:
-    """Judge pairs of instructions; None unless every cell has some."""
-    if not changed:
-        return None
-    found = {cell: followir.p_mrr(own.frame(), changed.get(cell, {})) for cell, own in recorder.cells.items()}
-    return found if found and all(len(frame) for frame in found.values()) else None
-
-
-def _labelled(frame: pd.DataFrame, subset: str, split: str) -> pd.DataFrame:
-    labelled = frame.copy()
-    labelled.insert(0, "split", split)
-    labelled.insert(0, "subset", subset)
-    return labelled
+    return judge_frames({cell: own.frame() for cell, own in recorder.cells.items()}, qrels, changed or {})
 
 
 def write_frames(folder: Path, judged: Judged, tag: str) -> None:
-    """Write scores and per-query metrics as parquet, and one TREC run a cell.
+    """Write scores, judgements and per-query metrics as parquet, and one TREC run a cell.
 
     Args:
         folder: The row's folder for the task.
         judged: What to write.
         tag: Last column of the TREC run.
     """
-    frames = {"scores.parquet": judged.pairs, "per_query.parquet": judged.per_query}
-    if judged.instruction_pairs is not None:
-        frames["p_mrr.parquet"] = judged.instruction_pairs
+    frames: dict[str, pd.DataFrame | None] = {PAIRS: judged.pairs, PER_QUERY: judged.per_query, QRELS: judged.qrels}
+    frames |= {P_MRR: judged.instruction_pairs, CHANGED: judged.changed}
     for name, frame in frames.items():
-        with atomic_path(folder / name) as temporary:
-            frame.to_parquet(temporary, index=False)
+        if frame is not None:
+            with atomic_path(folder / name) as temporary:
+                frame.to_parquet(temporary, index=False)
     for (subset, split), frame in judged.pairs.groupby(["subset", "split"], sort=True):
         trec.write_run(folder / f"{slug(f'{subset}.{split}')}.trec", frame, tag)
 
@@ -175,7 +119,9 @@ def save_mteb_result(results_dir: Path, result: Any, meta: ModelMeta, encode_kwa
     """
     final = ResultCache(results_dir / "mteb")
     path: Path = final.get_task_result_path(result.task_name, meta)
-    with locked(results_dir / "locks" / "mteb.lock"):  # the settings of all rows of a model stand in one file
+    with locked(results_dir / "mteb" / LOCK):  # the settings of all rows of a model stand in one file
+        for left in (results_dir / "mteb").glob(".writing-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         return _save_mteb_result(results_dir, path, result, meta, encode_kwargs)
 
 
@@ -226,7 +172,7 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
         inputs: Digests of data and candidates.
     """
     manifest = read_manifest(folder)
-    if manifest is None or manifest.get("inputs") != dict(inputs) or not (folder / "scores.parquet").is_file():
+    if manifest is None or manifest.get("inputs") != dict(inputs) or not (folder / PAIRS).is_file():
         return False
     # A retriever's candidates are what its rerankers read.
     predictions = predictions_path(folder, manifest["task"]["name"])
@@ -239,10 +185,12 @@ def begin(folder: Path) -> None:
     Args:
         folder: The row's folder for the task.
     """
+    sweep(folder)
     try:
         (folder / MANIFEST).unlink(missing_ok=True)
-        for run in folder.glob("*.trec"):  # of splits that the data may no longer have
-            run.unlink()
+        for pattern in ("*.trec", P_MRR, CHANGED):  # of what the data may no longer have
+            for old in folder.glob(pattern):
+                old.unlink()
     except OSError as error:
         raise storage_error(error, folder) or error from error
 
@@ -250,8 +198,15 @@ def begin(folder: Path) -> None:
 def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, which makes the task count as done.
 
+    It names every file beside it with a digest, and seals itself.
+
     Args:
         folder: The row's folder for the task.
         manifest: JSON-serialisable, without NaN.
     """
-    write_json(folder / MANIFEST, {"schema": SCHEMA, "complete": True, **manifest})
+    files = {
+        path.name: file_digest(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in {MANIFEST, LOCK}
+    }
+    write_json(folder / MANIFEST, sealed({"schema": SCHEMA, "complete": True, **manifest, "files": files}))

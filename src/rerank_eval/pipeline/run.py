@@ -12,7 +12,7 @@ from rerank_eval.errors import RerankEvalError
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.retriever import Backend, load_backend
 from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
-from rerank_eval.models.stored import ScoreStore
+from rerank_eval.models.stored import ScoreStore, blocks
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -154,7 +154,7 @@ class Runner:
 
     def _rerank(self, job: Job) -> None:
         row = job.row
-        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity)
+        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, blocks(row.config.store))
         model = CrossEncoder(self._load_scorer(row), row.meta(), ledger=store.cell)
         stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 

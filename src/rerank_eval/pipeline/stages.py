@@ -9,6 +9,7 @@ from typing import Any
 
 import mteb
 
+from rerank_eval.analysis.judging import Cell, Qrels
 from rerank_eval.errors import DataError
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder
@@ -16,7 +17,6 @@ from rerank_eval.models.retriever import Backend, CandidateSearch
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.manifest import Finished, Job, manifest
 from rerank_eval.pipeline.progress import Reporter
-from rerank_eval.pipeline.results import Cell
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import build
 
@@ -170,9 +170,9 @@ def _convert(task: Any, predictions: Path, top_k: int) -> None:
         ) from error
 
 
-def judgements(task: Any) -> dict[Cell, results.Qrels]:
+def judgements(task: Any) -> dict[Cell, Qrels]:
     """Return the judgements of each cell of a loaded task, of the queries that are there."""
-    judgements: dict[Cell, results.Qrels] = {}
+    judgements: dict[Cell, Qrels] = {}
     for subset, split, data in prepare.cells(task):
         # mteb averages over the queries that are there; published qrels name some that are not.
         known = set(data["queries"]["id"])

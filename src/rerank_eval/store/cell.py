@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rerank_eval.files import set_aside, storage_error
+from rerank_eval.files import set_aside, storage_error, sweep
 from rerank_eval.store.shards import (
     SUFFIX,
     ScoredQuery,
@@ -121,11 +121,7 @@ class StoredCell:
         self._scan()
 
     def _scan(self) -> None:
-        try:
-            for left in self.folder.glob(f".*{SUFFIX}.*.tmp"):  # of a process that was killed while writing
-                left.unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("%s: %s", self.folder, error.strerror)
+        sweep(self.folder)
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             with suppress(ValueError):
                 self._next = max(self._next, int(path.name.split("-", 1)[0]) + 1)

@@ -1,7 +1,7 @@
 """A shard: one parquet file with the scores of a block of queries, complete or absent.
 
-Rows of one query (with one instruction) stand together. The file's own metadata says what it belongs to and carries a
-checksum of what it holds, so that a torn, altered or foreign shard is noticed. Any parquet reader opens it.
+Rows of one query (with one instruction) stand together. The file's metadata says what it belongs to and its name
+carries a checksum of its bytes, so that a torn, altered or foreign shard is noticed. Any parquet reader opens it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rerank_eval.files import atomic_path
-from rerank_eval.names import canonical_json
+from rerank_eval.names import canonical_json, digest
 
 FORMAT = 1
 DIGEST_BYTES = 16
@@ -40,7 +40,6 @@ _SCHEMA = pa.schema(
         pa.field("tokens", pa.int32(), nullable=False),
     ]
 )
-_CHECKED = ("query_digest", "document_digest", "score", "margin", "truncated", "overlong", "tokens")
 
 
 class ShardError(Exception):
@@ -123,19 +122,22 @@ def write_shard(folder: Path, number: int, owner: Mapping[str, Any], queries: Se
 
 def write_table(folder: Path, number: int, owner: Mapping[str, Any], table: pa.Table) -> Path:
     """Write a shard from a table with a shard's columns; see `write_shard`."""
-    checksum = _checksum(table)
-    facts = {"format": FORMAT, "owner": dict(owner), "rows": table.num_rows, "checksum": checksum}
-    path = folder / f"{number:06d}-{checksum:08x}{SUFFIX}"
+    facts: dict[str, Any] = {"format": FORMAT, "owner": dict(owner), "rows": table.num_rows}
+    facts["seal"] = digest(facts)
+    buffer = pa.BufferOutputStream()
+    # Page checksums let a reader of a few columns notice a flipped bit; ids repeat, digests do not.
+    pq.write_table(
+        table.replace_schema_metadata({_KEY: canonical_json(facts).encode()}),
+        buffer,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["query_id", "query_digest", "doc_id"],
+        write_page_checksum=True,
+    )
+    content = buffer.getvalue().to_pybytes()
+    path = folder / f"{number:06d}-{zlib.crc32(content):08x}{SUFFIX}"
     with atomic_path(path) as temporary:
-        # Page checksums let a reader of a few columns notice a flipped bit; ids repeat, digests do not.
-        pq.write_table(
-            table.replace_schema_metadata({_KEY: canonical_json(facts).encode()}),
-            temporary,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=["query_id", "query_digest", "doc_id"],
-            write_page_checksum=True,
-        )
+        temporary.write_bytes(content)
     return path
 
 
@@ -145,8 +147,8 @@ def _table(queries: Sequence[ScoredQuery]) -> pa.Table:
     total = sum(lengths)
     repeated = b"".join(one.query * length for one, length in zip(queries, lengths, strict=True))
     columns = {
-        "query_id": pa.array([one.query_id for one, n in zip(queries, lengths, strict=True) for _ in range(n)]),
-        "doc_id": pa.array([doc_id for one in queries for doc_id in one.doc_ids]),
+        "query_id": pa.array([_told(one.query_id) for one, n in zip(queries, lengths, strict=True) for _ in range(n)]),
+        "doc_id": pa.array([_told(doc_id) for one in queries for doc_id in one.doc_ids]),
         "query_digest": _digests(repeated, total),
         "document_digest": _digests(documents, total),
         "score": np.concatenate([one.scores for one in queries]).astype(np.float64),
@@ -158,22 +160,13 @@ def _table(queries: Sequence[ScoredQuery]) -> pa.Table:
     return pa.table([pa.array(columns[name], type=_SCHEMA.field(name).type) for name in _SCHEMA.names], schema=_SCHEMA)
 
 
+def _told(identifier: str) -> str:
+    """Make an id what parquet takes: lone surrogates, which UTF-8 has no bytes for, are written out."""
+    return identifier.encode("utf-8", "backslashreplace").decode()
+
+
 def _digests(joined: bytes, count: int) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(DIGEST_BYTES), count, [None, pa.py_buffer(joined)])
-
-
-def _checksum(table: pa.Table) -> int:
-    value = 0
-    for name in _CHECKED:
-        column = table.column(name)
-        if pa.types.is_fixed_size_binary(column.type):
-            data: Any = as_digests(column).tobytes()
-        else:
-            data = np.ascontiguousarray(column.to_numpy()).tobytes()
-        value = zlib.crc32(data, value)
-    for name in ("query_id", "doc_id"):
-        value = zlib.crc32("\0".join(table.column(name).to_pylist()).encode("utf-8", "surrogatepass"), value)
-    return value
 
 
 def as_digests(column: Any) -> NDArray[np.void]:
@@ -200,7 +193,7 @@ def read_owner(path: Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        `format`, `owner`, `rows` and `checksum`.
+        `format`, `owner` and `rows`.
 
     Raises:
         ShardError: It is no shard of this format, or it is torn.
@@ -214,8 +207,8 @@ def read_owner(path: Path) -> dict[str, Any]:
         raise ShardError(f"is torn or no shard ({type(error).__name__})") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT or not schema.equals(_SCHEMA, check_metadata=False):
         raise ShardError("is of another format")
-    if facts.get("rows") != rows:
-        raise ShardError("does not hold the rows that it says")
+    if facts.pop("seal", None) != digest(facts) or facts["rows"] != rows:
+        raise ShardError("does not hold what it says")
     return facts
 
 
@@ -231,14 +224,14 @@ def read_shard(path: Path) -> pa.Table:
     Raises:
         ShardError: It is torn, altered, or holds a score that is not finite.
     """
-    facts = read_owner(path)
+    read_owner(path)
     try:
-        table = pq.read_table(path, page_checksum_verification=True, memory_map=False)
-        found = _checksum(table)
+        content = path.read_bytes()
+        if path.stem.partition("-")[2] != f"{zlib.crc32(content):08x}":
+            raise ShardError("does not hold what the checksum in its name says")
+        table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ShardError(f"is torn or altered ({type(error).__name__})") from None
-    if found != facts.get("checksum"):
-        raise ShardError("does not hold what its checksum says")
     if not np.isfinite(table.column("score").to_numpy()).all():
         raise ShardError("holds a score that is not finite")
     return table

@@ -1,0 +1,206 @@
+"""Whether a result's number follows from its files: every digest checked, every metric computed again.
+
+A result says: these candidates, scored so, judged by these judgements, give this number. `verify` takes scores and
+judgements from the files beside the manifest and does the judging again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rerank_eval.analysis import trec
+from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, judge_frames
+from rerank_eval.analysis.seal import file_digest, is_sealed
+from rerank_eval.errors import RerankEvalError
+from rerank_eval.names import digest, slug
+
+_MTEB_DIGITS = 1.1e-5
+"""mteb rounds to five digits; its mean over queries and ours differ in the last bits."""
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RerankEvalError)
+
+
+@dataclass
+class Verdict:
+    """What was found of one result.
+
+    Attributes:
+        folder: Its folder.
+        title: Task and model.
+        number: The main score as its manifest says, 0..1; NaN where that cannot be read.
+        measure: mteb's name of the main score.
+        checks: What was checked and holds.
+        faults: What does not hold.
+        notes: What could not be checked, and why.
+    """
+
+    folder: Path
+    title: str = ""
+    number: float = math.nan
+    measure: str = ""
+    checks: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def check(self, what: str, holds: bool, otherwise: str) -> bool:
+        """Note one check."""
+        if holds:
+            self.checks.append(what)
+        else:
+            self.faults.append(otherwise)
+        return holds
+
+
+def verify_result(folder: Path, results_dir: Path) -> Verdict:
+    """Check one result.
+
+    Args:
+        folder: `results/runs/<model>/<identity>/<task>`.
+        results_dir: The results folder that it stands in.
+
+    Returns:
+        What holds and what does not; nothing is raised for a broken file.
+    """
+    verdict = Verdict(folder, folder.name)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        verdict.title = f"{manifest['task']['name']}, {manifest['row']['label']}"
+        verdict.number, verdict.measure = float(manifest["scores"]["main"]), str(manifest["task"]["main_score"])
+    except _UNREADABLE as error:
+        verdict.faults.append(f"manifest.json cannot be read ({type(error).__name__})")
+        return verdict
+    if "seal" not in manifest:
+        verdict.faults.append("manifest.json has no seal: it is of an older release; run `make eval` again")
+        return verdict
+    verdict.check("the manifest's seal", is_sealed(manifest), "manifest.json is not as it was written")
+    for what in (_identity, _files, _numbers, _mteb, _candidates):
+        try:
+            what(verdict, manifest, results_dir)
+        except _UNREADABLE as error:
+            verdict.faults.append(f"{what.__name__.strip('_')}: cannot be checked ({type(error).__name__}: {error})")
+    return verdict
+
+
+def _identity(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
+    told = manifest["identity"]
+    same = digest(told[manifest["row"]["kind"]], 12) == told["digest"] == verdict.folder.parent.name
+    verdict.check("identity", same, "the identity is not what its digest and its folder say")
+
+
+def _files(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
+    listed = manifest["files"]
+    there = {path.name for path in verdict.folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    for name in sorted(set(listed) | (there - {"manifest.json"})):
+        if name not in there:
+            verdict.faults.append(f"{name} is missing")
+        elif name not in listed:
+            verdict.faults.append(f"{name} is not of this result")
+        else:
+            same = file_digest(verdict.folder / name) == listed[name]
+            verdict.check(f"{name}: SHA-256", same, f"{name} has been altered")
+
+
+def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
+    stored = pd.read_parquet(verdict.folder / PER_QUERY)
+    again = _judged_again(verdict.folder)
+    verdict.check("digest of the scores", again.digest == manifest["digest"], f"{PAIRS} holds other scores")
+    verdict.check(
+        f"{len(stored):,} queries judged again",
+        _equal(stored, again.per_query),
+        f"{PER_QUERY} does not follow from {PAIRS}",
+    )
+    if again.instruction_pairs is not None:
+        pairs = pd.read_parquet(verdict.folder / P_MRR)
+        verdict.check(
+            "p-MRR pair by pair", _equal(pairs, again.instruction_pairs), f"{P_MRR} does not follow from {PAIRS}"
+        )
+    said = manifest["scores"]
+    wrong = [name for name, value in again.summary.items() if said.get(name) != value]
+    verdict.check("every mean", not wrong, f"the manifest's {', '.join(wrong)} do not follow from {PER_QUERY}")
+    for cell, own in _by_cell(again.pairs):
+        name = f"{slug('.'.join(cell))}.trec"
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / name
+            trec.write_run(path, own, manifest["identity"]["digest"])
+            same = path.read_bytes() == (verdict.folder / name).read_bytes()
+        verdict.check(f"{name}: ranking", same, f"{name} is another ranking than {PAIRS}")
+    main = said["main"]
+    if verdict.measure in again.summary or verdict.measure == "p-MRR":
+        comes = again.summary["p_mrr" if verdict.measure == "p-MRR" else verdict.measure]
+        verdict.check(
+            f"{verdict.measure} {comes:.5f}",
+            abs(comes - main) <= _MTEB_DIGITS,
+            f"{verdict.measure} comes to {comes:.5f} and not to {main:.5f}",
+        )
+    else:
+        verdict.notes.append(f"{verdict.measure} is mteb's own and is not computed again")
+
+
+def _judged_again(folder: Path) -> Judged:
+    qrels: dict[Cell, dict[str, dict[str, int]]] = {}
+    for cell, frame in _by_cell(pd.read_parquet(folder / QRELS)):
+        for query, document, value in zip(frame["query_id"], frame["doc_id"], frame["relevance"], strict=True):
+            qrels.setdefault(cell, {}).setdefault(query, {})[document] = int(value)
+    pairs = pd.read_parquet(folder / PAIRS)
+    columns = ["query_id", "doc_id", "rank", "score"]
+    cells = {cell: pairs.head(0)[columns] for cell in qrels}
+    cells |= {cell: frame[columns].reset_index(drop=True) for cell, frame in _by_cell(pairs)}
+    changed: dict[Cell, dict[str, list[str]]] = {}
+    if (folder / CHANGED).is_file():
+        for cell, frame in _by_cell(pd.read_parquet(folder / CHANGED)):
+            for query, document in zip(frame["query_id"], frame["doc_id"], strict=True):
+                changed.setdefault(cell, {}).setdefault(query, []).append(document)
+    return judge_frames(cells, {cell: qrels.get(cell, {}) for cell in cells}, changed)
+
+
+def _by_cell(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
+    for key, own in frame.groupby(["subset", "split"], sort=True):
+        subset, split = key
+        yield (str(subset), str(split)), own
+
+
+def _equal(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    if list(one.columns) != list(other.columns) or len(one) != len(other):
+        return False
+    return all(np.array_equal(one[name].to_numpy(), other[name].to_numpy()) for name in one.columns)
+
+
+def _mteb(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> None:
+    path = results_dir / manifest["mteb_result"]
+    # The manifest's own words become a path: it must not lead out of the folder.
+    if not path.resolve().is_relative_to(results_dir.resolve()):
+        verdict.faults.append("mteb_result leads out of the results folder")
+        return
+    same = file_digest(path) == manifest["timings"]["mteb_result"]
+    verdict.check("mteb's file: SHA-256", same, f"{path.name} of mteb has been altered")
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    found = {(one["hf_subset"], split): one["main_score"] for split, entries in scores.items() for one in entries}
+    told = {(one["subset"], one["split"]): one["main"] for one in manifest["scores"]["cells"]}
+    same = found.keys() == told.keys() and all(abs(found[key] - told[key]) <= _MTEB_DIGITS for key in told)
+    verdict.check("mteb's scores", same, f"{path.name} of mteb has other scores than the manifest")
+
+
+def _candidates(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> None:
+    if manifest["row"]["kind"] == "retriever":
+        return
+    first = manifest["identity"]["candidates"]
+    found = sorted((results_dir / "runs").glob(f"*/{slug(first)}/{slug(manifest['task']['name'])}/manifest.json"))
+    if not found:
+        verdict.notes.append("its candidates' own result is not here")
+        return
+    told = json.loads(found[0].read_text(encoding="utf-8"))
+    same = told["digest"] == manifest["inputs"]["candidates"]
+    verdict.check("candidates' digest", same, "its candidates are no longer those that stand here")
+    keys = ["subset", "split", "query_id", "doc_id"]
+    before = pd.MultiIndex.from_frame(pd.read_parquet(found[0].parent / PAIRS, columns=keys))
+    after = pd.MultiIndex.from_frame(pd.read_parquet(verdict.folder / PAIRS, columns=keys))
+    strangers = len(after.difference(before))
+    verdict.check("every pair is a candidate", not strangers, f"{strangers} of its pairs are no candidates")

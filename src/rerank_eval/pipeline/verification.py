@@ -1,0 +1,121 @@
+"""`verify`: whether the numbers of a results folder follow from its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from rerank_eval.analysis import render, tables
+from rerank_eval.analysis.judging import PAIRS
+from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
+from rerank_eval.analysis.runs import Stored, find_run, stored_rows
+from rerank_eval.analysis.tables import one_line
+from rerank_eval.analysis.verification import Verdict, verify_result
+from rerank_eval.errors import ConfigError, VerificationError
+from rerank_eval.names import did_you_mean
+from rerank_eval.store.agreement import agreement
+from rerank_eval.tasks.suites import load_suites
+
+
+def verify(names: Sequence[str], tasks: Sequence[str], results_dir: Path, console: Console) -> None:
+    """Check results and say of each whether its number follows from the files.
+
+    Args:
+        names: Identities, models' labels or rows' folders; none for every result and the leaderboard.
+        tasks: Only these tasks; none for all.
+        results_dir: The results folder.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: There is no such result.
+        VerificationError: A number does not follow from its files.
+    """
+    folders = _folders(names, tasks, results_dir)
+    faulty = 0
+    for folder in folders:
+        # A row may be named by a folder that stands in other results than --results says.
+        root = folder.parents[3] if folder.parents[2].name == "runs" else results_dir
+        verdict = verify_result(folder, root)
+        _ask_store(verdict, root)
+        faulty += bool(verdict.faults)
+        _tell(verdict, console)
+    if not names and not tasks:
+        faulty += not _tell_leaderboard(results_dir, console)
+    if faulty:
+        raise VerificationError(f"{results_dir}: {faulty} of {len(folders)} result(s) do not follow from their files")
+    console.print(f"{len(folders)} result(s) follow from their files")
+
+
+def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> list[Path]:
+    rows = [one for name in names for one in find_run(name, results_dir)] if names else list(stored_rows(results_dir))
+    found: list[Path] = []
+    if names:
+        for row in rows:
+            if not isinstance(row, Stored):
+                raise ConfigError(f"{row.name}: a file has no manifest to verify; name an identity or a row's folder")
+            found += row.tasks.values()
+    else:
+        # Also those whose manifest is torn or of another schema, which no row would list.
+        found = sorted(path.parent for path in (results_dir / "runs").glob("*/*/*/manifest.json"))
+    known = sorted({folder.name for folder in found})
+    for task in tasks:
+        if Path(task).name not in known:
+            raise ConfigError(f"--task {task!r}: no result there; {did_you_mean(Path(task).name, known)}")
+    wanted = {Path(task).name for task in tasks}
+    found = [folder for folder in found if not wanted or folder.name in wanted]
+    if not found:
+        raise ConfigError(f"{results_dir}: no results there; run `make eval` first, or name another with --results")
+    return found
+
+
+def _ask_store(verdict: Verdict, results_dir: Path) -> None:
+    try:
+        manifest = json.loads((verdict.folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["row"]["kind"] != "reranker":
+            return
+        frame = pd.read_parquet(verdict.folder / PAIRS)
+        task, identity = manifest["task"]["name"], manifest["identity"]["reranker"]
+        found = agreement(results_dir, manifest["row"]["label"], identity, task, frame)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # told already
+    verdict.faults += [f"score store: {one}" for one in found.unsound]
+    if found.other:
+        verdict.faults.append(f"the score store has another score for {found.other:,} of {found.pairs:,} pairs")
+    elif found.same:
+        verdict.checks.append(f"{found.same:,} of {found.pairs:,} pairs stand in the score store with the same score")
+    else:
+        verdict.notes.append("the score store holds none of its pairs")
+
+
+def _tell(verdict: Verdict, console: Console) -> None:
+    number = f"{verdict.measure} {100 * verdict.number:.2f}" if verdict.measure else "no number"
+    state = "does not follow" if verdict.faults else "follows"
+    console.print(f"{one_line(verdict.title)}: {number} {state} from its files", markup=False)
+    console.print(f"  {verdict.folder}: {len(verdict.checks)} checks hold", markup=False)
+    for fault in verdict.faults:
+        console.print(f"  FAULT: {one_line(fault)}", markup=False)
+    for note in verdict.notes:
+        console.print(f"  note: {one_line(note)}", markup=False)
+
+
+def _tell_leaderboard(results_dir: Path, console: Console) -> bool:
+    """Make the table again from the manifests and hold it against the one that stands there."""
+    path = results_dir / "leaderboard.csv"
+    if not path.is_file():
+        console.print(f"note: {path} is not there; `rerank-eval leaderboard` makes it", markup=False)
+        return True
+    records, _ = of_one_revision(load_manifests(results_dir), {})
+    records, _ = of_present_candidates(records)
+    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    same = render.to_csv(tables.leaderboard(records, suites)) == path.read_text(encoding="utf-8", errors="replace")
+    if same:
+        console.print(f"{path}: follows from the manifests", markup=False)
+    else:
+        console.print(
+            f"FAULT: {path} is not what these results give; `rerank-eval leaderboard` makes it anew", markup=False
+        )
+    return same

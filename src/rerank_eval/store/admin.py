@@ -1,0 +1,329 @@
+"""The score store for people: what is in it, whether it is sound, what can go, and a copy in one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+from tabulate import tabulate
+
+from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.files import atomic_path
+from rerank_eval.names import digest
+from rerank_eval.store import IDENTITY, LOCK, STORE
+from rerank_eval.store.cell import Blocks
+from rerank_eval.store.locks import locked
+from rerank_eval.store.shards import SUFFIX, ShardError, as_digests, read_owner, read_shard, write_table
+
+
+@dataclass
+class Scored:
+    """What one identity has scored.
+
+    Attributes:
+        folder: Its folder.
+        label: The model's short name, as a file name.
+        digest: The identity's digest.
+        identity: What it stands for; empty where its note cannot be read.
+        shards: Shards of each task, with what they say of themselves.
+        bad: Files that are no sound shard of it, with the reason.
+        aside: Files that were set aside, and what killed processes left.
+    """
+
+    folder: Path
+    label: str
+    digest: str
+    identity: dict[str, Any]
+    shards: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    bad: dict[Path, str] = field(default_factory=dict)
+    aside: list[Path] = field(default_factory=list)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs in all shards."""
+        return sum(int(facts["rows"]) for facts in self.shards.values())
+
+    @property
+    def cells(self) -> dict[Path, list[Path]]:
+        """The shards of each cell's folder, in order."""
+        found: dict[Path, list[Path]] = {}
+        for path in self.shards:
+            found.setdefault(path.parent, []).append(path)
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(path.stat().st_size for path in self.shards)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names."""
+        return sorted({str(facts["owner"]["task"]) for facts in self.shards.values()})
+
+
+def find_scored(results_dir: Path, name: str | None = None) -> list[Scored]:
+    """List the identities of a results folder's score store.
+
+    Args:
+        results_dir: The results folder.
+        name: Only this one: the beginning of its digest, or its model's label; None for all.
+
+    Raises:
+        ConfigError: There is no store, or it holds nothing of that name.
+    """
+    root = results_dir / STORE
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no scores are stored there; name a results folder with --results")
+    found = [_read(folder) for folder in sorted(root.glob("*/*")) if folder.is_dir()]
+    if name is not None:
+        found = [one for one in found if one.digest.startswith(name) or one.label.lower() == name.lower()]
+        if not found:
+            raise ConfigError(f"{name!r}: nothing of that name in {root}; `rerank-eval store ls` lists what is there")
+    return found
+
+
+def _read(folder: Path) -> Scored:
+    try:
+        identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        identity = {}
+    one = Scored(folder, folder.parent.name, folder.name, identity if isinstance(identity, dict) else {})
+    if digest(one.identity, 12) != one.digest:
+        one.bad[folder / IDENTITY] = "is missing or is another identity's; the next run writes it anew"
+    for path in sorted(folder.glob(f"*/*/*{SUFFIX}")):
+        if path.name.startswith("."):
+            continue
+        try:
+            facts = read_owner(path)
+            if facts["owner"].get("identity") != one.digest:
+                raise ShardError("belongs to another identity")
+            one.shards[path] = facts
+        except ShardError as error:
+            one.bad[path] = str(error)
+    one.aside = [*folder.glob("*/*/*.set-aside-*"), *folder.glob(f"*/*/.*{SUFFIX}.*.tmp")]
+    return one
+
+
+def show(results_dir: Path, name: str | None, console: Console) -> None:
+    """List what is stored.
+
+    Args:
+        results_dir: The results folder.
+        name: One identity, or None.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: There is nothing.
+    """
+    found = find_scored(results_dir, name)
+    rows = [
+        [
+            one.digest,
+            one.label,
+            _settings(one.identity),
+            len(one.tasks),
+            len(one.shards),
+            one.pairs,
+            _megabytes(one.size),
+        ]
+        for one in found
+    ]
+    heads = ["identity", "model", "settings", "tasks", "shards", "pairs", "MB"]
+    console.print(tabulate(rows, headers=heads, tablefmt="simple", intfmt=",", disable_numparse=[0]), markup=False)
+    aside, bad = sum(len(one.aside) for one in found), sum(len(one.bad) for one in found)
+    if aside or bad:
+        console.print(f"{bad} unsound and {aside} set-aside or temporary file(s); see `rerank-eval store verify`, `gc`")
+    console.print(f"{sum(one.pairs for one in found):,} pairs, {_megabytes(sum(one.size for one in found))} MB")
+
+
+def _settings(identity: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key}={value}" for key, value in identity.items() if key not in {"model", "revision"} and value is not None
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def verify(results_dir: Path, name: str | None, console: Console) -> None:
+    """Read every shard whole and check it.
+
+    Args:
+        results_dir: The results folder.
+        name: One identity, or None.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: There is nothing to check.
+        DataError: Something is unsound.
+    """
+    found = find_scored(results_dir, name)
+    sound = pairs = 0
+    for one in found:
+        twice = 0
+        for paths in one.cells.values():
+            keys = []
+            for path in paths:
+                try:
+                    keys.append(_keys(read_shard(path)))
+                    sound, pairs = sound + 1, pairs + len(keys[-1])
+                except ShardError as error:
+                    one.bad[path] = str(error)
+            if keys:
+                joined = np.concatenate(keys)
+                twice += len(joined) - len(np.unique(joined))
+        if twice:
+            console.print(f"{one.label} {one.digest}: {twice:,} pair(s) stand twice; `gc` drops one of each")
+        for path, why in one.bad.items():
+            console.print(f"unsound: {path} {why}", markup=False)
+    console.print(f"{sound:,} shard(s) with {pairs:,} pairs are sound")
+    unsound = sum(len(one.bad) for one in found)
+    if unsound:
+        raise DataError(
+            f"{results_dir / STORE}: {unsound} unsound file(s); a run sets them aside and scores them again"
+        )
+
+
+def _keys(table: pa.Table) -> NDArray[np.uint64]:
+    """Return 8 bytes that stand for each pair: ten million of them fit in memory, and two rarely come to the same."""
+    halves = [
+        as_digests(table.column(name)).view(np.uint64).reshape(-1, 2)[:, 0]
+        for name in ("query_digest", "document_digest")
+    ]
+    return np.asarray(halves[0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[1])
+
+
+def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: bool = False) -> None:
+    """Drop what nothing needs: set-aside and temporary files, pairs that stand twice; join small shards.
+
+    Args:
+        results_dir: The results folder.
+        name: One identity, or None.
+        console: Where it is printed.
+        dry_run: Only say what would be done.
+
+    Raises:
+        ConfigError: There is nothing.
+        StorageError: The folder cannot be written.
+    """
+    before = after = dropped = 0
+    for one in find_scored(results_dir, name):
+        for path in one.aside:
+            before += path.stat().st_size
+            dropped += 1
+            if not dry_run:
+                path.unlink(missing_ok=True)
+        for folder, paths in one.cells.items():
+            size = sum(path.stat().st_size for path in paths)
+            before += size
+            small = sum(one.shards[path]["rows"] < Blocks().pairs // 2 for path in paths)
+            if small <= 1 or dry_run:
+                after += size
+                dropped += max(0, small - 1) if dry_run else 0
+                continue
+            left = _join(folder, one.shards[paths[0]]["owner"], paths, console)
+            dropped += len(paths) - len(left)
+            after += sum(path.stat().st_size for path in left)
+    verb = "would be dropped or joined" if dry_run else "dropped or joined"
+    console.print(f"{dropped} file(s) {verb}; {_megabytes(before)} MB before, {_megabytes(after)} MB after")
+
+
+def _join(folder: Path, owner: dict[str, Any], paths: list[Path], console: Console) -> list[Path]:
+    """Write a cell's shards anew in full blocks; the old ones go when the new ones stand. Say which are left."""
+    with locked(folder.parent / LOCK, wait=False) as held:
+        if held is None:
+            console.print(f"{folder}: in use, left alone", markup=False)
+            return paths
+        number = 1 + max(int(path.name.split("-", 1)[0]) for path in paths if path.name[:6].isdigit())
+        seen = np.zeros(0, np.uint64)
+        waiting: list[pa.Table] = []
+        written: list[Path] = []
+        read: list[Path] = []
+
+        def write() -> None:
+            nonlocal number
+            if waiting:
+                written.append(write_table(folder, number, owner, pa.concat_tables(waiting)))
+                number += 1
+                waiting.clear()
+
+        for path in paths:
+            try:
+                table = read_shard(path)
+            except ShardError as error:
+                console.print(f"unsound: {path} {error}", markup=False)
+                continue
+            read.append(path)
+            keys = _keys(table)
+            keep = ~np.isin(keys, seen)
+            seen = np.concatenate([seen, keys])
+            waiting.append(table.filter(pa.array(keep)))
+            if sum(one.num_rows for one in waiting) >= Blocks().pairs:
+                write()
+        write()
+        for path in read:
+            if path not in written:
+                path.unlink()
+        return [*written, *(path for path in paths if path not in read)]
+
+
+def export(results_dir: Path, name: str | None, output: Path, console: Console) -> None:
+    """Write stored scores to one parquet or CSV file, with their model, task, subset and split.
+
+    Args:
+        results_dir: The results folder.
+        name: One identity, or None.
+        output: The file; its ending chooses the format.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: The ending is neither .parquet nor .csv, or there is nothing.
+        StorageError: The file cannot be written.
+    """
+    if output.suffix not in {".parquet", ".csv"}:
+        raise ConfigError(f"--output {output}: end it in .parquet or .csv")
+    pairs = 0
+    with atomic_path(output) as temporary, _writer(temporary, output.suffix) as writer:
+        for one in find_scored(results_dir, name):
+            for path, facts in one.shards.items():
+                try:
+                    table = read_shard(path)
+                except ShardError as error:
+                    console.print(f"left out: {path} {error}", markup=False)
+                    continue
+                writer.write(_labelled(table, one, facts["owner"]))
+                pairs += table.num_rows
+    console.print(f"written: {output}, {pairs:,} pairs", markup=False)
+
+
+_EXPORTED = ("query_id", "doc_id", "score", "margin", "truncated", "tokens")
+
+
+def _export_schema() -> pa.Schema:
+    told = [pa.field(name, pa.string()) for name in ("identity", "model", "task", "subset", "split")]
+    kinds = {"query_id": pa.string(), "doc_id": pa.string(), "score": pa.float64(), "margin": pa.float64()}
+    kinds |= {"truncated": pa.bool_(), "tokens": pa.int32()}
+    return pa.schema([*told, *(pa.field(name, kinds[name]) for name in _EXPORTED)])
+
+
+def _writer(path: Path, suffix: str) -> Any:
+    if suffix == ".parquet":
+        return pq.ParquetWriter(path, _export_schema(), compression="zstd")
+    from pyarrow import csv
+
+    return csv.CSVWriter(path, _export_schema())
+
+
+def _labelled(table: pa.Table, one: Scored, owner: dict[str, Any]) -> pa.Table:
+    told = [one.digest, str(one.identity.get("model", one.label)), owner["task"], owner["subset"], owner["split"]]
+    constant = [pa.array([value] * table.num_rows, pa.string()) for value in told]
+    return pa.table([*constant, *(table.column(name) for name in _EXPORTED)], schema=_export_schema())

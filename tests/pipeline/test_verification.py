@@ -1,0 +1,157 @@
+"""`rerank-eval verify`: a number either follows from its files or is told not to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rerank_eval.analysis.seal import sealed
+from rerank_eval.cli import _run
+from tests.pipeline.folders import write_beir_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with results of BM25 and the demo reranker."""
+    folder = tmp_path_factory.mktemp("verify")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_beir_folder(folder / "data" / "tools")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        chosen = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=10")
+        assert _run(["eval", "--config", "configs/base.yaml", "--task", "data/tools", *chosen]) == 0
+    return folder
+
+
+@pytest.fixture
+def results(finished: Path, tmp_path: Path) -> Path:
+    """A copy of its results to spoil."""
+    shutil.copytree(finished / "results", tmp_path / "results", ignore=shutil.ignore_patterns(".lock"))
+    return tmp_path / "results"
+
+
+def verify(results: Path, *arguments: str) -> int:
+    return _run(["verify", *arguments, "--results", str(results)])
+
+
+def reranked(results: Path) -> Path:
+    return next(results.glob("runs/Qwen3*/*/tools"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change a manifest as a careful forger would, who seals it again."""
+    manifest = json.loads(path.read_text())
+    for key, value in changes.items():
+        manifest[key] = {**manifest[key], **value}
+    path.write_text(json.dumps(sealed(manifest)))
+
+
+def test_untouched_results_follow(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(results) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("follows from its files") == 2
+    assert "leaderboard.csv: follows from the manifests" in printed
+    assert "2 result(s) follow from their files" in printed
+    assert "FAULT" not in printed
+
+
+def test_one_altered_byte_anywhere_is_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [path for path in results.rglob("*") if path.is_file()]
+    spoilt = [
+        path
+        for path in files
+        if path.suffix in {".parquet", ".trec", ".json", ".csv"}
+        and path.name not in {"identity.json", "model_meta.json"}
+    ]
+    assert len(spoilt) >= 12
+    for path in spoilt:
+        whole = path.read_bytes()
+        for place in (len(whole) // 3, len(whole) - 9):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert verify(results) == 10, (path, place)
+            assert "FAULT" in capsys.readouterr().out
+        path.write_bytes(whole)
+    assert verify(results) == 0
+
+
+def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = reranked(results) / "manifest.json"
+    scores = json.loads(manifest.read_text())["scores"]
+    edit(manifest, scores={"main": scores["main"] + 0.05, "ndcg_at_10": scores["ndcg_at_10"] + 0.05})
+    assert verify(results) == 10
+    printed = capsys.readouterr().out
+    assert "ndcg_at_10 comes to" in printed
+    assert "the manifest's ndcg_at_10 do not follow from per_query.parquet" in printed
+
+
+def test_forged_scores_with_new_digests_meet_the_score_store(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All digests made anew, every metric consistent: the store still knows what the model said."""
+    from rerank_eval.analysis.judging import PAIRS, PER_QUERY
+    from rerank_eval.analysis.seal import file_digest
+    from rerank_eval.analysis.verification import _judged_again
+
+    folder = reranked(results)
+    frame = pd.read_parquet(folder / PAIRS)
+    frame["score"] += (frame["relevance"] > 0) * 100.0
+    frame = frame.sort_values("score", ascending=False, kind="stable")
+    frame["rank"] = frame.groupby("query_id").cumcount() + 1
+    order = {query: number for number, query in enumerate(pd.read_parquet(folder / PAIRS)["query_id"].unique())}
+    frame = frame.assign(_q=frame["query_id"].map(order)).sort_values(["_q", "rank"]).drop(columns="_q")
+    frame.to_parquet(folder / PAIRS, index=False)
+    judged = _judged_again(folder)
+    judged.per_query.to_parquet(folder / PER_QUERY, index=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = {name: file_digest(folder / name) for name in manifest["files"]}
+    main = judged.summary["ndcg_at_10"]
+    manifest |= {"files": files, "digest": judged.digest}
+    manifest["scores"] |= {**judged.summary, "main": main}
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    assert verify(results) == 10
+    assert "the score store has another score for" in capsys.readouterr().out
+
+
+def test_missing_and_foreign_files_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = reranked(results)
+    (folder / "qrels.parquet").unlink()
+    (folder / "notes.parquet").write_text("not of ours")
+    assert verify(results) == 10
+    printed = capsys.readouterr().out
+    assert "qrels.parquet is missing" in printed
+    assert "notes.parquet is not of this result" in printed
+
+
+def test_changed_candidates_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = next(results.glob("runs/BM25/*/tools/manifest.json"))
+    manifest = json.loads(first.read_text())
+    manifest["digest"] = "0" * 16
+    first.write_text(json.dumps(sealed(manifest)))
+    assert verify(results, reranked(results).parent.name) == 10
+    assert "its candidates are no longer those that stand here" in capsys.readouterr().out
+
+
+def test_a_path_that_leads_out_is_not_followed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = reranked(results) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["mteb_result"] = "../../../etc/passwd"
+    path.write_text(json.dumps(sealed(manifest)))
+    assert verify(results) == 10
+    assert "leads out of the results folder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"schema": 1}', '{"task": 3, "row": []}'])
+def test_a_broken_manifest_is_a_fault_and_no_traceback(results: Path, content: str) -> None:
+    (reranked(results) / "manifest.json").write_text(content)
+    assert verify(results) == 10
+
+
+def test_names_that_are_not_there(results: Path) -> None:
+    assert verify(results, "nothing-of-that-name") == 2
+    assert verify(results, "--task", "Tols") == 2
+    assert verify(results / "none") == 2

@@ -1,0 +1,116 @@
+"""`rerank-eval store`: what people see of the store and do to it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rerank_eval.cli import _run
+from rerank_eval.models.stored import ScoreStore
+from rerank_eval.store import LOCK
+from rerank_eval.store.cell import Blocks, StoredCell
+from rerank_eval.store.locks import locked
+from tests.store.test_cell import TEXTS, scored
+
+IDENTITY = {"model": "org/words", "dtype": "float32"}
+CELL = {"task": "T", "subset": "default", "split": "test"}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A store with two tasks; one cell has its scores in three small shards."""
+    store = ScoreStore(tmp_path, "words", IDENTITY, Blocks(pairs=4))
+    with store.cell("T", "default", "test") as ledger:
+        for number in range(3):
+            ledger.stored.add(scored(f"query {number}", TEXTS[:5]))
+    with store.cell("U", "a/b", "dev") as ledger:
+        ledger.stored.add(scored("other", TEXTS[:2]))
+    return tmp_path
+
+
+def store(*arguments: str, results: Path) -> int:
+    return _run(["store", *arguments, "--results", str(results)])
+
+
+def shards(results: Path) -> list[Path]:
+    return sorted(results.glob("scores/*/*/*/*/*.parquet"))
+
+
+def test_ls_says_what_is_there(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store("ls", results=results) == 0
+    printed = capsys.readouterr().out.split()
+    digest = ScoreStore(results, "words", IDENTITY).digest
+    row = printed.index(digest)
+    assert printed[row : row + 6] == [digest, "words", "dtype=float32", "2", "4", "17"]
+    assert store("ls", "nothing", results=results) == 2
+    assert store("ls", results=results / "none") == 2
+    assert "no scores are stored there" in capsys.readouterr().err
+
+
+def test_verify_finds_the_one_altered_byte(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store("verify", results=results) == 0
+    assert "4 shard(s) with 17 pairs are sound" in capsys.readouterr().out
+    path = shards(results)[1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 1
+    path.write_bytes(content)
+    assert store("verify", results=results) == 3
+    assert f"unsound: {path} " in capsys.readouterr().out
+
+
+def test_gc_joins_shards_and_loses_no_score(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shards(results)[0].parent
+    (folder / "000000-x.parquet.set-aside-1").write_bytes(b"old")
+    again = scored("query 1", TEXTS[:5])
+    cell = StoredCell(folder, {"identity": ScoreStore(results, "words", IDENTITY).digest, **CELL})
+    cell.add(again)
+    cell.flush()
+    before = len(shards(results))
+    assert store("gc", "--dry-run", results=results) == 0
+    assert len(shards(results)) == before
+    with locked(folder.parent / LOCK):
+        assert store("gc", results=results) == 0
+    assert "in use, left alone" in capsys.readouterr().out
+    assert store("gc", results=results) == 0
+    assert [path.parent.parent.name for path in shards(results)] == ["T", "U"]
+    assert not list(results.rglob("*.set-aside-*"))
+    joined = StoredCell(folder, cell.owner)
+    assert joined.pairs == 15
+    for number in range(3):
+        own = scored(f"query {number}", TEXTS[:5])
+        assert joined.find(own.query, own.documents).scores.tolist() == own.scores.tolist()
+
+
+def test_gc_leaves_an_unsound_shard_alone(results: Path) -> None:
+    path = shards(results)[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8] ^= 1
+    path.write_bytes(content)
+    assert store("gc", results=results) == 0
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_export_holds_every_pair(results: Path, suffix: str) -> None:
+    output = results / f"all{suffix}"
+    assert store("export", "--output", str(output), results=results) == 0
+    frame = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
+    assert len(frame) == 17
+    assert set(zip(frame["task"], frame["subset"], frame["split"], strict=True)) == {
+        ("T", "default", "test"),
+        ("U", "a/b", "dev"),
+    }
+    own = frame[frame["query_id"] == "id of query 2"]
+    assert np.array_equal(own["score"], scored("query 2", TEXTS[:5]).scores)
+    assert store("export", "--output", str(results / "all.xlsx"), results=results) == 2
+
+
+def test_an_export_that_cannot_be_written_is_one_line(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store("export", "--output", os.fspath(results / "scores" / "words" / "x" / "y.csv"), results=results) == 0
+    (results / "file").write_text("")
+    assert store("export", "--output", str(results / "file" / "y.csv"), results=results) == 6
+    assert capsys.readouterr().err.count("\n") == 1
