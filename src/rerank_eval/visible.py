@@ -11,8 +11,6 @@ import logging
 import re
 from typing import Any
 
-import pandas as pd
-from pandas.api.types import is_numeric_dtype
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult, RichCast
 from rich.segment import Segment
 
@@ -80,15 +78,3 @@ class VisibleFormatter(logging.Formatter):
 def no_formula(text: str) -> str:
     """Put an apostrophe before a cell that a spreadsheet would compute, as OWASP advises ("CSV Injection")."""
     return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def csv_text(frame: pd.DataFrame) -> str:
-    """Render a frame as CSV without formulas: texts and heads only, numbers stay as they are.
-
-    Args:
-        frame: The frame.
-    """
-    safe = frame.rename(columns=no_formula)
-    for name in safe.columns[[not is_numeric_dtype(kind) for kind in safe.dtypes]]:
-        safe[name] = [no_formula(value) if isinstance(value, str) else value for value in safe[name]]
-    return str(safe.to_csv(index=False, lineterminator="\n"))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.files import load_json
+
 logger = logging.getLogger(__name__)
 
 RANKING = "ndcg_at_10"
-_FOREIGN = (KeyError, TypeError, ValueError, AttributeError)
+_FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def load_manifests(results_dir: Path) -> list[ResultRecord]:
     records = []
     for path in sorted(results_dir.glob("runs/*/*/*/manifest.json")):
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = load_json(path)
             if manifest["schema"] != 1 or manifest["complete"] is not True:
                 raise ValueError("of another schema, or unfinished")
             records.append(_record(manifest))
