@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench leaderboard readme reproduce schema fuzz lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -71,6 +71,10 @@ reproduce: $(READY) ## run and judge the model card's table (MODEL, SUITE, CONFI
 
 schema: $(READY) ## write configs/schema.json
 	@$(BIN)/rerank-eval schema --output configs/schema.json
+
+fuzz: $(READY) ## feed hostile input to every reader for SECONDS, write results/fuzz (atheris; ARGS=--random without)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris 2>/dev/null || echo "atheris does not install with $$($(BIN)/python --version); run make fuzz ARGS=--random"
+	@$(BIN)/python -m tests.fuzzing.run --seconds $(or $(SECONDS),60) $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from typing import Any
 from rerank_eval.errors import StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_LARGEST_JSON = 2**30  # candidates of a million queries; what holds more is not ours
 _UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -127,9 +128,11 @@ def load_json(path: Path) -> Any:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is not UTF-8, not JSON, or nested deeper than Python's parser goes.
+        ValueError: It is not UTF-8, not JSON, larger than 1 GB, or nested deeper than Python's parser goes.
     """
     try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ValueError(f"larger than {_LARGEST_JSON // 2**20} MB")
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -16,6 +16,7 @@ from rerank_eval.analysis.records import ResultRecord
 from rerank_eval.analysis.tables import Leaderboard, leaderboard
 from rerank_eval.config.schema import RunConfig
 from rerank_eval.evals import evals_root
+from rerank_eval.names import digest
 from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
 CONFIGS = (
@@ -142,7 +143,8 @@ MANIFEST = {
     "timings": {"finished": 1.0, "pairs_per_second": 2.0},
     "truncation": {"pairs": 0, "rate": 0.0},
 }
-OWNER = {"identity": "0123456789ab", "task": "Task", "subset": "default", "split": "test"}
+IDENTITY = {"model": "m"}
+OWNER = {"identity": digest(IDENTITY, 12), "task": "Task", "subset": "default", "split": "test"}
 SCORED = ScoredQuery(
     "q1",
     ["d1", "d2"],

@@ -189,7 +189,9 @@ def _model(folder: Path) -> object:
 
 def _shard(folder: Path) -> object:
     root = folder / "results"
-    cell = StoredCell(root / "scores" / "m" / "0123456789ab" / "Task" / "cell", samples.OWNER)
+    own = root / "scores" / "m" / samples.OWNER["identity"]
+    (own / "identity.json").write_text(json.dumps(samples.IDENTITY))
+    cell = StoredCell(own / "Task" / "cell", samples.OWNER)
     cell.find(samples.SCORED.query, samples.SCORED.documents)
     admin.show(root, None, Console(file=io.StringIO()))
     return admin.verify(root, None, Console(file=io.StringIO()))
@@ -266,7 +268,7 @@ YAML = (
 def targets() -> dict[str, Target]:
     """Return every target by name."""
     name, shard = _shard_bytes()
-    cell = f"results/scores/m/0123456789ab/Task/cell/{name}"
+    cell = f"results/scores/m/{samples.OWNER['identity']}/Task/cell/{name}"
     own = "results/runs/m/0123456789ab/Task"
     good = samples.per_query()
     frames = (_parquet(good), _any_json(good.to_dict("list")), _any_json(good.to_dict("list")))

@@ -22,6 +22,8 @@ from rerank_eval.names import did_you_mean
 _MAX_BYTES = 1_000_000
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_LONGEST_NUMBER = 100
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
 Origins = dict[str, str]
@@ -61,6 +63,11 @@ class _Loader(yaml.SafeLoader):
         if isinstance(value, str) and (found := _UNUSABLE.search(value)):
             raise yaml.MarkedYAMLError(
                 problem=f"holds {found[0]!r}, which is no character of a name or a text", problem_mark=node.start_mark
+            )
+        if node.tag in _NUMBERS and len(value) > _LONGEST_NUMBER:
+            # YAML's numbers to the base of 60 take minutes where they are long, and Python refuses to print long ones.
+            raise yaml.MarkedYAMLError(
+                problem=f"holds a number of {len(value)} characters", problem_mark=node.start_mark
             )
         return value
 

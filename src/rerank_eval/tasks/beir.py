@@ -31,6 +31,8 @@ from rerank_eval.names import digest, slug
 _HEADER = re.compile(r"^\s*query[-_ ]?id\b", re.IGNORECASE)
 _BLANK = re.compile(r"\s")
 _MAX_LINE = 64 * 1024 * 1024
+_MAX_EXPANSION = 200  # of a gzip file; JSON lines of real texts come to 3 to 20
+_MAX_EMPTY = 1_000_000
 _QRELS_COLUMNS = (3, 4)
 _MAX_GRADE = 1000
 
@@ -133,14 +135,24 @@ def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
     try:
         with opened as handle:
             stream = cast("BinaryIO", handle)
-            number = 0
+            number = read = empty = 0
+            most = _MAX_EXPANSION * path.stat().st_size + _MAX_LINE
             while line := stream.readline(_MAX_LINE + 1):
                 number += 1
+                read += len(line)
+                if read > most:
+                    raise DataError(
+                        f"{path}:{number}: expands to more than {_MAX_EXPANSION} times its size, which no text does; "
+                        "unpack it by hand if it is meant to"
+                    )
                 if len(line) > _MAX_LINE:
                     raise DataError(f"{path}:{number}: the line is longer than 64 MB; is this one JSON object a line?")
                 if hasher is not None:
                     hasher.update(line)
-                if line.strip():
+                empty = 0 if line.strip() else empty + 1
+                if empty > _MAX_EMPTY:
+                    raise DataError(f"{path}:{number}: {_MAX_EMPTY:,} empty lines in a row; is this a corpus?")
+                if not empty:
                     yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error})") from None
