@@ -128,14 +128,19 @@ def load_json(path: Path) -> Any:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is not UTF-8, not JSON, larger than 1 GB, or nested deeper than Python's parser goes.
+        ValueError: It is not UTF-8, not JSON, larger than 1 GB, nested deeper than Python's parser goes, or holds half
+            of a surrogate pair.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"larger than {_LARGEST_JSON // 2**20} MB")
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is no character, and nothing that writes text takes it
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

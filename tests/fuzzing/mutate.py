@@ -77,8 +77,12 @@ def mutated(data: bytes, seeds: Sequence[bytes], words: Sequence[bytes]) -> byte
     value = seeds[stream.below(len(seeds))]
     if stream.below(8) == 0:
         return stream.take(len(data))
-    if value[:1] == b"{" and b"\n%%%\n" not in value and stream.below(4):
-        value = _json_mutated(value, stream)
+    lines = value.split(b"\n")
+    objects = [place for place, line in enumerate(lines) if line[:1] == b"{"]
+    if objects and stream.below(4):
+        place = objects[stream.below(len(objects))]
+        lines[place] = _json_mutated(lines[place], stream)
+        value = b"\n".join(lines)
         if stream.below(4):
             return value
     for _ in range(8):

@@ -14,6 +14,7 @@ from rerank_eval.analysis.compare import Comparison, Difference
 from rerank_eval.analysis.compare_render import scope
 from rerank_eval.analysis.metrics import DEPTH
 from rerank_eval.errors import ConfigError
+from rerank_eval.visible import visible
 
 # Okabe and Ito's palette; hatches and markers tell the same things apart in print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000", "#F0E442")
@@ -49,6 +50,7 @@ def _figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
 
 
 def _short(name: str) -> str:
+    name = visible(" ".join(name.split()))
     half = (_NAME - 3) // 2  # what tells two names apart mostly stands at their ends
     shown = name if len(name) <= _NAME else f"{name[:half]}...{name[-half:]}"
     return shown.replace("$", r"\$")  # matplotlib reads formulas between them

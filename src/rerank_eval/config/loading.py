@@ -24,6 +24,9 @@ _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _LONGEST_NUMBER = 100
+_DEEPEST = 8
+_BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, OverflowError)
+"""What PyYAML raises besides its own errors: for `!!timestamp x`, `!!bool x`, `!!int ''`."""
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
 Origins = dict[str, str]
@@ -111,7 +114,7 @@ def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_yaml_problem(error)}") from None
-    except (ValueError, RecursionError) as error:
+    except _BROKEN as error:
         raise ConfigError(f"{path}: not a usable YAML file ({type(error).__name__})") from None
     if value is None:
         return {}
@@ -212,11 +215,13 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, 
 
 def _parse_override(text: str) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
+    if key.count(".") > _DEEPEST:
+        raise ConfigError(f"{_COMMAND_LINE} {key[:40]!r}: no key has so many parts")
     if not equals or not key.strip():
         raise ConfigError(f"{_COMMAND_LINE} {text!r}: write it as key=value, such as reranker.dtype=float16")
     try:
         return key.strip(), yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, *_BROKEN):
         raise ConfigError(f"{_COMMAND_LINE} {key}: {raw!r} is not valid YAML") from None
 
 

@@ -201,7 +201,22 @@ def _row(line: bytes) -> dict[str, str]:
             raise _LineError(f"`{key}` of {identifier!r} is a {type(content).__name__}, not text")
         if content is not None:
             row[key] = content
+    if "\\u" in text:
+        _check_characters(row)
     return row
+
+
+def _check_characters(row: dict[str, str]) -> None:
+    """Refuse half of a surrogate pair, which JSON can spell and nothing else can hold."""
+    for key, content in row.items():
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            name = "_id" if key == "id" else key
+            raise _LineError(
+                f"`{name}` holds half of a surrogate pair (\\u{ord(content[error.start]):04x}), which is no character; "
+                "write \\ufffd in its place"
+            ) from None
 
 
 def _judgement(line: bytes) -> tuple[str, str, int]:
