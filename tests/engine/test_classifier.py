@@ -208,12 +208,14 @@ def test_half_precision_is_near_and_does_not_tie(name: str, dtype: str) -> None:
     assert len(set(half.tolist())) == len(set(exact.tolist()))
 
 
-def test_a_logit_that_is_not_finite_is_refused() -> None:
-    model = copy.deepcopy(network("xlm_roberta", "packed"))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"token_budget": 4096}])
+def test_a_logit_that_is_not_finite_is_refused(bad: float, options: dict[str, int]) -> None:
+    model = copy.deepcopy(network("xlm_roberta", "sdpa" if "batch_size" in options else "packed"))
     with torch.no_grad():
-        model.classifier.dense.bias[0] = float("nan")
-    with pytest.raises(EngineError, match="2 of 2 logits are NaN"):
-        PairClassifier(model, tokenizer(), max_length=64).score(QueryGroup("parse", None, ["a", "b"]))
+        model.classifier.out_proj.bias[0] = bad
+    with pytest.raises(EngineError, match="2 of 2 logits are NaN or infinite"):
+        PairClassifier(model, tokenizer(), max_length=64, **options).score(QueryGroup("parse", None, ["a", "b"]))
 
 
 def test_sorted_batches_keep_the_budget_and_waste_little() -> None:

@@ -161,9 +161,10 @@ def test_settings_that_do_not_fit_are_refused(folder: Path, settings_: dict, mes
         load_embedder(folder, device="cpu", **settings_)
 
 
-def test_a_vector_that_is_not_finite_is_refused(variant) -> None:
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_vector_that_is_not_finite_is_refused(variant, bad: float) -> None:
     def broken(weights):
-        return {**weights, "model.norm.weight": torch.full_like(weights["model.norm.weight"], torch.nan)}
+        return {**weights, "model.norm.weight": torch.full_like(weights["model.norm.weight"], bad)}
 
     with pytest.raises(EngineError, match="not finite"):
         load_embedder(variant(weights=broken), device="cpu", max_length=LIMIT).embed(["a vise"])

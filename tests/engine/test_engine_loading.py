@@ -128,13 +128,14 @@ def test_a_file_cut_short(variant, name):
         load_engine(folder, recipe="card", device="cpu")
 
 
-def test_damaged_weights_do_not_rank(variant):
+@pytest.mark.parametrize(("bad", "kind"), [("nan", "packed"), ("inf", "reference")])
+def test_damaged_weights_do_not_rank(variant, bad: str, kind: str):
     def spoil(weights):
-        weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
+        weights["model.norm.weight"] = weights["model.norm.weight"] * float(bad)
         return weights
 
-    engine = load_engine(variant(weights=spoil), recipe="card", device="cpu")
-    with pytest.raises(EngineError, match="2 of 2 margins are NaN"):
+    engine = load_engine(variant(weights=spoil), recipe="card", device="cpu", engine=kind)
+    with pytest.raises(EngineError, match="2 of 2 margins are NaN or infinite"):
         engine.score(GROUP)
 
 
