@@ -16,11 +16,11 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.topk import Best, scores_of, top_k
 from rerank_eval.errors import DeviceError
 from rerank_eval.models.embedders import embedding_engine
-from rerank_eval.models.embedding_store import EmbeddingStore, StoredVectors, TemporaryStore
+from rerank_eval.models.embedding_store import Embed, EmbeddingStore, StoredVectors, TemporaryStore
 from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.retriever import Backend, SearchRequest
+from rerank_eval.models.retriever import Advance, Backend, SearchRequest
 
 _CORPUS_CHUNK = 1024
 _QUERY_CHUNK = 1024
@@ -184,14 +184,27 @@ class PackedBackend:
         return shown_prompts(self.encoder, task_metadata)
 
     def _stored(self, request: SearchRequest, corpus: Any) -> StoredVectors:
-        prompt = self.encoder.prompt(request.context["task_metadata"], PromptType.document)
+        metadata = request.context["task_metadata"]
+        prompt = self.encoder.prompt(metadata, PromptType.document)
+        return self.fill(corpus, metadata, lambda texts: self.encoder.embed(texts, prompt), request.advance)
+
+    def fill(self, corpus: Any, task_metadata: Any, embed: Embed, advance: Advance | None = None) -> StoredVectors:
+        """Return a corpus's vectors, letting `embed` make those that the store lacks.
+
+        Args:
+            corpus: `datasets.Dataset` with columns `id`, `title`, `text`.
+            task_metadata: mteb's metadata of the task, which may name a prompt.
+            embed: Embeds a block of texts.
+            advance: Told of each text done.
+        """
+        prompt = self.encoder.prompt(task_metadata, PromptType.document)
         return self.store.vectors(
             self.label,
             {**self.identity, "prompt": prompt},
             _CorpusTexts(corpus),
             dim=self.encoder.model.dim,
-            embed=lambda texts: self.encoder.embed(texts, prompt),
-            advance=request.advance,
+            embed=embed,
+            advance=advance,
         )
 
 

@@ -234,6 +234,8 @@ def _resumable(entry: _Entry) -> list[int]:
     done = entry.checksums(entry.progress)
     if done is None and entry.checksums(entry.manifest) is not None:
         done = entry.checksums(entry.manifest)  # ended between the manifest and the renaming
+    if done == []:  # nothing to lose, and perhaps not yet of its full size
+        entry.partial.unlink(missing_ok=True)
     if entry.partial.exists():
         sound = _sound(entry, entry.partial, done or [])
         if done is not None and sound is not None:
@@ -241,13 +243,12 @@ def _resumable(entry: _Entry) -> list[int]:
                 logger.warning("%s: block %d is torn; embedding again from there", entry.partial, sound)
             return done[:sound]
         _set_aside(entry.partial, "is not what its progress note says")
-    entry.folder.mkdir(parents=True, exist_ok=True)
-    entry.progress.unlink(missing_ok=True)
+    # The note first: without it, what a kill leaves of a file being made would look like somebody else's.
+    entry.note(entry.progress, [])
     created = open_memmap(entry.partial, mode="w+", dtype=np.float32, shape=(entry.rows, entry.dim))
     created.flush()
     del created
     _reserve(entry.partial)
-    entry.note(entry.progress, [])
     return []
 
 
