@@ -323,6 +323,10 @@ def score_pair(
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
+    marked = dict.fromkeys(marker for text in (query, document, chosen or "") for marker in scorer.markers.found(text))
+    if marked:
+        read = "read as tokens" if reranker.markers == "keep" else "read as plain text"
+        console.print(f"markers: {', '.join(marked)} in the texts, {read}", markup=False)
     margin, probability = scorer.names
     console.print(f"{margin + ':':<9}{result.margins[0]:.6f}")
     console.print(f"{probability + ':':<9}{0.5 + math.tanh(result.margins[0] / 2) / 2:.6f}")

@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 a bug, 2 config or command line, 3 data, 4 model, 5 hub
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -16,16 +17,16 @@ from types import FrameType
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rerank_eval.commands import app, console, evaluation, results, store
 from rerank_eval.errors import INTERRUPTED, TERMINATED, ConfigError, RerankEvalError
 from rerank_eval.files import storage_error
+from rerank_eval.visible import make_console
 
 __all__ = ["app", "console", "evaluation", "main", "results", "store"]
 
-error_console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+error_console = make_console(stderr=True, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,19 +62,33 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as error:
         clear = storage_error(error, Path(error.filename or "."))
         if clear is None:
+            _log("a bug", exc_info=True)
             raise
         code = _fail(str(clear), clear.exit_code)
     except Exception as error:
         # Typer imports click in some releases and carries a copy in others, so its usage errors have no one class.
         usage = getattr(error, "format_message", None)
         if usage is None:
+            _log("a bug", exc_info=True)
             raise
-        code = _fail(usage(), ConfigError.exit_code)
+        code = _fail(" ".join(usage().split()), ConfigError.exit_code)
     if code in {INTERRUPTED, TERMINATED}:  # typer turns Ctrl-C inside a command into this code by itself
-        error_console.print("interrupted: what was scored is kept; the same command goes on with what is missing")
+        message = "interrupted: what was scored is kept; the same command goes on with what is missing"
+        error_console.print(message)
+        _log(message)
     return code
 
 
 def _fail(message: str, code: int) -> int:
     error_console.print(f"[bold red]error:[/] {escape(message)}")
+    _log(f"error, exit code {code}: {message}")
     return code
+
+
+def _log(message: str, *, exc_info: bool = False) -> None:
+    """Write how a run ended to its log file, where it has one by now; the console has it already."""
+    own = logging.getLogger("rerank_eval")
+    record = own.makeRecord(own.name, logging.ERROR, __file__, 0, message, (), sys.exc_info() if exc_info else None)
+    for handler in own.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

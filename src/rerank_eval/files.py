@@ -13,6 +13,7 @@ from typing import Any
 from rerank_eval.errors import StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -34,6 +35,10 @@ def storage_error(error: OSError, path: Path) -> StorageError | None:
         return StorageError(
             f"{path}: a file stands where a folder is needed; move it away or choose another results_dir"
         )
+    if error.errno == errno.EISDIR:
+        return StorageError(f"{path}: a folder stands where a file is needed; name another file")
+    if error.errno in _UNUSABLE:
+        return StorageError(f"{path}: no usable path ({os.strerror(error.errno)}); name another")
     return None
 
 
@@ -112,6 +117,22 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not UTF-8, not JSON, or nested deeper than Python's parser goes.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,6 +20,13 @@ from rerank_eval.models.scorers import EngineScorer, load_scorer
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask, meta
 
 
+class Hashes:
+    """Takes `###` for a marker."""
+
+    def found(self, text: str) -> tuple[str, ...]:
+        return ("###",) if "###" in text else ()
+
+
 class WordOverlap:
     """A small real scorer: how many words of the query (and of its instruction) stand in the document."""
 
@@ -27,6 +34,7 @@ class WordOverlap:
 
     def __init__(self, policy: InstructionPolicy) -> None:
         self.policy = policy
+        self.markers = Hashes()
         self.calls: list[tuple[str, str | None, list[str]]] = []
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:

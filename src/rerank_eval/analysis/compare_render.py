@@ -17,7 +17,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from rerank_eval.analysis.compare import Comparison, Difference, Moved
-from rerank_eval.analysis.render import MISSING, escape_latex, escape_markdown
+from rerank_eval.analysis.render import MISSING, csv_text, escape_latex, escape_markdown
 from rerank_eval.analysis.runs import MEASURES
 from rerank_eval.analysis.statistics import LEVEL
 from rerank_eval.files import write_json, write_text
@@ -287,7 +287,7 @@ def write_all(comparison: Comparison, folder: Path, name: str = "comparison") ->
     """
     texts = {
         "md": to_markdown(comparison),
-        "csv": str(to_frame(comparison).to_csv(index=False, lineterminator="\n")),
+        "csv": csv_text(to_frame(comparison)),
         "tex": to_latex(comparison),
     }
     written = []

@@ -8,7 +8,6 @@ one line and left out.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_eval.errors import ConfigError
+from rerank_eval.files import load_json
 
 Cell = tuple[str, str]
 """(split, subset)"""
@@ -181,7 +181,7 @@ def _setting(value: Any) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except OSError as error:
         raise _NotAResultError(f"cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rerank_eval.config.loading import read_yaml
 from rerank_eval.errors import ConfigError
 from rerank_eval.evals import evals_root
+from rerank_eval.files import load_json
 
 MODEL_CARD = "model-card.yaml"
 _M = TypeVar("_M", bound=BaseModel)
@@ -219,7 +219,7 @@ def load_subsets() -> dict[str, tuple[str, ...]]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -229,6 +229,8 @@ def _json(path: Path) -> Any:
 def _validated(model: type[_M], data: Any, path: Path) -> _M:
     try:
         return model.model_validate(data)
+    except UnicodeEncodeError:
+        raise ConfigError(f"{path}: holds half of a surrogate pair (\\ud800 to \\udfff)") from None
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.files import load_json
+
 logger = logging.getLogger(__name__)
 
 RANKING = "ndcg_at_10"
-_FOREIGN = (KeyError, TypeError, ValueError, AttributeError)
+_FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class ResultRecord:
         oracle: nDCG@10 of the best order of these candidates, 0..1.
         model: The model's full name, as on the hub.
         dataset: The data set's name, as on the hub.
+        marked: Pairs whose texts hold markers such as `<|im_end|>`.
+        markers: Those markers, the most frequent first.
+        neutralised: Whether they were read as plain text.
     """
 
     kind: str
@@ -62,6 +66,9 @@ class ResultRecord:
     digest: str = ""
     model: str = ""
     dataset: str = ""
+    marked: int = 0
+    markers: tuple[str, ...] = ()
+    neutralised: bool = False
 
 
 def load_manifests(results_dir: Path) -> list[ResultRecord]:
@@ -76,7 +83,7 @@ def load_manifests(results_dir: Path) -> list[ResultRecord]:
     records = []
     for path in sorted(results_dir.glob("runs/*/*/*/manifest.json")):
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = load_json(path)
             if manifest["schema"] != 1 or manifest["complete"] is not True:
                 raise ValueError("of another schema, or unfinished")
             records.append(_record(manifest))
@@ -87,6 +94,7 @@ def load_manifests(results_dir: Path) -> list[ResultRecord]:
 
 def _record(manifest: dict[str, Any]) -> ResultRecord:
     row, task, scores = manifest["row"], manifest["task"], manifest["scores"]
+    marked = manifest.get("markers") or {"pairs": 0, "found": {}, "mode": "keep"}
     return ResultRecord(
         kind=str(row["kind"]),
         label=str(row["label"]),
@@ -108,6 +116,9 @@ def _record(manifest: dict[str, Any]) -> ResultRecord:
         oracle=float(scores["oracle_ndcg_at_10"]),
         model=str(manifest["identity"].get(str(row["kind"]), {}).get("model", row["label"])),
         dataset=str(task.get("dataset") or task["name"]),
+        marked=int(marked["pairs"]),
+        markers=tuple(str(marker) for marker in marked["found"]),
+        neutralised=marked["mode"] != "keep",
     )
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
+from pandas.api.types import is_numeric_dtype
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -19,10 +21,12 @@ from tabulate import tabulate
 from rerank_eval.analysis.tables import DETAIL, KIND, MODEL, Leaderboard
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
+from rerank_eval.visible import no_formula, visible
 
 MISSING = "–"
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _PARTS = re.compile(r"\([^)]*\)|[A-Z]+[^A-Z (]*|[^A-Z (]+| +|\(")
+_LINES = re.compile(r"[\r\n\t]+")
 _HEAD_WIDTH = 13
 _TEXT_SHARE = 0.22  # of the terminal, for each of the two columns of text, where room is short
 _GAP = 2
@@ -134,7 +138,11 @@ def _footnotes(board: Leaderboard) -> list[str]:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what Markdown, or HTML in it, would take for markup."""
+    """Make one line of a text and escape what Markdown, or HTML in it, would take for markup.
+
+    A bare address stays one: some readers make a link of it, and there is no way to tell them not to.
+    """
+    text = visible(_LINES.sub(" ", text))
     for special in "\\`*_[]<>|&~$":
         text = text.replace(special, f"\\{special}")
     return text
@@ -160,12 +168,24 @@ def to_markdown(board: Leaderboard) -> str:
 
 def to_csv(board: Leaderboard) -> str:
     """Render as CSV at full precision: whose candidates, identity and notes in every row; a missing score is empty."""
-    return str(board.frame.to_csv(index=False, lineterminator="\n"))
+    return csv_text(board.frame)
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Render a frame as CSV without formulas: of texts and heads only, numbers stay as they are.
+
+    Args:
+        frame: The frame.
+    """
+    safe = frame.rename(columns=no_formula)
+    for name in safe.columns[[not is_numeric_dtype(kind) for kind in safe.dtypes]]:
+        safe[name] = [no_formula(value) if isinstance(value, str) else value for value in safe[name]]
+    return str(safe.to_csv(index=False, lineterminator="\n"))
 
 
 def escape_latex(text: str) -> str:
-    """Escape what LaTeX would take for a command."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Make one line of a text and escape what LaTeX would take for a command."""
+    return "".join(_LATEX.get(character, character) for character in visible(_LINES.sub(" ", text)))
 
 
 def to_latex(board: Leaderboard) -> str:
@@ -240,6 +260,8 @@ def insert_markdown(board: Leaderboard, path: Path) -> Path:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

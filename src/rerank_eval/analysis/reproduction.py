@@ -27,6 +27,7 @@ from rerank_eval.analysis.judge import (
 )
 from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.files import write_json, write_text
+from rerank_eval.visible import no_formula
 
 SCHEMA = 1
 _LISTED = 20
@@ -203,7 +204,7 @@ def to_csv(judgement: Judgement) -> str:
             if writer is None:
                 writer = csv.DictWriter(buffer, fieldnames=list(row), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerow({key: no_formula(value) if isinstance(value, str) else value for key, value in row.items()})
     return buffer.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from rerank_eval.analysis import metrics, trec
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.files import load_json
 from rerank_eval.names import did_you_mean
 
 UNIT = ["subset", "split", "query_id"]
@@ -129,9 +129,11 @@ def read_stored(folder: Path) -> Stored | None:
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = load_json(path)
         whole = manifest["schema"] == 1 and manifest["complete"] is True
-        needed = (manifest["task"]["name"], manifest["task"]["main_score"], manifest["row"]["label"])
+        row, task = manifest["row"], manifest["task"]
+        needed = [task["name"], task["main_score"], row["label"], row["detail"]]
+        needed += [manifest["identity"]["digest"], manifest["retriever"]["label"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return manifest if whole and all(isinstance(one, str) for one in needed) else None
@@ -212,12 +214,13 @@ def _task_run(folder: Path, task: str, measure: str | None) -> TaskRun:
             column = "p_mrr"
         else:
             frame, column = pd.read_parquet(folder / "per_query.parquet"), chosen
-    except (OSError, ValueError) as error:
+        values = _values(frame, column, folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: cannot be read ({type(error).__name__}); delete the folder and run `make eval` again"
         ) from None
     scores = folder / "scores.parquet"
-    return TaskRun(task, chosen, _values(frame, column, folder), scores if scores.is_file() else None, manifest)
+    return TaskRun(task, chosen, values, scores if scores.is_file() else None, manifest)
 
 
 def _values(frame: pd.DataFrame, column: str, where: Path) -> pd.DataFrame:

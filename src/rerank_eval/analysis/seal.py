@@ -41,4 +41,7 @@ def is_sealed(manifest: Mapping[str, Any]) -> bool:
     Args:
         manifest: As read.
     """
-    return SEAL in manifest and sealed(manifest)[SEAL] == manifest[SEAL]
+    try:
+        return SEAL in manifest and bool(sealed(manifest)[SEAL] == manifest[SEAL])
+    except ValueError:  # NaN, which we never write
+        return False

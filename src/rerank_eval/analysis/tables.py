@@ -22,6 +22,7 @@ _P_MRR = "p-MRR"
 _ORACLE = "ceiling: nDCG@10 of the best order"
 _RECALL = "ceiling: recall@100"
 _RECALL_AT = 100
+_LISTED = 3
 _NAMES = {"ndcg_at_10": "nDCG@10", "ndcg_at_1": "nDCG@1", "recall_at_10": "recall@10", "p-MRR": "p-MRR"}
 
 
@@ -75,7 +76,7 @@ def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[s
     names: list[str] = []
     for group in _groups(records):
         for row in _rows(group):
-            own = list(dict.fromkeys(one_line(note) for record in row for note in record.notes))
+            own = list(dict.fromkeys(one_line(note) for record in row for note in record.notes)) + _marked(row)
             marks = "".join(f" [{notes.setdefault(note, len(notes) + 1)}]" for note in own)
             label = one_line(row[0].label)
             names.append((label if row[0].kind == "retriever" else f"+ {label}") + marks)
@@ -90,6 +91,25 @@ def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[s
     frame = pd.DataFrame(rows, columns=[*_FIXED, *columns])
     frame[columns] = frame[columns].astype("float64")
     return Leaderboard(frame, tuple(names), _caption(scores, suites, columns), tuple(notes))
+
+
+def _marked(row: Sequence[ResultRecord]) -> list[str]:
+    """Say that texts of a row's tasks hold what the model's tokenizer reads as its own tokens."""
+    tasks = sorted((record for record in row if record.marked), key=lambda record: (-record.marked, record.task))
+    if not tasks:
+        return []
+    markers = dict.fromkeys(one_line(marker) for record in tasks for marker in record.markers)
+    where = [f"{one_line(record.task)} {record.marked}" for record in tasks]
+    read = "read as plain text" if tasks[0].neutralised else "read as tokens, so that a text can close its own turn"
+    return [
+        f"markers in the texts of {sum(record.marked for record in tasks)} pairs ({_some(where)}): "
+        f"{_some(list(markers))}; {read}"
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tell_apart(rows: list[dict[str, object]]) -> None:

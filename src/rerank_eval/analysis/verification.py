@@ -6,7 +6,6 @@ judgements from the files beside the manifest and does the judging again.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from rerank_eval.analysis import trec
 from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, judge_frames
 from rerank_eval.analysis.seal import file_digest, is_sealed
 from rerank_eval.errors import RerankEvalError
+from rerank_eval.files import load_json
 from rerank_eval.names import digest, slug
 
 _MTEB_DIGITS = 1.1e-5
@@ -71,7 +71,7 @@ def verify_result(folder: Path, results_dir: Path) -> Verdict:
     """
     verdict = Verdict(folder, folder.name)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = load_json(folder / "manifest.json")
         verdict.title = f"{manifest['task']['name']}, {manifest['row']['label']}"
         verdict.number, verdict.measure = float(manifest["scores"]["main"]), str(manifest["task"]["main_score"])
     except _UNREADABLE as error:
@@ -181,7 +181,7 @@ def _mteb(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> N
         return
     same = file_digest(path) == manifest["timings"]["mteb_result"]
     verdict.check("mteb's file: SHA-256", same, f"{path.name} of mteb has been altered")
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    scores = load_json(path)["scores"]
     found = {(one["hf_subset"], split): one["main_score"] for split, entries in scores.items() for one in entries}
     told = {(one["subset"], one["split"]): one["main"] for one in manifest["scores"]["cells"]}
     same = found.keys() == told.keys() and all(abs(found[key] - told[key]) <= _MTEB_DIGITS for key in told)
@@ -196,7 +196,7 @@ def _candidates(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path
     if not found:
         verdict.notes.append("its candidates' own result is not here")
         return
-    told = json.loads(found[0].read_text(encoding="utf-8"))
+    told = load_json(found[0])
     same = told["digest"] == manifest["inputs"]["candidates"]
     verdict.check("candidates' digest", same, "its candidates are no longer those that stand here")
     keys = ["subset", "split", "query_id", "doc_id"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rerank_eval import __version__
 from rerank_eval.quiet import hush
+from rerank_eval.visible import make_console
 
 hush()
 
@@ -28,7 +28,7 @@ Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` l
 )
 
 # Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.
-console = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+console = make_console(soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 TaskOption = Annotated[
     list[str] | None,

@@ -159,7 +159,14 @@ def inspect(
     render: Annotated[
         int | None, typer.Option("--render", min=1, help="With --query: render the prompt of this rank.")
     ] = None,
+    cell: Annotated[
+        str | None, typer.Option("--cell", help="With --query: only this SUBSET/SPLIT, where ids repeat.")
+    ] = None,
     results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Mirror from which the run read its data sets, if it did.")
+    ] = None,
+    model_root: Annotated[Path | None, typer.Option("--model-root", help="The same for models; for --render.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
 ) -> None:
     """Show where a run fails: its worst queries, one query in full, what retrieval missed.
@@ -173,7 +180,8 @@ def inspect(
     """
     from rerank_eval.pipeline.inspection import Request, inspect_run
 
-    inspect_run(Request(run, task, query, worst, missed, render, results_dir, json_file), console)
+    request = Request(run, task, query, worst, missed, render, cell, results_dir, data_root, model_root, json_file)
+    inspect_run(request, console)
 
 
 @app.command()

@@ -6,6 +6,7 @@ Precedence, strongest first: command line (`--set`, `TASK=`), the file, what it 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rerank_eval.names import did_you_mean
 _MAX_BYTES = 1_000_000
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 
 Origins = dict[str, str]
 """Dotted key -> the file (or `--set`) that gave it its value: an error names the place a user has to edit."""
@@ -53,6 +55,14 @@ class _Loader(yaml.SafeLoader):
                 problem="aliases are not allowed here: use `extends`", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and (found := _UNUSABLE.search(value)):
+            raise yaml.MarkedYAMLError(
+                problem=f"holds {found[0]!r}, which is no character of a name or a text", problem_mark=node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -15,6 +15,7 @@ from rerank_eval.evals import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
+MarkerMode = Literal["keep", "neutralise"]
 EmbeddedSize = Literal["small", "medium", "full"]
 
 INSTRUCTION_NAMES = ("none", "default", "task")
@@ -160,6 +161,10 @@ class RerankerConfig(_Checkpoint):
     max_length: int | None = Field(default=None, ge=64)
     """Longest prompt in tokens; documents are cut as the recipe does. Null: 8192 for causal rerankers, the model's own
     limit for sequence classifiers."""
+    markers: MarkerMode = "keep"
+    """What becomes of a marker such as `<|im_end|>` inside a query, an instruction or a document. `keep`: the token of
+    that name, as in every recipe's own code, so that a document can close its own turn; `neutralise`: plain text. Texts
+    with markers are counted either way."""
     batch_size: int = Field(default=16, ge=1)
     """Pairs at a time in the reference engine. Not part of a result's identity."""
     dtype: RerankerDtype = "float32"  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from rerank_eval.config import RerankerConfig, RetrieverConfig
 from rerank_eval.config.schema import BM25
 from rerank_eval.engine.quantize import weights_dtype
 from rerank_eval.errors import ModelError
+from rerank_eval.files import load_json
 from rerank_eval.models.resolve import ModelRef, local_shards
 
 _LENGTH = 8
@@ -115,7 +116,7 @@ def bytes_needed(parameters: int, dtype: str) -> int:
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read one of a checkpoint's JSON files; empty where it is missing or no object."""
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = load_json(folder / name)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

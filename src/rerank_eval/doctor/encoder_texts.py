@@ -8,7 +8,6 @@ anew, then embeds other ids than it learnt, and nothing says so.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from rerank_eval.config import RetrieverConfig
 from rerank_eval.doctor.checkpoints import Subject
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
+from rerank_eval.files import load_json
 from rerank_eval.models.embedders import embedding_engine, saved_pooling, takes_qwen3_instructions
 
 TEXT = "Beijing is the capital of China."
@@ -129,7 +129,7 @@ def sentence_ids(folder: Path, *, trust_remote_code: bool = False) -> tuple[list
 def _transformer_folder(folder: Path) -> Path | None:
     """Return the folder of sentence-transformers' first module, or None where it has not saved this checkpoint."""
     try:
-        steps = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        steps = load_json(folder / "modules.json")
         return folder / str(steps[0]["path"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -48,7 +48,7 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
         return
     recipe = find_recipe(config.recipe, "reranker.recipe")
     try:
-        prompts = PromptTokenizer(tokenizer, recipe, effective_max_length(config, subject.ref))
+        prompts = PromptTokenizer(tokenizer, recipe, effective_max_length(config, subject.ref), config.markers)
     except EngineError as error:
         yield failure(name, str(error), again)
         return

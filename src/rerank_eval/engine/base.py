@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from rerank_eval.engine.head import Head, HeadOutput, to_arrays
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores
+from rerank_eval.engine.markers import Markers
 from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
 
@@ -76,6 +77,11 @@ class BaseEngine(ABC):
     def settings(self) -> Mapping[str, str | int]:
         """Effective settings."""
         return self._settings
+
+    @property
+    def markers(self) -> Markers:
+        """Finds markers in texts."""
+        return self._prompts.markers
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """Render one pair's prompt, see `Engine.render`."""

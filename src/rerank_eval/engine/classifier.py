@@ -18,6 +18,7 @@ from rerank_eval.engine.bidirectional import ATTENTION_NAME
 from rerank_eval.engine.encoders import Forward, PackedForward, PaddedForward, Pair, Ran
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, EngineStats, FloatArray, IntArray, QueryGroup, RenderedPrompt
+from rerank_eval.engine.markers import MarkerMode, Markers
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.pair_batches import Batcher, GivenBatcher, RowBatcher, SortedBatcher
 from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
@@ -74,6 +75,7 @@ class PairClassifier:
         token_budget: Most tokens in a batch, 0 to choose it. Out of memory halves it for good.
         batch_size: Pairs in a batch of the plain padded code; 0 for one of the other ways.
         kernel: Variable-length kernel of the packed way, or `auto` for the first one that proves right.
+        markers: Whether markers in a text become the tokens that they name (`keep`) or plain text (`neutralise`).
 
     Raises:
         EngineError: A setting does not fit, or the tokenizer is none that can be used.
@@ -88,11 +90,12 @@ class PairClassifier:
         token_budget: int = 0,
         batch_size: int = 0,
         kernel: Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"] = "auto",
+        markers: MarkerMode = "keep",
     ) -> None:
         if token_budget < 0 or batch_size < 0:
             raise EngineError(f"token_budget {token_budget} and batch_size {batch_size} must not be negative")
         self._network = network
-        self._pairs = PairTokenizer(tokenizer, max_length)
+        self._pairs = PairTokenizer(tokenizer, max_length, markers)
         self._stats = EngineStats()
         self.max_length = max_length
         self.way: Way
@@ -114,6 +117,11 @@ class PairClassifier:
     def stats(self) -> EngineStats:
         """What has been done since the classifier was made."""
         return self._stats
+
+    @property
+    def markers(self) -> Markers:
+        """Finds markers in texts."""
+        return self._pairs.markers
 
     @property
     def settings(self) -> Mapping[str, str | int]:

@@ -99,6 +99,14 @@ class EngineStats:
         return EngineStats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
+class MarkerFinder(Protocol):
+    """Finds markers in texts."""
+
+    def found(self, text: str) -> tuple[str, ...]:
+        """Return the distinct markers in a text; empty for most."""
+        ...
+
+
 class Engine(Protocol):
     """Scores query groups. An engine is used by one thread at a time."""
 
@@ -109,6 +117,10 @@ class Engine(Protocol):
     @property
     def settings(self) -> Mapping[str, str | int]:
         """Effective settings: what can change a score (its identity) and what cannot (batch size, budget)."""
+
+    @property
+    def markers(self) -> MarkerFinder:
+        """Finds in texts what the tokenizer reads as one of its added tokens."""
 
     def score(self, group: QueryGroup) -> Scores:
         """Score a group's documents.

@@ -14,6 +14,7 @@ from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head, HeadName
 from rerank_eval.engine.interface import Engine
+from rerank_eval.engine.markers import MarkerMode
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
@@ -43,6 +44,7 @@ def load_engine(
     attention: AttentionName = "auto",
     compile_layers: bool | None = None,
     trust_remote_code: bool = False,
+    markers: MarkerMode = "keep",
 ) -> Engine:
     """Load a checkpoint and put an engine together.
 
@@ -62,6 +64,8 @@ def load_engine(
             this device, else segments.
         compile_layers: Compile the packed engine's layers with torch.compile; None does so on CUDA.
         trust_remote_code: Let the checkpoint run code of its own.
+        markers: Whether markers in a text (`<|im_end|>`) become the tokens that they name, as in the recipes' own code
+            (`keep`), or plain text (`neutralise`).
 
     Returns:
         The engine.
@@ -74,6 +78,7 @@ def load_engine(
         ("dtype", dtype, DtypeName),
         ("engine", engine, EngineName),
         ("attention", attention, AttentionName),
+        ("markers", markers, MarkerMode),
     ):
         check_choice(name, value, get_args(valid))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -83,7 +88,7 @@ def load_engine(
     quantize(network, dtype)
     parts = EngineParts(
         model=network,
-        prompts=PromptTokenizer(tokenizer, chosen, max_length),
+        prompts=PromptTokenizer(tokenizer, chosen, max_length, markers),
         head=Head(network.lm_head, *_answer_ids(tokenizer, chosen), head, chosen.softmax_dtype),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
@@ -95,6 +100,7 @@ def load_engine(
             "head": head,
             "recipe": chosen.name,
             "max_length": max_length,
+            **({} if markers == "keep" else {"markers": markers}),
             **({"batch_size": batch_size} if engine == "reference" else {}),
         },
     )

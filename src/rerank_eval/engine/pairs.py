@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
+from rerank_eval.engine.markers import MarkerMode, Markers, Neutral
 from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, token_ids
 
 
@@ -75,16 +76,22 @@ class PairTokenizer:
     Args:
         tokenizer: A Hugging Face fast tokenizer.
         max_length: Limit in tokens, special tokens among them.
+        markers: Whether markers in a text become the tokens that they name (`keep`) or plain text (`neutralise`).
+
+    Attributes:
+        markers: Finds markers in texts.
 
     Raises:
         EngineError: The tokenizer is a slow one or frames pairs in another way, or `max_length` leaves no room for two
             texts beside the special tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, markers: MarkerMode = "keep") -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
-        self._tokenizer = tokenizer
+        self.markers = Markers(tokenizer)
+        self._decode = tokenizer.decode
+        self._tokenizer = Neutral.of(tokenizer).tokenizer if markers == "neutralise" else tokenizer
         self._typed = "token_type_ids" in tokenizer.model_input_names
         self._frame = _learn_frame(tokenizer)
         self._room = max_length - self._frame.tokens
@@ -99,7 +106,8 @@ class PairTokenizer:
             group: The group; its instruction is not read.
 
         Returns:
-            The pairs, equal to `tokenizer(query, document, truncation=True, max_length=max_length)`.
+            The pairs, equal to `tokenizer(query, document, truncation=True, max_length=max_length)` unless markers are
+            neutralised.
         """
         distinct = list(dict.fromkeys(group.documents))
         (query_length, query), *documents = self._encode_once([group.query, *distinct])
@@ -129,7 +137,7 @@ class PairTokenizer:
             What the model reads, special tokens written out, and its ids; the text is made from the ids, so it is cut.
         """
         pairs = self.pairs(QueryGroup(query, None, [document]))
-        text = str(self._tokenizer.decode(pairs.ids[0]))
+        text = str(self._decode(pairs.ids[0]))
         return RenderedPrompt(text, tuple(pairs.ids[0]), bool(pairs.truncated[0]))
 
     def _encode_once(self, texts: Sequence[str]) -> list[tuple[int, list[int]]]:

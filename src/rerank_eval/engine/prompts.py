@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
+from rerank_eval.engine.markers import MarkerMode, Markers, Neutral
 from rerank_eval.engine.recipe import Recipe
 
 QWEN2_PATTERN = (
@@ -100,20 +101,32 @@ class PromptTokenizer:
         tokenizer: A Hugging Face fast tokenizer.
         recipe: The recipe.
         max_length: Limit in tokens, as the recipe's truncation mode reads it.
+        markers: Whether markers in a text become the tokens that they name (`keep`) or plain text (`neutralise`).
+
+    Attributes:
+        recipe: The recipe.
+        markers: Finds markers in texts.
+        exact_split: Whether the parts of a prompt may be tokenised apart.
 
     Raises:
         EngineError: The tokenizer is a slow one or adds tokens of its own around a text, or `max_length` leaves no
             room behind the recipe's prefix and suffix.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int, markers: MarkerMode = "keep"
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
         self.recipe = recipe
-        self._tokenizer = tokenizer
+        self.markers = Markers(tokenizer)
         # The recipes' own code lets the tokenizer add its special tokens to the body; Qwen's adds none.
         if tokenizer("x")["input_ids"] != tokenizer("x", add_special_tokens=False)["input_ids"]:
             raise EngineError("the tokenizer adds special tokens around a text, which no recipe provides for")
+        if markers == "neutralise":
+            neutral = Neutral.of(tokenizer)
+            tokenizer, recipe = neutral.tokenizer, neutral.recipe(recipe)
+        self._tokenizer, self._recipe = tokenizer, recipe
         self._prefix, self._suffix = self._encode([recipe.prefix, recipe.suffix])
         self._closing = self._encode([recipe.closing])[0] if recipe.closing else []
         frame = len(self._prefix) + len(self._suffix)
@@ -133,13 +146,13 @@ class PromptTokenizer:
         Returns:
             The prompts, with an empty shared part.
         """
-        bodies = [self.recipe.body(group.query, document, group.instruction) for document in group.documents]
-        if self.recipe.truncation == "message":
+        bodies = [self._recipe.body(group.query, document, group.instruction) for document in group.documents]
+        if self._recipe.truncation == "message":
             fixed: list[int] = []
-            cuttable = self._encode([self.recipe.prefix + body + self.recipe.closing for body in bodies])
+            cuttable = self._encode([self._recipe.prefix + body + self._recipe.closing for body in bodies])
         else:
             fixed = self._prefix
-            cuttable = self._encode([body + self.recipe.closing for body in bodies])
+            cuttable = self._encode([body + self._recipe.closing for body in bodies])
         truncated = np.array([len(ids) > self._limit for ids in cuttable], dtype=np.bool_)
         own = [fixed + ids[: self._limit] + self._suffix for ids in cuttable]
         cut = bool(truncated.any()) and self._query_fills(group)
@@ -147,9 +160,9 @@ class PromptTokenizer:
 
     def _query_fills(self, group: QueryGroup) -> bool:
         """Say whether instruction and query alone reach the limit."""
-        text = self.recipe.instruct_text(group.instruction) + self.recipe.query_text(group.query)
-        if self.recipe.truncation == "message":
-            text = self.recipe.prefix + text
+        text = self._recipe.instruct_text(group.instruction) + self._recipe.query_text(group.query)
+        if self._recipe.truncation == "message":
+            text = self._recipe.prefix + text
         return len(self._encode([text])[0]) >= self._limit
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
@@ -164,13 +177,13 @@ class PromptTokenizer:
         """
         if not self.exact_split:
             return share_common_prefix(self.whole(group), keep=len(self._suffix))
-        head = self.recipe.instruct_text(group.instruction)
+        head = self._recipe.instruct_text(group.instruction)
         distinct = list(dict.fromkeys(group.documents))
-        first = [self.recipe.prefix + head if self.recipe.truncation == "message" else head]
-        first.append(self.recipe.query_text(group.query))
-        root, query, *documents = self._encode_once(first + [self.recipe.document_text(text) for text in distinct])
+        first = [self._recipe.prefix + head if self._recipe.truncation == "message" else head]
+        first.append(self._recipe.query_text(group.query))
+        root, query, *documents = self._encode_once(first + [self._recipe.document_text(text) for text in distinct])
         room = max(0, self._limit - len(root) - len(query))
-        before = self._prefix if self.recipe.truncation == "body" else []
+        before = self._prefix if self._recipe.truncation == "body" else []
         shared = before + (root + query)[: self._limit]
         cut = len(root) + len(query) > self._limit
         own: dict[str, tuple[list[int], bool]] = {}
@@ -211,7 +224,7 @@ class PromptTokenizer:
         return found
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts in one batch; marker strings inside become the special tokens, as in the recipes' code."""
+        """Tokenise texts in one batch."""
         return token_ids(self._tokenizer, texts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from rerank_eval.config.schema import BUILT_IN_MODELS
 from rerank_eval.errors import ConfigError, DataError, ModelError
 from rerank_eval.fetch.checkpoint import CONFIG, MODULES, CheckpointError, checkpoint_files, code_repositories
 from rerank_eval.fetch.repository import Repository
+from rerank_eval.files import load_json
 from rerank_eval.models.resolve import registered_revision
 from rerank_eval.tasks.layout import CARD, LayoutError, Wanted, files_of, wanted
 from rerank_eval.tasks.prepare import from_hub
@@ -114,7 +114,7 @@ Need = DataNeed | ModelNeed
 
 def _json(path: Path | None) -> Any:
     try:
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+        return None if path is None else load_json(path)
     except ValueError:
         raise ModelError(f"{path}: not a JSON file") from None
 

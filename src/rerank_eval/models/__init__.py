@@ -34,6 +34,8 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     ref = resolve_model(config.model, config.revision, "reranker.model")
     settings = config.model_dump(mode="json", include={"dtype", "recipe", "instruction", "engine", "head"})
     settings["max_length"] = effective_max_length(config, ref)
+    if config.markers != "keep":
+        settings["markers"] = config.markers
     meta = ModelMeta.create_empty(
         overwrites={
             "name": ref.name,

@@ -14,7 +14,7 @@ from rerank_eval.engine import bidirectional
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.encoders import is_packable
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import QueryGroup, RenderedPrompt
+from rerank_eval.engine.interface import MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.errors import DeviceError, ModelError
@@ -47,6 +47,7 @@ class ClassifierScorer:
     def __init__(self, classifier: PairClassifier, policy: InstructionPolicy) -> None:
         self.classifier = classifier
         self.policy = policy
+        self.markers: MarkerFinder = classifier.markers
         self._told = classifier.stats
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
@@ -132,6 +133,7 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
             max_length=effective_max_length(config, ref),
             token_budget=config.token_budget or 0,
             batch_size=config.batch_size if config.engine == "reference" else 0,
+            markers=config.markers,
         )
     except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error

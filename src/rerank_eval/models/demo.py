@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from rerank_eval.errors import ModelError
-from rerank_eval.files import storage_error
+from rerank_eval.files import load_json, storage_error
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -119,7 +119,7 @@ def _is_complete(folder: Path, shape: DemoShape) -> bool:
     path = folder / "config.json"
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         return False
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = load_json(path)
     return bool(config == _config(shape))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import tempfile
@@ -24,7 +23,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from rerank_eval.errors import StorageError
-from rerank_eval.files import set_aside, storage_error, sweep, write_json
+from rerank_eval.files import load_json, set_aside, storage_error, sweep, write_json
 from rerank_eval.names import digest, slug
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
@@ -105,7 +104,7 @@ class _Entry:
     def checksums(self, note: Path) -> list[int] | None:
         """Return the checksums in a note of ours about this very content, else None."""
         try:
-            content = json.loads(note.read_text(encoding="utf-8"))
+            content = load_json(note)
         except (OSError, ValueError):
             return None
         if not isinstance(content, dict) or any(content.get(key) != value for key, value in self.facts.items()):

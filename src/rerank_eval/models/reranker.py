@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt
+from rerank_eval.engine.interface import EngineStats, MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.models.instructions import InstructionPolicy
+from rerank_eval.models.marked import MarkedTexts
 from rerank_eval.models.records import CellScores, Floats, Recorder, check_finite
 
 
@@ -51,10 +52,12 @@ class Scorer(Protocol):
     Attributes:
         policy: Chooses each query's instruction.
         names: What a margin and its sigmoid are called, such as `P(yes)`.
+        markers: Finds markers such as `<|im_end|>` in texts.
     """
 
     policy: InstructionPolicy
     names: tuple[str, str]
+    markers: MarkerFinder
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
         """Score a stream of queries with their candidates; it may be read ahead of what comes out.
@@ -194,6 +197,7 @@ class CrossEncoder:
     Attributes:
         recorder: Scores of each cell since the last `reset`.
         counts: Pairs, tokens and cut prompts since the last `reset`.
+        marked: Texts with markers since the last `reset`.
     """
 
     def __init__(
@@ -209,11 +213,13 @@ class CrossEncoder:
         self.ledger = ledger
         self.recorder = Recorder()
         self.counts = Counts()
+        self.marked = MarkedTexts()
 
     def reset(self) -> None:
         """Forget what was recorded, before another task."""
         self.recorder = Recorder()
         self.counts = Counts()
+        self.marked = MarkedTexts()
 
     def predict(
         self,
@@ -286,6 +292,7 @@ class CrossEncoder:
                 instruction = self.scorer.policy.choose(candidates.own_instruction, task_metadata)
                 query = self.scorer.policy.query_text(candidates.query, candidates.own_instruction)
                 group = QueryGroup(query, instruction, candidates.documents)
+                self.marked.look(group, self.scorer.markers)
                 asked = _Asked(candidates, group)
                 if ledger is not None:
                     found, known = ledger.find(group)

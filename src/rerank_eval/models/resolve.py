@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
 from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import did_you_mean, digest
 
@@ -130,7 +130,7 @@ def _local(folder: Path, where: str) -> ModelRef:
 
 def _read_config(path: Path, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path)
     except FileNotFoundError:
         raise ModelError(
             f"{where}: no config.json there; give a checkpoint folder or a hub name such as Qwen/Qwen3-Reranker-0.6B"
@@ -163,7 +163,7 @@ def local_shards(folder: Path, where: str) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(load_json(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             raise ModelError(f"{where}: {index}: not a safetensors index") from None
         shards = [folder / Path(str(name)).name for name in names]
@@ -173,10 +173,19 @@ def local_shards(folder: Path, where: str) -> list[Path]:
         raise ModelError(
             f"{where}: {folder}: no .safetensors weights there; pickled weights are not loaded, convert them first"
         )
-    missing = [shard.name for shard in shards if not shard.is_file()]
+    missing = [shard.name for shard in shards if not _is_file(shard)]
     if missing:
-        raise ModelError(f"{where}: {folder}: shard {missing[0]} is missing ({len(missing)} in all); download it again")
+        raise ModelError(
+            f"{where}: {folder}: shard {missing[0][:80]} is missing ({len(missing)} in all); download it again"
+        )
     return shards
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # an index may name what is no file name at all
+        return False
 
 
 _SCORING_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")

@@ -10,7 +10,7 @@ import numpy as np
 
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import Engine, QueryGroup, RenderedPrompt
+from rerank_eval.engine.interface import Engine, MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.engine.loading import load_engine, resolve_device
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.engine.recipe import Recipe
@@ -37,6 +37,7 @@ class EngineScorer:
     def __init__(self, engine: Engine, policy: InstructionPolicy) -> None:
         self.engine = engine
         self.policy = policy
+        self.markers: MarkerFinder = engine.markers
         self._told = engine.stats
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
@@ -149,6 +150,7 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: P
             token_budget=config.token_budget or 0,
             compile_layers=config.compile,
             trust_remote_code=config.trust_remote_code,
+            markers=config.markers,
         )
     except (EngineError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error

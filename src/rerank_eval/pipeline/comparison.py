@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ from rerank_eval.analysis.compare import SEED, compare
 from rerank_eval.analysis.runs import Run, Stored, find_run, load_run, named, read_stored, stored_rows
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.config.schema import is_yaml_file
-from rerank_eval.errors import ConfigError
+from rerank_eval.errors import ConfigError, StorageError
 from rerank_eval.names import digest, slug
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.tasks.suites import load_suites
 
 RESULTS = Path("results")
 _RETRIEVER = "retriever"
+_PAGE_ENDINGS = {".html", ".htm", ".xhtml"}
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,19 @@ def _name(request: Request, rows: Sequence[Stored | Run]) -> str:
     return slug(f"{'-'.join(Path(name).name for name in own)[:60]}-{identities}")
 
 
+def _check_page(output: Path) -> None:
+    """Refuse a place for a page before anything is computed."""
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: is a folder; name a file in it, such as {output / 'report.html'}")
+    if output.suffix.lower() not in _PAGE_ENDINGS:
+        raise ConfigError(f"--output {output}: a browser opens .html files; did you mean {output}.html?")
+    existing = next((folder for folder in output.absolute().parents if folder.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise ConfigError(f"--output {output}: {existing} is a file, not a folder")
+    if existing is not None and not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(f"--output {output}: the folder {existing} cannot be written; name another file")
+
+
 def write_page(request: Request, output: Path | None, console: Console) -> None:
     """Write one HTML page of a results folder, or of some of its runs.
 
@@ -188,9 +203,12 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
         console: Where its name is printed.
 
     Raises:
-        ConfigError: There is nothing to report, or matplotlib is missing.
+        ConfigError: There is nothing to report, the file is no place for a page, or matplotlib is missing.
         DataError: The runs are not of the same queries.
+        StorageError: The file's folder cannot be written.
     """
+    if output is not None:
+        _check_page(output)
     from rerank_eval.analysis import tables
     from rerank_eval.analysis.records import load_manifests, of_present_candidates
     from rerank_eval.analysis.report import build_report, write_report

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.files import load_json
 from rerank_eval.models.checkpoint import read_json
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
@@ -378,7 +378,7 @@ def _rate(subject: _Subject, given: float | None) -> tuple[float, str]:
 def _measured(path: Path, subject: _Subject) -> tuple[float, str] | None:
     """Return what `bench` measured, where it was of the same size and dtype."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path)
         same = subject.shape is not None and PUBLISHED.get(document["shape"]) == subject.shape
         if not same or document["dtype"] != subject.dtype:
             return None

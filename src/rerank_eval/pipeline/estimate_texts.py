@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_eval.evals import evals_root
+from rerank_eval.files import load_json
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lengths import EQUAL, Spread, spread_from, spread_of
 from rerank_eval.tasks import prepare
@@ -108,18 +108,31 @@ def read_texts(task: TaskRef, size: Any, wish: Wish) -> Texts | None:
     if task.kind == "mteb":
         return _from_statistics(built, wish) or _guessed(task, built, wish)
     prepare.load(built)
-    found = json.loads(wish.predictions.read_text(encoding="utf-8")) if wish.predictions is not None else {}
+    found = _predictions(wish.predictions)
     cells = []
     for subset, split, data in prepare.cells(built):
         lists: list[list[str]] | None = None
         if wish.native and data["top_ranked"]:
             lists = [list(own) for own in data["top_ranked"].values()]
-        elif subset in found:
+        elif split in found.get(subset, {}):
             lists = [list(own)[: wish.top_k] for own in found[subset][split].values()]
         cells.append(_measure((subset, split), data, lists, wish))
     metadata = built.metadata
     prepare.unload(built)
     return Texts(tuple(cells), "candidates" if found else "data", metadata)
+
+
+def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Return the candidates of each subset, split and query; none where they are torn, so that they are found anew."""
+    try:
+        found = {} if path is None else load_json(path)
+        return {
+            subset: {split: {query: dict(own) for query, own in queries.items()} for split, queries in splits.items()}
+            for subset, splits in found.items()
+            if subset != "mteb_model_meta"
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wish: Wish) -> Cell:
@@ -209,7 +222,7 @@ def _guessed(task: TaskRef, built: Any, wish: Wish) -> Texts | None:
 @cache
 def _table() -> dict[str, float]:
     path = evals_root() / "characters.json"
-    scripts = json.loads(path.read_text(encoding="utf-8"))["scripts"]
+    scripts = load_json(path)["scripts"]
     return {name: float(own["characters_a_token"]) for name, own in scripts.items()}
 
 

@@ -39,6 +39,9 @@ class Request:
         missed: Show the relevant documents that are not among the candidates.
         render: Rank of the candidate whose prompt is rendered, from 1; None renders none.
         results: Results folder.
+        data_root: Mirror of data sets, where the run read one; None for the hub's cache.
+        model_root: The same for models.
+        cell: With a query: only this cell, as `subset/split`; None for all that have a query of that id.
         json: Further file for everything as JSON, or None.
     """
 
@@ -48,7 +51,10 @@ class Request:
     worst: int = 10
     missed: bool = False
     render: int | None = None
+    cell: str | None = None
     results: Path = Path("results")
+    data_root: Path | None = None
+    model_root: Path | None = None
     json: Path | None = None
 
 
@@ -134,8 +140,7 @@ class _View:
         if self._task is None:
             config = self.manifest["config"]
             self._task = build(self._ref(), size=config["embedded"]["size"])
-            root = config.get("data_root") or None
-            prepare.load(self._task, Path(root) if root else None)
+            prepare.load(self._task, self.request.data_root)
         return self._task
 
     def _ref(self) -> TaskRef:
@@ -155,6 +160,8 @@ class _View:
         rows: list[dict[str, Any]] = [
             {
                 "query_id": str(one["query_id"]),
+                "subset": str(one["subset"]),
+                "split": str(one["split"]),
                 "ndcg_at_10": float(one["ndcg_at_10"]),
                 "oracle": float(one["oracle_ndcg_at_10"]),
                 "lost": float(one["lost"]),
@@ -163,9 +170,10 @@ class _View:
             }
             for one in frame.to_dict("records")
         ]
+        several = len(frame[["subset", "split"]].drop_duplicates()) > 1
         shown = [
             [
-                one_line(row["query_id"])[:_SNIPPET],
+                _named(row, several)[:_SNIPPET],
                 f"{100 * row['ndcg_at_10']:.1f}",
                 f"{100 * row['oracle']:.1f}",
                 f"{100 * row['lost']:.1f}",
@@ -199,7 +207,8 @@ class _View:
                 relevant = [document for document, grade in judged.items() if grade > 0]
                 lost = sorted(set(relevant) - delivered.get((subset, split, query), set()))
                 if lost and query in texts:
-                    told = {"query_id": query, "missed": lost, "relevant": len(relevant), "text": texts[query]}
+                    cell = {"subset": subset, "split": split}
+                    told = {"query_id": query, **cell, "missed": lost, "relevant": len(relevant), "text": texts[query]}
                     rows.append(told)
         queries = len(_per_query(self.row, self.name))
         documents = sum(len(row["missed"]) for row in rows)
@@ -208,9 +217,10 @@ class _View:
             markup=False,
         )
         rows.sort(key=lambda row: (-len(row["missed"]), row["query_id"]))
+        several = sum(1 for _ in prepare.cells(self.data())) > 1
         shown = [
             [
-                one_line(row["query_id"]),
+                _named(row, several),
                 f"{len(row['missed'])} of {row['relevant']}",
                 _snippet(", ".join(row["missed"])),
                 _snippet(row["text"]),
@@ -221,12 +231,32 @@ class _View:
         return rows
 
     def one_query(self, query: str, console: Console) -> dict[str, Any]:
-        """Show a query with its instruction, and its candidates before and after."""
+        """Show a query with its instruction, and its candidates before and after; each cell that has one of that id."""
         own = self.scores[self.scores["query_id"] == query]
         if own.empty:
             known = self.scores["query_id"].unique().tolist()
             raise ConfigError(f"--query {query!r}: not in {self.name}; {did_you_mean(query, known)}")
-        cell = (str(own["subset"].iloc[0]), str(own["split"].iloc[0]))
+        cells = sorted({(str(subset), str(split)) for subset, split in zip(own["subset"], own["split"], strict=True)})
+        if self.request.cell is not None:
+            wanted = {f"{subset}/{split}": (subset, split) for subset, split in cells}
+            if self.request.cell not in wanted:
+                raise ConfigError(
+                    f"--cell {self.request.cell!r}: has no query {query!r}; {did_you_mean(self.request.cell, wanted)}"
+                )
+            cells = [wanted[self.request.cell]]
+        if len(cells) == 1:
+            return self._one_query(query, cells[0], console)
+        # Ids may repeat from one subset or split to the next: these are queries of their own.
+        found = []
+        for subset, split in cells:
+            console.print(f"{subset}/{split}", markup=False, style="bold")
+            found.append(self._one_query(query, (subset, split), console))
+        return {"query_id": query, "cells": found}
+
+    def _one_query(self, query: str, cell: tuple[str, str], console: Console) -> dict[str, Any]:
+        own = self.scores[
+            (self.scores["query_id"] == query) & (self.scores["subset"] == cell[0]) & (self.scores["split"] == cell[1])
+        ]
         data = self.data().dataset[cell[0]][cell[1]]
         index = list(data["queries"]["id"]).index(query)
         text = str(data["queries"]["text"][index])
@@ -266,7 +296,15 @@ class _View:
             ],
         )
         prompt = self._prompt(text, said, rows, console) if self.request.render is not None else None
-        return {"query_id": query, "text": text, "instruction": instruction, "candidates": rows, "prompt": prompt}
+        return {
+            "query_id": query,
+            "subset": cell[0],
+            "split": cell[1],
+            "text": text,
+            "instruction": instruction,
+            "candidates": rows,
+            "prompt": prompt,
+        }
 
     def _before(self, query: str, cell: tuple[str, str]) -> dict[str, int]:
         """Return the first stage's ranks, where its files are still there."""
@@ -305,8 +343,7 @@ class _View:
     def _model(self, config: RerankerConfig) -> Any:
         from rerank_eval.models.resolve import resolve_model
 
-        root = self.manifest["config"].get("model_root")
-        return resolve_model(config.model, config.revision, "reranker.model", Path(root) if root else None)
+        return resolve_model(config.model, config.revision, "reranker.model", self.request.model_root)
 
     def _prompt(
         self, text: str, said: str | None, rows: Sequence[Mapping[str, Any]], console: Console
@@ -326,7 +363,7 @@ class _View:
         config, prompting = found
         ref = self._model(config)
         tokenizer = AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
-        maker = PromptTokenizer(tokenizer, prompting.recipe, effective_max_length(config, ref))
+        maker = PromptTokenizer(tokenizer, prompting.recipe, effective_max_length(config, ref), config.markers)
         policy = make_policy(config, ref, prompting)
         chosen = policy.choose(said, self.data().metadata)
         prompt = maker.render(policy.query_text(text, said), rows[rank - 1]["text"], chosen)
@@ -341,6 +378,12 @@ class _View:
 def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Keep the first candidates, and the relevant ones wherever they are."""
     return [row for number, row in enumerate(rows) if number < _SHOWN or row["relevance"] > 0]
+
+
+def _named(row: Mapping[str, Any], several: bool) -> str:
+    """Name a query, with its cell where the task has several."""
+    cell = f" ({row['subset']}/{row['split']})" if several else ""
+    return one_line(f"{row['query_id']}{cell}")
 
 
 def _snippet(text: str) -> str:

@@ -60,15 +60,13 @@ class Row:
             if self.config.retriever.engine != "auto":
                 shown.append("engine")
         else:
-            shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length"]
+            shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length", "markers"]
         parts = []
         for key in shown:
             value = self.identity.get(key)
             if value is None or (key in _UNREMARKABLE and value == _UNREMARKABLE[key]):
                 continue
-            parts.append(
-                f"{key}={_shown(value)}" if key in {"instruction", "max_length", "engine", "head"} else str(value)
-            )
+            parts.append(f"{key}={_shown(value)}" if key in _NAMED else str(value))
         first = self.retriever or self
         if first.identity["candidates"] != "auto":
             parts.append(f"candidates={first.identity['candidates']}")
@@ -124,7 +122,8 @@ class Row:
 
 
 _UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
-_FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length")
+_NAMED = {"instruction", "max_length", "engine", "head", "markers"}
+_FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers")
 _SHOWN = 24
 
 
@@ -281,6 +280,8 @@ def reranker_identity(
         identity |= {"recipe": recipe.name, "engine": config.engine, "head": config.head}
         if config.compile is not None:  # fused arithmetic rounds elsewhere
             identity["compile"] = config.compile
+    if config.markers != "keep":
+        identity["markers"] = config.markers
     return identity
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from rerank_eval.errors import StorageError
 from rerank_eval.files import storage_error
+from rerank_eval.visible import VisibleFormatter, make_console
 
 logger = logging.getLogger("rerank_eval")
 
@@ -109,8 +110,8 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None, progress_console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, emoji=False, soft_wrap=True)
-        self.progress_console = progress_console or Console(file=sys.stderr, highlight=False, emoji=False)
+        self.console = console or make_console(soft_wrap=True)
+        self.progress_console = progress_console or make_console(file=sys.stderr)
         self.live = self.progress_console.is_terminal
 
     def say(self, text: str) -> None:
@@ -166,7 +167,7 @@ def open_log(results_dir: Path, console: Console) -> Path:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise storage_error(error, path) or StorageError(f"{path}: cannot be written ({error.strerror})") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     shown = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING, markup=False)
     for old in list(logger.handlers):
         logger.removeHandler(old)

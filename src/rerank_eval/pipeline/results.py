@@ -32,7 +32,7 @@ from rerank_eval.analysis.judging import (
 )
 from rerank_eval.analysis.seal import file_digest, sealed
 from rerank_eval.errors import StorageError
-from rerank_eval.files import atomic_path, storage_error, sweep, write_json
+from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
 from rerank_eval.models.records import Blocks, CellScores, Recorder
 from rerank_eval.names import slug
 from rerank_eval.store import LOCK
@@ -172,13 +172,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         The manifest, or None when there is none, it is torn, or it is of another schema.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = load_json(folder / MANIFEST)
     except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or manifest.get("complete") is not True:
         return None
-    whole = {"digest", "inputs", "row", "scores", "task", "timings"} <= manifest.keys()
-    return manifest if whole and isinstance(manifest["row"], dict) and isinstance(manifest["task"], dict) else None
+    whole = {"digest", "inputs", "native", "row", "scores", "task", "timings"} <= manifest.keys()
+    row, task = manifest.get("row"), manifest.get("task")
+    whole = whole and isinstance(row, dict) and isinstance(row.get("kind"), str)
+    return manifest if whole and isinstance(task, dict) and isinstance(task.get("name"), str) else None
 
 
 def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _WORTH_TELLING = 0.0005
 """nDCG that ties leave open before it is told: what the leaderboard's second decimal shows."""
+_MARKERS_SHOWN = 3
 
 
 @dataclass
@@ -186,6 +187,15 @@ class Runner:
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
             f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s{_reservations(manifest)}"
         )
+        marked = manifest.get("markers", {})
+        if marked.get("pairs") and marked["mode"] == "keep":
+            logger.warning(
+                "%s: %d pairs hold markers (%s) that the model reads as tokens, so that a text can close its own turn; "
+                "reranker.markers: neutralise reads them as text",
+                job.task.name,
+                marked["pairs"],
+                ", ".join(list(marked["found"])[:_MARKERS_SHOWN]),
+            )
 
 
 def _reservations(manifest: Mapping[str, Any]) -> str:
@@ -194,6 +204,9 @@ def _reservations(manifest: Mapping[str, Any]) -> str:
     cut = manifest.get("truncation", {}).get("rate", 0.0)
     if cut:
         told += f", {cut:.1%} of prompts cut to max_length"
+    marked = manifest.get("markers", {}).get("pairs", 0)
+    if marked:
+        told += f", {marked} pairs with markers"
     scores = manifest["scores"]
     key, name = ("p_mrr", "p-MRR") if "p_mrr" in scores else ("ndcg_at_10", "nDCG@10")
     worst, best = scores[f"{key}_worst"], scores[f"{key}_best"]

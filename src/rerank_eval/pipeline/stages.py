@@ -91,6 +91,8 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
         model.advance = bar.advance
         result = evaluate(RerankSearch(model), task)
         judged = results.judge(model.recorder, judgements(task), prepare.changed_judgements(task))
+    config = job.row.config.reranker
+    assert config is not None  # noqa: S101 - a reranker row has one
     counts, work = model.counts, model.scorer.take_work()
     facts = {
         "native": native,
@@ -100,6 +102,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
             "rate": counts.truncated / max(counts.pairs, 1),
             "overlong_queries": counts.overlong,
         },
+        "markers": model.marked.summary(config.markers),
         "instruction": model.scorer.policy.summary(),
         "digest": judged.digest,
     }

@@ -6,7 +6,10 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any, Protocol
 
 from rerank_eval.config.schema import TrackingConfig
@@ -15,6 +18,10 @@ from rerank_eval.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _UNNAMED = re.compile(r"[^\w\-. :/]")  # what MLflow refuses in a metric's name
+PATIENCE = 30.0
+"""Seconds that a run waits for its tracker, once: what does not answer by then is left alone."""
+
+_TOLD = 200
 _PACKAGES = {"trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -146,13 +153,21 @@ class Mlflow:
 class Guarded:
     """Keeps a tracker's failures from the run: the first is told, and nothing more is asked of it.
 
+    The tracker works in one thread of its own, which some of them require, and is waited for only so long: a server
+    that never answers costs a run one wait. The thread is a daemon, so that it does not hold the process at its end.
+
     Args:
         tracker: The tracker, or None for none.
         say: Told of the failure, in one line.
+        patience: Seconds to wait for each call; None takes `PATIENCE`.
     """
 
-    def __init__(self, tracker: Tracker | None, say: Callable[[str], None]) -> None:
+    def __init__(self, tracker: Tracker | None, say: Callable[[str], None], patience: float | None = None) -> None:
         self._tracker, self._say = tracker, say
+        self._patience = PATIENCE if patience is None else patience
+        self._asked: SimpleQueue[_Call | None] = SimpleQueue()
+        if tracker is not None:
+            Thread(target=_work, args=(self._asked,), name="tracker", daemon=True).start()
 
     def start(self, config: Mapping[str, Any]) -> None:
         """See `Tracker.start`."""
@@ -173,13 +188,39 @@ class Guarded:
     def _do(self, name: str, *arguments: Any) -> None:
         if self._tracker is None:
             return
+        call = _Call(getattr(self._tracker, name), arguments)
+        self._asked.put(call)
+        if not call.done.wait(self._patience):
+            self._stop(f"no answer to `{name}` in {self._patience:g} seconds")
+        elif call.error is not None:
+            logger.debug("tracking failed", exc_info=call.error)
+            self._stop(f"{type(call.error).__name__}: {' '.join(str(call.error).split())[:_TOLD]}")
+        elif name == "finish":
+            self._asked.put(None)
+
+    def _stop(self, why: str) -> None:
+        self._tracker = None
+        self._asked.put(None)
+        self._say(f"tracking stopped, the run goes on: {why}")
+
+
+@dataclass
+class _Call:
+    """Something asked of a tracker."""
+
+    do: Callable[..., None]
+    arguments: tuple[Any, ...]
+    done: Event = field(default_factory=Event)
+    error: BaseException | None = None
+
+
+def _work(asked: SimpleQueue[_Call | None]) -> None:
+    while (call := asked.get()) is not None:
         try:
-            getattr(self._tracker, name)(*arguments)
-        except Exception as error:  # whatever a tracker does, the results are worth more
-            self._tracker = None
-            logger.debug("tracking failed", exc_info=True)
-            told = " ".join(str(error).split())[:200]
-            self._say(f"tracking stopped, the run goes on: {type(error).__name__}: {told}")
+            call.do(*call.arguments)
+        except BaseException as error:
+            call.error = error
+        call.done.set()
 
 
 def make_tracker(config: TrackingConfig | None, results_dir: Path) -> Tracker | None:

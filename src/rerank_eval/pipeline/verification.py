@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rerank_eval.analysis.runs import Stored, find_run, stored_rows
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.analysis.verification import Verdict, verify_result
 from rerank_eval.errors import ConfigError, VerificationError
+from rerank_eval.files import load_json
 from rerank_eval.names import did_you_mean
 from rerank_eval.store.agreement import agreement
 from rerank_eval.tasks.suites import load_suites
@@ -74,7 +74,7 @@ def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> l
 
 def _ask_store(verdict: Verdict, results_dir: Path) -> None:
     try:
-        manifest = json.loads((verdict.folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = load_json(verdict.folder / "manifest.json")
         if manifest["row"]["kind"] != "reranker":
             return
         frame = pd.read_parquet(verdict.folder / PAIRS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.files import atomic_path
+from rerank_eval.files import atomic_path, load_json
 from rerank_eval.names import digest
 from rerank_eval.store import IDENTITY, LOCK, STORE
 from rerank_eval.store.cell import Blocks
@@ -92,11 +91,15 @@ def find_scored(results_dir: Path, name: str | None = None) -> list[Scored]:
 
 def _read(folder: Path) -> Scored:
     try:
-        identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        identity = load_json(folder / IDENTITY)
     except (OSError, ValueError):
         identity = {}
     one = Scored(folder, folder.parent.name, folder.name, identity if isinstance(identity, dict) else {})
-    if digest(one.identity, 12) != one.digest:
+    try:
+        own = digest(one.identity, 12)
+    except ValueError:  # NaN, which we never write
+        own = ""
+    if own != one.digest:
         one.bad[folder / IDENTITY] = "is missing or is another identity's; the next run writes it anew"
     for path in sorted(folder.glob(f"*/*/*{SUFFIX}")):
         if path.name.startswith("."):
