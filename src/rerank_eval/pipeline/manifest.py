@@ -16,7 +16,17 @@ from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef
 
-_NOT_OF_A_RESULT = {"grid", "extends", "description", "tasks", "results_dir", "data_root", "model_root", "tracking"}
+_NOT_OF_A_RESULT = {
+    "grid",
+    "extends",
+    "description",
+    "tasks",
+    "results_dir",
+    "data_root",
+    "model_root",
+    "tracking",
+    "workers",
+}
 """Config keys that say nothing about one row on one task."""
 
 
