@@ -56,10 +56,12 @@ def own_nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def workers() -> Iterator[Any]:
-    """Make clusters of ours on the nodes that there are, and end their workers afterwards."""
+    """Make clusters of ours on the nodes that there are, one at a time, and end their workers afterwards."""
     made: list[Cluster] = []
 
     def make(**settings: Any) -> Cluster:
+        for cluster in made:
+            cluster.end_pool()
         made.append(Cluster(WorkersConfig(**settings), "cpu"))
         return made[-1]
 
