@@ -63,6 +63,16 @@ class Cluster:
     def pool(self, spec: Spec) -> Pool:
         """Start workers with a model; those of the model before are ended."""
         self.end_pool()
+        self._pool = self.new_pool(spec, self.workers)
+        return self._pool
+
+    def new_pool(self, spec: Spec, workers: int) -> Pool:
+        """Start workers beside those that there are; the caller ends them.
+
+        Args:
+            spec: How they get their model.
+            workers: How many.
+        """
         from rerank_eval.workers.actor import Worker
 
         environment = {name: os.environ[name] for name in _SHARED_VARIABLES if name in os.environ}
@@ -75,11 +85,8 @@ class Cluster:
             "max_task_retries": 0,
         }
         actor = self._ray.remote(Worker).options(**options)
-        settings = PoolSettings(
-            self.workers, block_tokens=self.config.block_tokens, hang_seconds=self.config.hang_seconds
-        )
-        self._pool = Pool(spec, settings, lambda _: actor.remote(self.config.cpus_per_worker, environment), self.needs)
-        return self._pool
+        settings = PoolSettings(workers, block_tokens=self.config.block_tokens, hang_seconds=self.config.hang_seconds)
+        return Pool(spec, settings, lambda _: actor.remote(self.config.cpus_per_worker, environment), self.needs)
 
     def end_pool(self) -> None:
         """End the workers that there are."""
