@@ -132,7 +132,7 @@ def test_scores_are_the_same_when_workers_are_killed_and_stand_still(workers: Ma
 
 def corpus(number: int) -> Dataset:
     draw = random.Random(7)
-    rows = [{"id": f"d{i}", "title": text(draw, 3), "text": text(draw, 60)} for i in range(number)]
+    rows = [{"id": f"d{i}", "title": text(draw, 3), "text": text(draw, 12)} for i in range(number)]
     return Dataset.from_list([*rows, {"id": "copy", "title": rows[3]["title"], "text": rows[3]["text"]}])
 
 
