@@ -120,6 +120,7 @@ def _reading() -> dict[str, Any]:
     meta = ModelMeta.create_empty(
         overwrites={"name": "bench/instant", "revision": "1", "model_type": ["cross-encoder"]}
     )
+    evaluate(CrossEncoder(_Instant(), meta), task)  # imports what mteb imports when it is first used
     started = time.perf_counter()
     evaluate(CrossEncoder(scorer, meta), task)
     seconds = time.perf_counter() - started
