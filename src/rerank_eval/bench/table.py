@@ -68,11 +68,24 @@ def to_markdown(document: dict[str, Any]) -> str:
 
 
 def insert(path: Path, documents: Sequence[dict[str, Any]]) -> None:
-    """Replace what stands between a file's markers.
+    """Put benchmarks between a file's markers.
 
     Args:
         path: A Markdown file with `BEGIN` and `END`.
         documents: The benchmarks.
+
+    Raises:
+        ValueError: The file has no markers.
+    """
+    put(path, "\n".join(to_markdown(document) for document in documents))
+
+
+def put(path: Path, tables: str) -> None:
+    """Replace what stands between a file's markers.
+
+    Args:
+        path: A Markdown file with `BEGIN` and `END`.
+        tables: What shall stand there.
 
     Raises:
         ValueError: The file has no markers.
@@ -82,7 +95,6 @@ def insert(path: Path, documents: Sequence[dict[str, Any]]) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path}: no {BEGIN} and {END}")
-    tables = "\n".join(to_markdown(document) for document in documents)
     path.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
 
 
