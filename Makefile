@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling leaderboard readme reproduce schema lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce schema lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -64,6 +64,14 @@ bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET
 bench-scaling: $(READY) ## two workers against one, the driver against simulated ones; docs/scaling.md (PARTS, ARGS)
 	@$(BIN)/python -m rerank_eval.bench.scaling $(PARTS) $(ARGS)
 	@$(BIN)/python -m rerank_eval.bench.scaling_table docs/scaling.md results/bench results/plan/model-card.json
+
+bench-large: $(READY) ## millions of documents, pairs and scores: time and memory; docs/results.md (ARGS='--pairs 1000000')
+	@$(BIN)/python -m rerank_eval.bench.large --output results/bench/large.json $(if $(ARGS),$(ARGS),--scores 41000000 --pairs 10000000 --documents 10000000)
+	@$(BIN)/python -m rerank_eval.bench.results_table docs/results.md results
+
+crash: $(READY) ## kill real runs at random moments and hold what comes out against an undisturbed run (KILLS=50)
+	@$(BIN)/python -m tests.crash.kills --kills $(or $(KILLS),50) --output results/crash/kills.json
+	@$(BIN)/python -m rerank_eval.bench.results_table docs/results.md results
 
 leaderboard: $(READY) ## make the leaderboard again from results/
 	@$(BIN)/rerank-eval leaderboard

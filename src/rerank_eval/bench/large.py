@@ -2,6 +2,7 @@
 
     python -m rerank_eval.bench.large --pairs 10000000
     python -m rerank_eval.bench.large --documents 10000000
+    python -m rerank_eval.bench.large --scores 41000000
 
 A run is the command line's own, in a process of its own. What only costs a model's time is put in place beforehand, in
 the stores in which a run finds it: scores of all pairs, or embeddings of all documents. Everything else is done.
@@ -120,6 +121,54 @@ def many_documents(folder: Path, documents: int) -> dict[str, Any]:
     dim = _fill_embeddings(folder, config)
     ran = timed(["eval", "--config", str(config)], folder)
     return {"queries": 100, "documents": documents, "dim": dim, "retrieve_and_rerank": ran}
+
+
+def many_scores(folder: Path, scores: int) -> dict[str, Any]:
+    """Write so many scores into the store, open it anew, and look each of them up, in this process.
+
+    Args:
+        folder: Where the store goes.
+        scores: Scores, a hundred a query, in one cell.
+    """
+    from rerank_eval.models.stored import ScoreStore
+    from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
+
+    store = ScoreStore(folder, "bench", {"model": "bench"})
+    queries, dice = scores // CANDIDATES, np.random.default_rng(_SEED)
+    texts = [f"the text of document {number}" for number in range(10_000)]
+    flags, lengths = np.zeros(CANDIDATES, bool), np.full(CANDIDATES, 300)
+
+    def pairs(number: int) -> tuple[bytes, list[int]]:
+        start = number * 37 % (len(texts) - CANDIDATES)
+        return query_digest(f"query {number}", None), list(range(start, start + CANDIDATES))
+
+    started = time.monotonic()
+    with store.cell("task", "default", "test") as ledger:
+        for number in range(queries):
+            query, rows = pairs(number)
+            values = dice.normal(size=CANDIDATES).astype(np.float32).astype(np.float64)
+            digests = [document_digest(texts[row]) for row in rows]
+            ids = [f"d{row}" for row in rows]
+            one = ScoredQuery(f"q{number}", ids, query, digests, values, values, flags, flags, lengths)
+            ledger.stored.add(one)
+    written = time.monotonic() - started
+    started, found = time.monotonic(), 0
+    with store.cell("task", "default", "test") as ledger:
+        opened = time.monotonic() - started
+        for number in range(queries):
+            query, rows = pairs(number)
+            found += int(ledger.stored.find(query, [document_digest(texts[row]) for row in rows]).found.sum())
+    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    if found != queries * CANDIDATES:
+        raise RuntimeError(f"{found} of {queries * CANDIDATES} scores were found again")
+    return {
+        "scores": found,
+        "write_seconds": round(written, 1),
+        "open_seconds": round(opened, 1),
+        "read_seconds": round(time.monotonic() - started, 1),
+        "size_mb": round(size / 1e6, 1),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
 
 
 def _config(folder: Path, task: Path, retriever: str, top_k: int = CANDIDATES) -> Path:
@@ -245,19 +294,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="whole runs over millions of documents or pairs")
     parser.add_argument("--pairs", type=int, default=0)
     parser.add_argument("--documents", type=int, default=0)
+    parser.add_argument("--scores", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None, help="where the data goes; some 10 GB for ten million")
     parser.add_argument("--output", type=Path, default=None)
     told = parser.parse_args()
     found: dict[str, Any] = {"machine": {"processor": platform.machine(), "cores": os.cpu_count()}}
     with tempfile.TemporaryDirectory(prefix="large-", dir=told.folder) as name:
         folder = Path(name)
+        if told.scores:  # first: its memory is this process's own
+            (folder / "s").mkdir()
+            found["scores"] = many_scores(folder / "s", told.scores)
         if told.pairs:
             (folder / "p").mkdir()
             found["pairs"] = many_pairs(folder / "p", told.pairs)
         if told.documents:
             (folder / "d").mkdir()
             found["documents"] = many_documents(folder / "d", told.documents)
-    found["own_peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
     if told.output is not None:
         write_json(told.output, found)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
