@@ -157,14 +157,17 @@ def _judge_cell(
     judged: list[pd.DataFrame] = []
     seen: set[str] = set()
     for frame in blocks:
-        own = {query: qrels[query] for query in frame["query_id"].unique() if query in qrels}
+        # As objects, once: pandas makes a new one of each string whenever it is asked.
+        ids, documents, scores = (frame[name].to_numpy(object).tolist() for name in ("query_id", "doc_id", "score"))
+        own = {query: qrels[query] for query in dict.fromkeys(ids) if query in qrels}
         seen |= own.keys()
         judged.append(metrics.per_query(frame, own))
-        graded = zip(frame["query_id"], frame["doc_id"], strict=True)
-        relevance = pd.array([own.get(q, {}).get(d, 0) for q, d in graded], dtype="int64")
+        none: Mapping[str, int] = {}
+        grades = [own.get(query, none).get(document, 0) for query, document in zip(ids, documents, strict=True)]
+        relevance = pd.array(grades, dtype="int64")
         pairs.add(cell, frame.assign(relevance=relevance))
         subset, split = cell
-        for query_id, doc_id, score in zip(frame["query_id"], frame["doc_id"], frame["score"], strict=True):
+        for query_id, doc_id, score in zip(ids, documents, scores, strict=True):
             hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
     # Queries without a candidate count as 0.
     empty = pd.DataFrame({"query_id": [], "doc_id": [], "rank": [], "score": []}).astype({"query_id": object})
