@@ -12,7 +12,7 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench leaderboard readme reproduce schema fuzz lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce schema fuzz lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -25,6 +25,7 @@ help: ## list the targets
 	@echo "  make fetch CONFIG=configs/model-card.yaml        all that it reads, for a machine without a network"
 	@echo "  make eval TASK=path/to/beir_folder               your corpus.jsonl, queries.jsonl, qrels/test.tsv"
 	@echo "  make eval SET='embedded.size=medium reranker=null'"
+	@echo "  make eval SET=workers=ray                        by workers: this machine's, or the Ray cluster around it"
 
 setup: $(READY) ## make .venv with everything in it
 
@@ -33,7 +34,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[offline,bench,quantized,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[offline,bench,quantized,ray,dev]'
 	@touch $@
 
 doctor: $(READY) ## find what is wrong with the set-up, in under a minute (TASK, CONFIG, SET, ARGS=--no-weights)
@@ -58,7 +59,19 @@ tasks: $(READY) ## list every suite and task with sizes
 
 bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny, 0.6b-2-layers, 0.6b, 4b, 8b; ARGS)
 	@$(BIN)/python -m rerank_eval.bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
-	@$(BIN)/python -m rerank_eval.bench.table docs/engine.md results/bench/*.json
+	@$(BIN)/python -m rerank_eval.bench.table docs/engine.md $(filter-out results/bench/scaling-%,$(wildcard results/bench/*.json))
+
+bench-scaling: $(READY) ## two workers against one, the driver against simulated ones; docs/scaling.md (PARTS, ARGS)
+	@$(BIN)/python -m rerank_eval.bench.scaling $(PARTS) $(ARGS)
+	@$(BIN)/python -m rerank_eval.bench.scaling_table docs/scaling.md results/bench results/plan/model-card.json
+
+bench-large: $(READY) ## millions of documents, pairs and scores: time and memory; docs/results.md (ARGS='--pairs 1000000')
+	@$(BIN)/python -m rerank_eval.bench.large --output results/bench/large.json $(if $(ARGS),$(ARGS),--scores 41000000 --pairs 10000000 --documents 10000000)
+	@$(BIN)/python -m rerank_eval.bench.results_table docs/results.md results
+
+crash: $(READY) ## kill real runs at random moments and hold what comes out against an undisturbed run (KILLS=50)
+	@$(BIN)/python -m tests.crash.kills --kills $(or $(KILLS),50) --output results/crash/kills.json
+	@$(BIN)/python -m rerank_eval.bench.results_table docs/results.md results
 
 leaderboard: $(READY) ## make the leaderboard again from results/
 	@$(BIN)/rerank-eval leaderboard

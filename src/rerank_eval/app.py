@@ -116,7 +116,8 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     from rerank_eval.pipeline.run import Runner
     from rerank_eval.pipeline.tracking import Guarded, make_tracker
 
-    check_device(loaded.base.device)
+    if loaded.base.workers is None:  # else the workers' devices count, and not this machine's
+        check_device(loaded.base.device)
     named = make_tracker(loaded.base.tracking, Path(loaded.base.results_dir).expanduser())
     log = open_log(Path(loaded.base.results_dir).expanduser(), console)
     reporter = Reporter(console)

@@ -77,7 +77,7 @@ def minilm() -> DenseBackend:
 def test_dense_search_equals_a_plain_matrix_product(minilm: DenseBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers import SentenceTransformer
 
-    monkeypatch.setattr(module, "_CORPUS_CHUNK", 2)  # several merges
+    monkeypatch.setattr(module, "CORPUS_CHUNK", 2)  # several merges
     cell = search(minilm, SmallTask(), top_k=3).recorder.cells["default", "test"]
     plain = SentenceTransformer(resolve_model(RetrieverConfig().model, None, "").source, device="cpu")
     similarity = plain.encode(list(QUERIES.values())) @ plain.encode(list(DOCUMENTS.values())).T

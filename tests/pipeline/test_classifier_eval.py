@@ -70,7 +70,7 @@ def test_from_a_folder_to_a_leaderboard(project: Path, capsys: pytest.CaptureFix
     instruction = manifest["instruction"]
     assert (instruction["place"], instruction["distinct"]) == ("behind the query", 2)
     assert instruction["examples"] == ["only vises are wanted", None]
-    assert manifest["truncation"] == {"pairs": 0, "rate": 0.0}
+    assert manifest["truncation"] == {"pairs": 0, "rate": 0.0, "overlong_queries": 0}
     work = manifest["timings"]["work"]
     assert work["computed_tokens"] == work["prompt_tokens"] == manifest["counts"]["prompt_tokens"] > 0
     scores = pd.read_parquet(manifest["_folder"] / "scores.parquet")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rerank_eval.analysis import followir, metrics
 
@@ -22,12 +25,66 @@ Cell = tuple[str, str]
 """(subset, split)"""
 
 
+_PAIR_COLUMNS = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("subset", "split", "query_id", "doc_id")),
+        pa.field("rank", pa.int64()),
+        pa.field("score", pa.float64()),
+        pa.field("relevance", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Pairs:
+    """Every pair of a task with its rank, score and relevance (0 where nobody judged), held compactly.
+
+    Attributes:
+        blocks: Cell and table of some of its queries; columns query_id, doc_id, rank, score, relevance.
+    """
+
+    blocks: list[tuple[Cell, pa.Table]] = field(default_factory=list)
+
+    def add(self, cell: Cell, frame: pd.DataFrame) -> None:
+        """Append a block of whole queries."""
+        columns = [
+            pa.array(frame["query_id"], pa.string()).dictionary_encode(),
+            pa.array(frame["doc_id"], pa.string()),
+            pa.array(frame["rank"], pa.int32()),
+            pa.array(frame["score"], pa.float64()),
+            pa.array(
+                frame["relevance"], pa.int16() if len(frame) and frame["relevance"].abs().max() < _SMALL else None
+            ),
+        ]
+        self.blocks.append((cell, pa.table(columns, names=["query_id", "doc_id", "rank", "score", "relevance"])))
+
+    def write(self, path: Path) -> None:
+        """Write columns subset, split, query_id, doc_id, rank, score and relevance to a parquet file."""
+        with pq.ParquetWriter(path, _PAIR_COLUMNS) as writer:
+            for (subset, split), table in self.blocks:
+                told = [pa.repeat(pa.scalar(name, pa.string()), len(table)) for name in (subset, split)]
+                rest = [column.cast(_PAIR_COLUMNS.field(name).type) for name, column in _columns(table)]
+                writer.write_table(pa.table([*told, *rest], schema=_PAIR_COLUMNS))
+
+    def cells(self) -> Iterator[tuple[Cell, Iterator[pd.DataFrame]]]:
+        """Yield each cell with its blocks as frames with columns query_id, doc_id, rank, score, relevance."""
+        for cell in dict.fromkeys(cell for cell, _ in self.blocks):
+            yield cell, (table.to_pandas().astype({"query_id": object}) for own, table in self.blocks if own == cell)
+
+
+_SMALL = 2**15
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    return zip(table.column_names, table.columns, strict=True)
+
+
 @dataclass(frozen=True)
 class Judged:
     """A task's scores as frames, and what follows from them.
 
     Attributes:
-        pairs: Columns subset, split, query_id, doc_id, rank, score, relevance (0 where nobody judged): every pair.
+        pairs: Every pair.
         per_query: Columns subset, split, query_id and the metrics: every query with judgements.
         summary: Means over all queries of a cell, then over cells, as suites average.
         digest: SHA-256 (16 hexadecimal characters) over every pair's cell, query, document and score.
@@ -37,7 +94,7 @@ class Judged:
         changed: Columns subset, split, query_id (of the pair), doc_id: what the instructions make irrelevant; likewise.
     """
 
-    pairs: pd.DataFrame
+    pairs: Pairs
     per_query: pd.DataFrame
     summary: dict[str, float]
     digest: str
@@ -47,12 +104,13 @@ class Judged:
 
 
 def judge_frames(
-    cells: Mapping[Cell, pd.DataFrame], qrels: Mapping[Cell, Qrels], changed: Mapping[Cell, Changed]
+    cells: Mapping[Cell, Iterable[pd.DataFrame]], qrels: Mapping[Cell, Qrels], changed: Mapping[Cell, Changed]
 ) -> Judged:
     """Compute per-query metrics.
 
     Args:
-        cells: Each cell's candidates: columns query_id, doc_id, rank, score, best first within a query.
+        cells: Each cell's candidates, in blocks of whole queries: columns query_id, doc_id, rank, score, best first
+            within a query. Read more than once where relevance changes with the instruction.
         qrels: Judgements of each cell.
         changed: For each cell, pairs of queries and the documents that the second one's instruction makes irrelevant.
 
@@ -62,20 +120,14 @@ def judge_frames(
     Raises:
         ModelError: A score is not finite.
     """
-    pairs: list[pd.DataFrame] = []
+    pairs = Pairs()
     queries: list[pd.DataFrame] = []
     summaries: list[dict[str, float]] = []
     hasher = hashlib.sha256()
-    for (subset, split), frame in sorted(cells.items()):
-        known = qrels[subset, split]
-        per_query = metrics.per_query(frame, known)
+    for cell, blocks in sorted(cells.items()):
+        per_query = _judge_cell(cell, blocks, qrels[cell], pairs, hasher)
         summaries.append(metrics.summarise(per_query))
-        graded = zip(frame["query_id"], frame["doc_id"], strict=True)
-        relevance = pd.array([known.get(q, {}).get(d, 0) for q, d in graded], dtype="int64")
-        pairs.append(_labelled(frame.assign(relevance=relevance), subset, split))
-        queries.append(_labelled(per_query, subset, split))
-        for query_id, doc_id, score in zip(frame["query_id"], frame["doc_id"], frame["score"], strict=True):
-            hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
+        queries.append(_labelled(per_query, *cell))
     by_pair = _instruction_pairs(cells, changed)
     if by_pair is not None:
         for part, (_, own) in zip(summaries, sorted(by_pair.items()), strict=True):
@@ -87,7 +139,7 @@ def judge_frames(
     made_irrelevant = [(*cell, q, d) for cell, own in sorted(changed.items()) for q, ds in own.items() for d in ds]
     columns = ["subset", "split", "query_id", "doc_id"]
     return Judged(
-        pd.concat(pairs, ignore_index=True),
+        pairs,
         pd.concat(queries, ignore_index=True),
         summary,
         hasher.hexdigest()[:16],
@@ -99,13 +151,38 @@ def judge_frames(
     )
 
 
+def _judge_cell(
+    cell: Cell, blocks: Iterable[pd.DataFrame], qrels: Qrels, pairs: Pairs, hasher: hashlib._Hash
+) -> pd.DataFrame:
+    judged: list[pd.DataFrame] = []
+    seen: set[str] = set()
+    for frame in blocks:
+        # As objects, once: pandas makes a new one of each string whenever it is asked.
+        ids, documents, scores = (frame[name].to_numpy(object).tolist() for name in ("query_id", "doc_id", "score"))
+        own = {query: qrels[query] for query in dict.fromkeys(ids) if query in qrels}
+        seen |= own.keys()
+        judged.append(metrics.per_query(frame, own))
+        none: Mapping[str, int] = {}
+        grades = [own.get(query, none).get(document, 0) for query, document in zip(ids, documents, strict=True)]
+        relevance = pd.array(grades, dtype="int64")
+        pairs.add(cell, frame.assign(relevance=relevance))
+        subset, split = cell
+        for query_id, doc_id, score in zip(ids, documents, scores, strict=True):
+            hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
+    # Queries without a candidate count as 0.
+    empty = pd.DataFrame({"query_id": [], "doc_id": [], "rank": [], "score": []}).astype({"query_id": object})
+    judged.append(metrics.per_query(empty, {query: own for query, own in qrels.items() if query not in seen}))
+    whole = pd.concat([one for one in judged if len(one)] or judged[:1])
+    return whole.sort_values("query_id", kind="stable", ignore_index=True)
+
+
 def _instruction_pairs(
-    cells: Mapping[Cell, pd.DataFrame], changed: Mapping[Cell, Changed]
+    cells: Mapping[Cell, Iterable[pd.DataFrame]], changed: Mapping[Cell, Changed]
 ) -> dict[Cell, pd.DataFrame] | None:
     """Judge pairs of instructions; None unless every cell has some."""
     if not changed:
         return None
-    found = {cell: followir.p_mrr(frame, changed.get(cell, {})) for cell, frame in cells.items()}
+    found = {cell: followir.p_mrr(pd.concat(blocks), changed.get(cell, {})) for cell, blocks in cells.items()}
     return found if found and all(len(frame) for frame in found.values()) else None
 
 

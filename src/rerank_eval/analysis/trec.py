@@ -27,24 +27,31 @@ def _word(identifier: str) -> str:
     return _BLANK.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), escaped)
 
 
-def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
+def write_run(path: Path, frames: pd.DataFrame | Iterable[pd.DataFrame], tag: str) -> None:
     """Write one cell's ranking as `query Q0 document rank score tag`.
 
     The format has no place for white space in an id; it is written as `%20` and so on, and `%` as `%25` in such an id.
 
     Args:
         path: The file, written atomically.
-        frame: Columns query_id, doc_id, score, best candidate first within a query.
+        frames: Columns query_id, doc_id, score, best candidate first within a query; one frame, or several of whole
+            queries.
         tag: Name of the run.
 
     Raises:
         DataError: An id is empty, the tag is empty or holds white space, or a score is not finite.
         StorageError: The disk is full or the folder cannot be written.
     """
+    _check_words(path, "tag", [tag])
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
+        for frame in [frames] if isinstance(frames, pd.DataFrame) else frames:
+            handle.writelines(_lines(path, frame, tag))
+
+
+def _lines(path: Path, frame: pd.DataFrame, tag: str) -> Iterator[str]:
     for column in ("query_id", "doc_id"):
         if (frame[column] == "").any():
             raise DataError(f"{path.name}: a {column} is empty, which a TREC run cannot express")
-    _check_words(path, "tag", [tag])
     bad = frame[~np.isfinite(frame["score"].to_numpy(dtype=np.float64))]
     if len(bad):
         query_id, doc_id, score = (bad.iloc[0][column] for column in ("query_id", "doc_id", "score"))
@@ -55,11 +62,8 @@ def write_run(path: Path, frame: pd.DataFrame, tag: str) -> None:
     ordered = ordered.sort_values(["_query", "_score", "doc_id"], ascending=[True, False, False], kind="stable")
     ranks = ordered.groupby("_query", sort=False).cumcount() + 1
     columns = (ordered["query_id"].map(_word), ordered["doc_id"].map(_word), ranks, ordered["score"])
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(
-            f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"
-            for query_id, document_id, rank, score in zip(*(column.tolist() for column in columns), strict=True)
-        )
+    for query_id, document_id, rank, score in zip(*(column.tolist() for column in columns), strict=True):
+        yield f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"
 
 
 def _check_words(path: Path, what: str, words: Iterable[str]) -> None:

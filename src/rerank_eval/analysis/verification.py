@@ -125,7 +125,7 @@ def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
     said = manifest["scores"]
     wrong = [name for name, value in again.summary.items() if said.get(name) != value]
     verdict.check("every mean", not wrong, f"the manifest's {', '.join(wrong)} do not follow from {PER_QUERY}")
-    for cell, own in _by_cell(again.pairs):
+    for cell, own in again.pairs.cells():
         name = f"{slug('.'.join(cell))}.trec"
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / name
@@ -151,8 +151,8 @@ def _judged_again(folder: Path) -> Judged:
             qrels.setdefault(cell, {}).setdefault(query, {})[document] = int(value)
     pairs = pd.read_parquet(folder / PAIRS)
     columns = ["query_id", "doc_id", "rank", "score"]
-    cells = {cell: pairs.head(0)[columns] for cell in qrels}
-    cells |= {cell: frame[columns].reset_index(drop=True) for cell, frame in _by_cell(pairs)}
+    cells = {cell: [pairs.head(0)[columns]] for cell in qrels}
+    cells |= {cell: [frame[columns].reset_index(drop=True)] for cell, frame in _by_cell(pairs)}
     changed: dict[Cell, dict[str, list[str]]] = {}
     if (folder / CHANGED).is_file():
         for cell, frame in _by_cell(pd.read_parquet(folder / CHANGED)):

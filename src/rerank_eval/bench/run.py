@@ -173,7 +173,7 @@ def machine(settings: Settings) -> dict[str, Any]:
     """Say what the figures were measured on."""
     cuda = settings.device.startswith("cuda")
     return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "device": torch.cuda.get_device_name() if cuda else processor(),
         "threads": settings.threads or torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -181,7 +181,8 @@ def machine(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

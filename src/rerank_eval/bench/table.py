@@ -10,8 +10,6 @@ from typing import Any
 
 from rerank_eval.bench.workloads import WORKLOADS
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-
 
 def to_markdown(document: dict[str, Any]) -> str:
     """Render one benchmark.
@@ -68,22 +66,36 @@ def to_markdown(document: dict[str, Any]) -> str:
 
 
 def insert(path: Path, documents: Sequence[dict[str, Any]]) -> None:
-    """Replace what stands between a file's markers.
+    """Put benchmarks between a file's markers.
 
     Args:
-        path: A Markdown file with `BEGIN` and `END`.
+        path: A Markdown file with the markers of `bench`.
         documents: The benchmarks.
 
     Raises:
         ValueError: The file has no markers.
     """
+    put(path, "\n".join(to_markdown(document) for document in documents))
+
+
+def put(path: Path, tables: str, name: str = "bench") -> None:
+    """Replace what stands between a file's markers.
+
+    Args:
+        path: A Markdown file with `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+        tables: What shall stand there.
+        name: The markers' name.
+
+    Raises:
+        ValueError: The file has no markers.
+    """
+    first, last = (f"<!-- {name}:{place} -->" for place in ("begin", "end"))
     text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{path}: no {BEGIN} and {END}")
-    tables = "\n".join(to_markdown(document) for document in documents)
-    path.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{path}: no {first} and {last}")
+    path.write_text(f"{before}{first}\n\n{tables}\n{last}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rerank_eval.config.schema import RerankerConfig, RetrieverConfig, RunConfig, UnknownNameError
+from rerank_eval.config.schema import RerankerConfig, RetrieverConfig, RunConfig, UnknownNameError, WorkersConfig
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean
 
@@ -28,6 +28,7 @@ _DEEPEST = 8
 _BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, OverflowError)
 """What PyYAML raises besides its own errors: for `!!timestamp x`, `!!bool x`, `!!int ''`."""
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+_OPTIONAL_SECTIONS = {"retriever": RetrieverConfig, "reranker": RerankerConfig, "workers": WorkersConfig}
 
 Origins = dict[str, str]
 """Dotted key -> the file (or `--set`) that gave it its value: an error names the place a user has to edit."""
@@ -284,7 +285,7 @@ def _shown(value: object) -> str:
 def _valid_keys(section: list[str]) -> list[str]:
     model: Any = RunConfig
     for part in section:
-        model = {"retriever": RetrieverConfig, "reranker": RerankerConfig}.get(part) or _section(model, part)
+        model = _OPTIONAL_SECTIONS.get(part) or _section(model, part)
     return list(model.model_fields)
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from rerank_eval.evals import instruction_set_names
 
@@ -211,6 +211,30 @@ class TrackingConfig(_Model):
     """The tracker's project or experiment."""
 
 
+class WorkersConfig(_Model):
+    """Many GPUs or hosts: both stages spread over the workers of a Ray cluster. Not part of a result's identity."""
+
+    backend: Literal["ray"] = "ray"
+    """The engine; needs the extra `ray`."""
+    address: str = "auto"
+    """`auto`: the cluster that RAY_ADDRESS names or that runs on this machine, else a new one of this machine alone;
+    `local`: always a new one; `host:port` or `ray://host:port`: that one."""
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """Workers, each with a model of its own; `auto`: as many as the cluster has GPUs, or else CPUs, for now."""
+    gpus_per_worker: float = Field(default=1, gt=0)
+    """GPUs that a worker takes where there are any; below 1 several share one."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """CPUs that a worker takes, and threads that it computes with."""
+    block_tokens: int = Field(default=250_000, ge=256)
+    """Tokens, estimated, that go to a worker at a time."""
+    hang_seconds: float = Field(default=300, gt=0)
+    """A worker that takes longer than this for a block, and ten times longer than such blocks take, is replaced."""
+
+
+def _named_backend(value: Any) -> Any:
+    return {"backend": value} if isinstance(value, str) else value
+
+
 class RunConfig(_Model):
     """One experiment: tasks, a retriever, a reranker, and a grid of variants over any of their keys."""
 
@@ -241,6 +265,12 @@ class RunConfig(_Model):
     """Experiment tracker; null for none."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Not part of a result's identity."""
+    workers: Annotated[
+        WorkersConfig | None,
+        BeforeValidator(_named_backend, json_schema_input_type=Literal["ray"] | WorkersConfig | None),
+    ] = None
+    """`ray` or its section: both stages by workers, on many GPUs or hosts; null: this process alone. Not part of a
+    result's identity."""
 
     @property
     def data_folder(self) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.topk import Best, scores_of, top_k
 from rerank_eval.errors import DeviceError
 from rerank_eval.models.embedders import embedding_engine
-from rerank_eval.models.embedding_store import EmbeddingStore, StoredVectors, TemporaryStore
+from rerank_eval.models.embedding_store import Embed, EmbedBlocks, EmbeddingStore, StoredVectors, TemporaryStore
 from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.retriever import Backend, SearchRequest
+from rerank_eval.models.retriever import Advance, Backend, SearchRequest
 
-_CORPUS_CHUNK = 1024
+CORPUS_CHUNK = 1024
+"""Documents that sentence-transformers encodes together; their lengths decide each other's padding."""
+
 _QUERY_CHUNK = 1024
 
 Found = dict[str, dict[str, float]]
@@ -63,7 +65,12 @@ class DenseBackend:
     encoder: Any
     encode_kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def _encode(self, rows: Any, prompt_type: PromptType, context: dict[str, Any]) -> torch.Tensor:
+    def encoded(self, rows: Any, prompt_type: PromptType, context: Mapping[str, Any]) -> torch.Tensor:
+        """Embed rows together; see `encode`.
+
+        Raises:
+            DeviceError: The device's memory does not suffice.
+        """
         try:
             return encode(self.encoder, rows, prompt_type, context, self.encode_kwargs)
         except torch.OutOfMemoryError as error:
@@ -74,9 +81,11 @@ class DenseBackend:
 
     def search(self, request: SearchRequest) -> Found:
         """See `Backend.search`."""
-        queries = self._encode(request.queries, PromptType.query, request.context)
+        queries = self.encoded(request.queries, PromptType.query, request.context)
         request.advance(len(queries))
-        return self._search_corpus(request, queries) if request.within is None else self._score_within(request, queries)
+        if request.within is None:
+            return _named(request, self._search_corpus(request, queries))
+        return self._score_within(request, queries)
 
     def take_work(self) -> dict[str, float]:
         """See `Backend.take_work`; sentence-transformers does not count."""
@@ -86,36 +95,69 @@ class DenseBackend:
         """See `Backend.prompts`."""
         return shown_prompts(self.encoder, task_metadata)
 
-    def _similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    def similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+        """Return the encoder's own similarities, (queries, documents) float32 on the CPU."""
         return torch.as_tensor(self.encoder.similarity(queries, documents)).float().cpu()
 
-    def _search_corpus(self, request: SearchRequest, queries: torch.Tensor) -> Found:
+    def with_chunk(self, best: Best, queries: torch.Tensor, documents: torch.Tensor, start: int, depth: int) -> Best:
+        """Merge a chunk of documents into the best so far.
+
+        Args:
+            best: Each query's best of the documents before.
+            queries: (q, dim).
+            documents: (n, dim).
+            start: Row of the first of them in the corpus.
+            depth: Documents kept for each query.
+        """
+        parts = []
+        for first in range(0, len(queries), _QUERY_CHUNK):
+            part = slice(first, first + _QUERY_CHUNK)
+            parts.append(best.part(part).merged(self.similarity(queries[part], documents), start, depth))
+        return Best.joined(parts) if parts else best
+
+    def _search_corpus(self, request: SearchRequest, queries: torch.Tensor) -> Best:
         best = Best.empty(len(queries))
-        for start in range(0, len(request.corpus), _CORPUS_CHUNK):
-            stop = min(start + _CORPUS_CHUNK, len(request.corpus))
-            documents = self._encode(request.corpus.select(range(start, stop)), PromptType.document, request.context)
-            parts = []
-            for first in range(0, len(queries), _QUERY_CHUNK):
-                part = slice(first, first + _QUERY_CHUNK)
-                parts.append(best.part(part).merged(self._similarity(queries[part], documents), start, request.depth))
-            best = Best.joined(parts)
-            request.advance(stop - start)
-        return _named(request, best)
+        for start in range(0, len(request.corpus), CORPUS_CHUNK):
+            rows = request.corpus.select(range(start, min(start + CORPUS_CHUNK, len(request.corpus))))
+            documents = self.encoded(rows, PromptType.document, request.context)
+            best = self.with_chunk(best, queries, documents, start, request.depth)
+            request.advance(len(rows))
+        return best
+
+    def chunks_encoded(
+        self, request: SearchRequest, chunks: Iterable[Any], prompt_type: PromptType
+    ) -> Iterator[torch.Tensor]:
+        """Embed chunks of rows, each on its own; see `encoded`."""
+        for rows in chunks:
+            yield self.encoded(rows, prompt_type, request.context)
+
+    def scores_within(
+        self, queries: torch.Tensor, vectors: torch.Tensor, places: Sequence[Sequence[int]]
+    ) -> Iterator[list[float]]:
+        """Yield each query's similarities to documents of its own.
+
+        Args:
+            queries: (q, dim).
+            vectors: (n, dim).
+            places: For each query rows of `vectors`.
+        """
+        for query, own in zip(queries, places, strict=True):
+            yield self.similarity(query[None], vectors[own])[0].tolist() if own else []
 
     def _score_within(self, request: SearchRequest, queries: torch.Tensor) -> Found:
         rows, lists = _wanted(request)
+        starts = range(0, len(rows), CORPUS_CHUNK)
+        selected = (request.corpus.select(rows[start : start + CORPUS_CHUNK]) for start in starts)
         chunks = [torch.zeros((0, queries.shape[1]))]
-        for start in range(0, len(rows), _CORPUS_CHUNK):
-            chunk = rows[start : start + _CORPUS_CHUNK]
-            chunks.append(self._encode(request.corpus.select(chunk), PromptType.document, request.context))
-            request.advance(len(chunk))
-        vectors = torch.cat(chunks)
-        found: Found = {}
-        for (query_id, ids, places), query in zip(lists, queries, strict=True):
-            if ids:
-                scores = self._similarity(query[None], vectors[places])[0].tolist()
-                found[query_id] = dict(zip(ids, scores, strict=True))
-        return found
+        for vectors in self.chunks_encoded(request, selected, PromptType.document):
+            chunks.append(vectors)
+            request.advance(len(vectors))
+        scores = self.scores_within(queries, torch.cat(chunks), [places for _, _, places in lists])
+        return {
+            query_id: dict(zip(ids, own, strict=True))
+            for (query_id, ids, _), own in zip(lists, scores, strict=True)
+            if ids
+        }
 
 
 @dataclass(frozen=True)
@@ -184,14 +226,42 @@ class PackedBackend:
         return shown_prompts(self.encoder, task_metadata)
 
     def _stored(self, request: SearchRequest, corpus: Any) -> StoredVectors:
-        prompt = self.encoder.prompt(request.context["task_metadata"], PromptType.document)
+        metadata = request.context["task_metadata"]
+        prompt = self.encoder.prompt(metadata, PromptType.document)
+        return self.fill(
+            corpus,
+            metadata,
+            lambda texts: self.encoder.embed(texts, prompt),
+            request.advance,
+            lambda blocks: self.encoder.embed_blocks(blocks, prompt),
+        )
+
+    def fill(
+        self,
+        corpus: Any,
+        task_metadata: Any,
+        embed: Embed,
+        advance: Advance | None = None,
+        embed_blocks: EmbedBlocks | None = None,
+    ) -> StoredVectors:
+        """Return a corpus's vectors, letting `embed` make those that the store lacks.
+
+        Args:
+            corpus: `datasets.Dataset` with columns `id`, `title`, `text`.
+            task_metadata: mteb's metadata of the task, which may name a prompt.
+            embed: Embeds a block of texts.
+            advance: Told of each text done.
+            embed_blocks: Embeds a stream of blocks; None takes them one by one.
+        """
+        prompt = self.encoder.prompt(task_metadata, PromptType.document)
         return self.store.vectors(
             self.label,
             {**self.identity, "prompt": prompt},
             _CorpusTexts(corpus),
             dim=self.encoder.model.dim,
-            embed=lambda texts: self.encoder.embed(texts, prompt),
-            advance=request.advance,
+            embed=embed,
+            advance=advance,
+            embed_blocks=embed_blocks,
         )
 
 
@@ -238,7 +308,20 @@ def load_dense(
     """Load a dense retriever; see `load_backend`."""
     if embedding_engine(config, ref) != "packed":
         return DenseBackend(load_encoder(config, ref, device, instructions), {"batch_size": config.batch_size})
-    encoder = load_packed_encoder(config, ref, device, instructions)
+    return over_packed(load_packed_encoder(config, ref, device, instructions), config, ref, results_dir)
+
+
+def over_packed(
+    encoder: PackedEncoder, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None
+) -> PackedBackend:
+    """Search over a packed encoder's embeddings.
+
+    Args:
+        encoder: The encoder.
+        config: The retriever's section of the config.
+        ref: The model, resolved.
+        results_dir: Folder of all results, where embeddings are kept; None keeps them for this process alone.
+    """
     identity = {
         "name": ref.name,
         "revision": ref.revision,

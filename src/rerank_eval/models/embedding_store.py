@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,9 @@ _NO_SUCH_CALL = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts to vectors, float32 of shape (n, dim)."""
+
+EmbedBlocks = Callable[[Iterable[Sequence[str]]], Iterable[NDArray[np.float32]]]
+"""Blocks of texts to blocks of vectors, in order; blocks may be read ahead."""
 
 
 class Texts(Protocol):
@@ -138,6 +141,7 @@ class EmbeddingStore:
         dim: int,
         embed: Embed,
         advance: Callable[[int], None] | None = None,
+        embed_blocks: EmbedBlocks | None = None,
     ) -> StoredVectors:
         """Return a corpus's embeddings, computing what is not there yet.
 
@@ -148,6 +152,7 @@ class EmbeddingStore:
             dim: Length of a vector.
             embed: Embeds a block of texts.
             advance: Told how many texts are done since the last call, those found done among them.
+            embed_blocks: Embeds a stream of blocks, in place of `embed`, where several can be embedded at once.
 
         Returns:
             The rows, in the texts' order.
@@ -169,14 +174,14 @@ class EmbeddingStore:
         if entry.rows:
             try:
                 with locked(folder / LOCK, waiting=lambda: _tell_waiting(folder)):
-                    self._ensure(entry, texts, embed, told)
+                    self._ensure(entry, texts, embed_blocks or (lambda blocks: map(embed, blocks)), told)
             except OSError as error:
                 raise storage_error(error, folder) or StorageError(
                     f"{folder}: embeddings cannot be written ({error.strerror})"
                 ) from error
         return StoredVectors(entry.final, (entry.rows, dim))
 
-    def _ensure(self, entry: _Entry, texts: Texts, embed: Embed, advance: Callable[[int], None]) -> None:
+    def _ensure(self, entry: _Entry, texts: Texts, embed: EmbedBlocks, advance: Callable[[int], None]) -> None:
         sweep(entry.folder)
         if entry.final.exists():
             checksums = entry.checksums(entry.manifest)
@@ -187,9 +192,9 @@ class EmbeddingStore:
         done = _resumable(entry)
         if done:
             advance(entry.bounds(len(done) - 1)[1])
-        for block in range(len(done), entry.blocks):
-            start, stop = entry.bounds(block)
-            vectors = np.ascontiguousarray(embed(texts.block(start, stop)), dtype=np.float32)
+        todo = [entry.bounds(block) for block in range(len(done), entry.blocks)]
+        for (start, stop), found in zip(todo, embed(texts.block(*bounds) for bounds in todo), strict=True):
+            vectors = np.ascontiguousarray(found, dtype=np.float32)
             if vectors.shape != (stop - start, entry.dim):
                 raise ValueError(f"embedding gave {vectors.shape}, expected {(stop - start, entry.dim)}")
             _write(entry.partial, start, vectors)
@@ -233,6 +238,8 @@ def _resumable(entry: _Entry) -> list[int]:
     done = entry.checksums(entry.progress)
     if done is None and entry.checksums(entry.manifest) is not None:
         done = entry.checksums(entry.manifest)  # ended between the manifest and the renaming
+    if done == []:  # nothing to lose, and perhaps not yet of its full size
+        entry.partial.unlink(missing_ok=True)
     if entry.partial.exists():
         sound = _sound(entry, entry.partial, done or [])
         if done is not None and sound is not None:
@@ -240,13 +247,12 @@ def _resumable(entry: _Entry) -> list[int]:
                 logger.warning("%s: block %d is torn; embedding again from there", entry.partial, sound)
             return done[:sound]
         _set_aside(entry.partial, "is not what its progress note says")
-    entry.folder.mkdir(parents=True, exist_ok=True)
-    entry.progress.unlink(missing_ok=True)
+    # The note first: without it, what a kill leaves of a file being made would look like somebody else's.
+    entry.note(entry.progress, [])
     created = open_memmap(entry.partial, mode="w+", dtype=np.float32, shape=(entry.rows, entry.dim))
     created.flush()
     del created
     _reserve(entry.partial)
-    entry.note(entry.progress, [])
     return []
 
 

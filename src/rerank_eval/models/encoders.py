@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,19 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
         except torch.OutOfMemoryError as error:
             raise DeviceError("out of device memory; lower retriever.token_budget or retriever.max_length") from error
 
+    def embed_blocks(self, blocks: Iterable[Sequence[str]], prompt: str) -> Iterator[NDArray[np.float32]]:
+        """Embed blocks of texts behind a prompt, one after the other; see `embed`.
+
+        Args:
+            blocks: Texts.
+            prompt: Put before each of them.
+
+        Yields:
+            Each block's vectors, in order.
+        """
+        for block in blocks:
+            yield self.embed(block, prompt)
+
 
 def shown_prompts(encoder: Any, task_metadata: Any) -> dict[str, str] | None:
     """Return what an mteb encoder puts before a task's queries and documents, or None where it never does.
@@ -121,7 +134,29 @@ def load_packed_encoder(
         )
     except EngineError as error:
         raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
-    encoder = PackedEncoder(embedder, instruct=takes_qwen3_instructions(ref), prompts=saved_prompts(ref))
+    return packed_encoder(embedder, config, ref, instructions)
+
+
+def packed_encoder(
+    embedder: PackedEmbedder,
+    config: RetrieverConfig,
+    ref: ModelRef,
+    instructions: InstructionSet | None,
+    kind: type[PackedEncoder] = PackedEncoder,
+) -> PackedEncoder:
+    """Put a model's prompts before an embedder.
+
+    Args:
+        embedder: The embedder, or what answers like one.
+        config: The retriever's section of the config.
+        ref: The model, resolved.
+        instructions: The instruction set that the config names, or None.
+        kind: Class of the encoder.
+
+    Raises:
+        ModelError: The model takes no instruction and the config gives one.
+    """
+    encoder = kind(embedder, instruct=takes_qwen3_instructions(ref), prompts=saved_prompts(ref))
     _set_instruction(encoder, config.instruction, instructions)
     return encoder
 

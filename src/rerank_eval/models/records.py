@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,9 @@ import pandas as pd
 from rerank_eval.errors import ModelError
 
 Floats = npt.NDArray[np.float64]
+
+BLOCK = 2000
+"""Queries judged at a time: as one frame, the pairs of a large cell would take gigabytes."""
 
 
 def check_finite(model: str, query_id: str, document_ids: Sequence[str], scores: Floats) -> None:
@@ -72,23 +75,46 @@ class CellScores:
         for query_id, document_ids, scores in zip(self.query_ids, self.document_ids, self.scores, strict=True):
             check_finite(model, query_id, document_ids, scores)
 
-    def frame(self) -> pd.DataFrame:
-        """Return all pairs as a frame with columns query_id, doc_id, rank (from 1), score (float64).
+    def frame(self, start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        """Return the pairs of some queries as a frame with columns query_id, doc_id, rank (from 1), score (float64).
 
         Within a query the best stands first; ties go to the larger document id, as in trec_eval.
+
+        Args:
+            start: The first query's number.
+            stop: The number behind the last one's; None for all that follow.
         """
-        lengths = [len(scores) for scores in self.scores]
+        own, scores = slice(start, stop), self.scores[start:stop]
+        lengths = [len(one) for one in scores]
         frame = pd.DataFrame(
             {
-                "query_id": np.repeat(np.array(self.query_ids, dtype=object), lengths),
-                "doc_id": [document_id for ids in self.document_ids for document_id in ids],
-                "score": np.concatenate(self.scores) if self.scores else np.zeros(0),
+                "query_id": np.repeat(np.array(self.query_ids[own], dtype=object), lengths),
+                "doc_id": [document_id for ids in self.document_ids[own] for document_id in ids],
+                "score": np.concatenate(scores) if scores else np.zeros(0),
                 "_query": np.repeat(np.arange(len(lengths)), lengths),
             }
         )
         frame = frame.sort_values(["_query", "score", "doc_id"], ascending=[True, False, False], kind="stable")
         frame["rank"] = frame.groupby("_query", sort=False).cumcount() + 1
         return frame[["query_id", "doc_id", "rank", "score"]].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A cell's pairs in frames of some queries each; see `CellScores.frame`. May be read more than once.
+
+    Attributes:
+        cell: The cell.
+        queries: Queries in a frame.
+    """
+
+    cell: CellScores
+    queries: int = BLOCK
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """Yield the frames; one without rows where there is no query."""
+        for start in range(0, max(len(self.cell.query_ids), 1), self.queries):
+            yield self.cell.frame(start, start + self.queries)
 
 
 @dataclass

@@ -52,12 +52,15 @@ class Scorer(Protocol):
     Attributes:
         policy: Chooses each query's instruction.
         names: What a margin and its sigmoid are called, such as `P(yes)`.
-        markers: Finds markers such as `<|im_end|>` in texts.
     """
 
     policy: InstructionPolicy
     names: tuple[str, str]
-    markers: MarkerFinder
+
+    @property
+    def markers(self) -> MarkerFinder:
+        """Finds markers such as `<|im_end|>` in texts."""
+        ...
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
         """Score a stream of queries with their candidates; it may be read ahead of what comes out.

@@ -128,7 +128,7 @@ class CandidateSearch:
         cell = CellScores()
         results: dict[str, dict[str, float]] = {}
         for query_id in queries["id"]:
-            ranked = rank(found.get(query_id, {}))
+            ranked = rank(found.pop(query_id, {}))  # let go: ten million pairs do not fit twice
             if self.drop_identical:
                 ranked = [(document_id, score) for document_id, score in ranked if document_id != query_id]
             ranked = ranked[:depth]

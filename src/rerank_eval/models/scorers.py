@@ -68,13 +68,21 @@ class EngineScorer:
         """See `Scorer.take_work`; `saved` is the share of the prompts' tokens that sharing made superfluous."""
         before, now = self._told, self.engine.stats
         self._told = now
-        work = work_between(before, now)
-        prompt, useful = work["prompt_tokens"], work["computed_tokens"] - work["padding_tokens"]
-        return work | {"saved": 1 - useful / prompt if prompt else 0.0}
+        return with_saved(work_between(before, now))
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """See `Scorer.render`."""
         return self.engine.render(query, document, instruction)
+
+
+def with_saved(work: dict[str, float]) -> dict[str, float]:
+    """Add the share of the prompts' tokens that sharing made superfluous.
+
+    Args:
+        work: What `work_between` returned.
+    """
+    prompt, useful = work["prompt_tokens"], work["computed_tokens"] - work["padding_tokens"]
+    return work | {"saved": 1 - useful / prompt if prompt else 0.0}
 
 
 def check_device(device: str) -> None:

@@ -129,7 +129,8 @@ def _run(loaded: LoadedConfig, console: Console) -> None:
     from rerank_eval.pipeline.progress import Reporter, open_log
     from rerank_eval.pipeline.run import Runner
 
-    check_device(loaded.base.device)
+    if loaded.base.workers is None:
+        check_device(loaded.base.device)
     open_log(_folder(loaded), console)
     plan = make_plan(loaded)
     if any(task.kind == "mteb" for task in plan.tasks) and loaded.base.data_root is None:

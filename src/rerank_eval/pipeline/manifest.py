@@ -28,6 +28,7 @@ _NOT_OF_A_RESULT = {
     "model_root",
     "tracking",
     "store",
+    "workers",
 }
 """Config keys that say nothing about one row on one task."""
 

@@ -78,5 +78,6 @@ def _git() -> dict[str, Any] | None:
 
     commit = ask("rev-parse", "HEAD")
     if commit is None:
-        return None
+        built = os.environ.get("RERANK_EVAL_COMMIT")  # a container has no checkout; its build says what it holds
+        return {"commit": built, "dirty": False} if built else None
     return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}

@@ -32,8 +32,8 @@ from rerank_eval.analysis.judging import (
 )
 from rerank_eval.analysis.seal import file_digest, sealed
 from rerank_eval.errors import StorageError
-from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json, write_text
-from rerank_eval.models.records import Recorder
+from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
+from rerank_eval.models.records import Blocks, CellScores, Recorder
 from rerank_eval.names import slug
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
@@ -56,7 +56,7 @@ def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell
     Raises:
         ModelError: A score is not finite.
     """
-    return judge_frames({cell: own.frame() for cell, own in recorder.cells.items()}, qrels, changed or {})
+    return judge_frames({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {})
 
 
 def write_frames(folder: Path, judged: Judged, tag: str) -> None:
@@ -67,14 +67,16 @@ def write_frames(folder: Path, judged: Judged, tag: str) -> None:
         judged: What to write.
         tag: Last column of the TREC run.
     """
-    frames: dict[str, pd.DataFrame | None] = {PAIRS: judged.pairs, PER_QUERY: judged.per_query, QRELS: judged.qrels}
+    with atomic_path(folder / PAIRS) as temporary:
+        judged.pairs.write(temporary)
+    frames: dict[str, pd.DataFrame | None] = {PER_QUERY: judged.per_query, QRELS: judged.qrels}
     frames |= {P_MRR: judged.instruction_pairs, CHANGED: judged.changed}
     for name, frame in frames.items():
         if frame is not None:
             with atomic_path(folder / name) as temporary:
                 frame.to_parquet(temporary, index=False)
-    for (subset, split), frame in judged.pairs.groupby(["subset", "split"], sort=True):
-        trec.write_run(folder / f"{slug(f'{subset}.{split}')}.trec", frame, tag)
+    for (subset, split), blocks in judged.pairs.cells():
+        trec.write_run(folder / f"{slug(f'{subset}.{split}')}.trec", blocks, tag)
 
 
 def write_predictions(folder: Path, task: str, meta: ModelMeta, recorder: Recorder) -> Path:
@@ -89,15 +91,30 @@ def write_predictions(folder: Path, task: str, meta: ModelMeta, recorder: Record
     Returns:
         The file, named as mteb names it.
     """
-    content: dict[str, Any] = {"mteb_model_meta": {"model_name": meta.name, "revision": meta.revision}}
-    for (subset, split), cell in sorted(recorder.cells.items()):
-        queries = zip(cell.query_ids, cell.document_ids, cell.scores, strict=True)
-        content.setdefault(subset, {})[split] = {
-            query_id: dict(zip(documents, scores.tolist(), strict=True)) for query_id, documents, scores in queries
-        }
     path = predictions_path(folder, task)
-    write_text(path, json.dumps(content, ensure_ascii=False))
+    cells: dict[str, dict[str, CellScores]] = {}
+    for (subset, split), cell in sorted(recorder.cells.items()):
+        cells.setdefault(subset, {})[split] = cell
+    # Written query by query: as one value, ten million pairs would take gigabytes more.
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as handle:
+        handle.write('{"mteb_model_meta": ')
+        handle.write(_json({"model_name": meta.name, "revision": meta.revision}))
+        for subset, splits in cells.items():
+            handle.write(f", {_json(subset)}: {{")
+            for number, (split, cell) in enumerate(splits.items()):
+                handle.write(f"{', ' if number else ''}{_json(split)}: {{")
+                queries = zip(cell.query_ids, cell.document_ids, cell.scores, strict=True)
+                for place, (query_id, documents, scores) in enumerate(queries):
+                    handle.write(f"{', ' if place else ''}{_json(query_id)}: ")
+                    handle.write(_json(dict(zip(documents, scores.tolist(), strict=True))))
+                handle.write("}")
+            handle.write("}")
+        handle.write("}")
     return path
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def predictions_path(folder: Path, task: str) -> Path:

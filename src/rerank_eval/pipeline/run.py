@@ -22,6 +22,7 @@ from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
+from rerank_eval.workers.cluster import Cluster, open_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Outcome:
 
 
 class Runner:
-    """Carries a plan out in one process.
+    """Carries a plan out in one process, or with the config's `workers`.
 
     Args:
         plan: What to do.
@@ -62,6 +63,7 @@ class Runner:
         self._fingerprints: dict[str, str] = {}
         self._backend: tuple[str, Backend] | None = None
         self._scorer: tuple[str, Scorer] | None = None
+        self._cluster: Cluster | None = None
 
     def run(self) -> Outcome:
         """Compute what is missing.
@@ -77,9 +79,11 @@ class Runner:
             rows = [row.folder(self.plan.results_dir, task.name) for row in self.plan.rows]
             if self.plan.loaded.base.data_folder is None and not all(results.read_manifest(row) for row in rows):
                 prepare.check_present(built)
-        self._all(self.plan.retrievers, self._retrieve)
-        self._backend = None
-        self._all(self.plan.rerankers(), self._rerank)
+        base = self.plan.loaded.base
+        with open_cluster(base.workers, base.device) as self._cluster:
+            self._all(self.plan.retrievers, self._retrieve)
+            self._backend = None
+            self._all(self.plan.rerankers(), self._rerank)
         return self.outcome
 
     def _all(self, rows: Sequence[Row], do: Callable[[Job], None]) -> None:
@@ -150,6 +154,8 @@ class Runner:
         stages.retrieve(job, self._backend[1], self.reporter)
 
     def _load_backend(self, row: Row) -> Backend:
+        if self._cluster is not None:
+            return self._cluster.backend(row.config.retriever, row.ref, self.plan.results_dir, row.instructions)
         return load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir, row.instructions)
 
     def _rerank(self, job: Job) -> None:
@@ -168,7 +174,10 @@ class Runner:
         if self._scorer is None or self._scorer[0] != key:
             self._scorer = None
             gc.collect()
-            self._scorer = (key, load_scorer(config, row.ref, row.config.device, prompting))
+            if self._cluster is not None:
+                self._scorer = (key, self._cluster.scorer(config, row.ref, prompting))
+            else:
+                self._scorer = (key, load_scorer(config, row.ref, row.config.device, prompting))
         scorer = self._scorer[1]
         scorer.policy = make_policy(config, row.ref, prompting)
         return scorer

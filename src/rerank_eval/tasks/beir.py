@@ -14,18 +14,21 @@ import gzip
 import hashlib
 import json
 import re
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets.arrow_writer import ArrowWriter
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from rerank_eval.errors import DataError
+from rerank_eval.models.resolve import cache_dir
 from rerank_eval.names import digest, slug
 
 _HEADER = re.compile(r"^\s*query[-_ ]?id\b", re.IGNORECASE)
@@ -34,6 +37,7 @@ _MAX_LINE = 64 * 1024 * 1024
 _MAX_EXPANSION = 200  # of a gzip file; JSON lines of real texts come to 3 to 20
 _MAX_EMPTY = 1_000_000
 _QRELS_COLUMNS = (3, 4)
+_BATCH = 10_000
 _MAX_GRADE = 1000
 
 
@@ -334,6 +338,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
             }
         )
         self.metadata = self._own
+        self._mapped: tempfile.TemporaryDirectory[str] | None = None
         super().__init__()
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
@@ -346,7 +351,6 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         if getattr(self, "data_loaded", False):
             return
         self.metadata = self._own
-        corpus = [_row(line) for _, line in _lines(self._files.corpus)]
         queries = [_row(line) for _, line in _lines(self._files.queries)]
         qrels: dict[str, dict[str, int]] = {}
         for _number, entry in _judgements(self._files.qrels):
@@ -359,13 +363,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         if any("instruction" in row for row in queries):
             columns["instruction"] = [row.get("instruction", "") for row in queries]
         data = RetrievalSplitData(
-            corpus=Dataset.from_dict(
-                {
-                    "id": [row["id"] for row in corpus],
-                    "title": [row.get("title", "") for row in corpus],
-                    "text": [row["text"] for row in corpus],
-                }
-            ),
+            corpus=self._mapped_corpus(),
             queries=Dataset.from_dict(columns),
             relevant_docs=qrels,
             top_ranked=None,
@@ -373,7 +371,25 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         self.dataset = {"default": {self._files.split: data}}
         self.data_loaded = True
 
+    def _mapped_corpus(self) -> Dataset:
+        """Write the corpus to an Arrow file that is mapped, not read: it may be larger than memory."""
+        place = cache_dir() / "corpora"
+        place.mkdir(parents=True, exist_ok=True)
+        # Not in the system's folder for such files, which may itself be memory.
+        self._mapped = tempfile.TemporaryDirectory(prefix="beir-", dir=place)
+        path = str(Path(self._mapped.name) / "corpus.arrow")
+        features = Features({name: Value("string") for name in ("id", "title", "text")})
+        with ArrowWriter(path=path, features=features, writer_batch_size=_BATCH) as writer:
+            for _, line in _lines(self._files.corpus):
+                row = _row(line)
+                writer.write({"id": row["id"], "title": row.get("title", ""), "text": row["text"]})
+            writer.finalize()
+        return Dataset.from_file(path)
+
     def unload_data(self) -> None:
         """Free the data; the task keeps its own metadata and can load again."""
         super().unload_data()
         self.metadata = self._own
+        if self._mapped is not None:
+            self._mapped.cleanup()
+            self._mapped = None

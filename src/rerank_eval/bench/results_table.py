@@ -1,0 +1,71 @@
+"""Puts what was measured of crashes and of large data into docs/results.md.
+
+python -m rerank_eval.bench.results_table docs/results.md results
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.bench.table import put
+
+
+def crash_table(found: Mapping[str, Any]) -> str:
+    """Render what `tests.crash.kills` wrote.
+
+    Args:
+        found: The file's content.
+    """
+    stages = ", ".join(f"{count} while {stage}" for stage, count in found["stages"].items())
+    return (
+        "| kills | runs that ended, all identical | pairs of a run | most pairs lost by a kill | scored twice though "
+        "stored |\n|--:|--:|--:|--:|--:|\n"
+        f"| {found['kills']} ({stages}) | {found['runs_finished_and_identical']} | {found['pairs_of_a_run']:,} "
+        f"| {found['most_pairs_lost_by_a_kill']} (blocks of {found['block_pairs']}) "
+        f"| {found['pairs_scored_twice_though_stored']} |\n"
+    )
+
+
+def large_table(found: Mapping[str, Any]) -> str:
+    """Render what `bench.large` wrote.
+
+    Args:
+        found: The file's content.
+    """
+    lines = ["| what | seconds | peak memory, MB |", "|---|--:|--:|"]
+    if "scores" in found:
+        one = found["scores"]
+        took = f"{one['write_seconds']:,.0f} to write, {one['read_seconds']:,.0f} to open and look each up"
+        lines.append(
+            f"| score store, {one['scores']:,} scores in {one['size_mb']:,.0f} MB | {took} | {one['peak_mb']:,.0f} |"
+        )
+    if "pairs" in found:
+        one = found["pairs"]
+        for stage in ("retrieve", "rerank"):
+            what = f"{stage} {one['pairs']:,} pairs ({one['queries']:,} queries, {one['documents']:,} documents)"
+            lines.append(f"| {what} | {one[stage]['seconds']:,.0f} | {one[stage]['peak_mb']:,.0f} |")
+    if "documents" in found:
+        one = found["documents"]
+        ran = one["retrieve_and_rerank"]
+        what = f"search {one['documents']:,} documents by vectors of {one['dim']}, rerank what is found"
+        lines.append(f"| {what} | {ran['seconds']:,.0f} | {ran['peak_mb']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Insert what is there."""
+    page, results = Path(sys.argv[1]), Path(sys.argv[2])
+    for name, path, render in (
+        ("crash", results / "crash" / "kills.json", crash_table),
+        ("large", results / "bench" / "large.json", large_table),
+    ):
+        if path.is_file():
+            put(page, render(json.loads(path.read_text(encoding="utf-8"))), name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What driver and workers say to each other. Imports neither ray nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
+
+Stats = TypeVar("Stats")
+
+
+class Handler(Protocol):
+    """What a worker holds once its model is loaded.
+
+    Attributes:
+        device: Where the model is, for people.
+    """
+
+    device: str
+
+    def run(self, items: Sequence[Any]) -> Any:
+        """Answer a block's items; what is returned goes to `Spec.unpack`."""
+        ...
+
+    def take_work(self) -> Any:
+        """Return what was computed since the last call, as something that adds up by `+`; None where nothing counts."""
+        ...
+
+
+class Spec(Protocol):
+    """How a worker gets its model; it travels to the worker by pickle and holds no weights."""
+
+    @property
+    def key(self) -> str:
+        """Names the model, for those who wait for a first one on a host to have read it from the disk."""
+
+    def load(self) -> Handler:
+        """Load the model and run it once, so that the first block finds it warm; runs in the worker."""
+        ...
+
+    def unpack(self, answer: Any) -> list[Any]:
+        """Turn what `Handler.run` returned into one result an item; runs in the driver."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A worker is ready.
+
+    Attributes:
+        host: Its host's name.
+        node: Ray's id of its node.
+        pid: Its process.
+        device: Where its model is.
+        seconds: What loading and warming up took.
+        warnings: What its log said meanwhile.
+    """
+
+    host: str
+    node: str
+    pid: int
+    device: str
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A block is done.
+
+    Attributes:
+        answer: What `Handler.run` returned.
+        work: What `Handler.take_work` returned.
+        seconds: How long it took.
+        warnings: What the worker's log said meanwhile.
+    """
+
+    answer: Any
+    work: Any
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error that a user can mend; another worker would say the same.
+
+    Attributes:
+        kind: Name of its class in `rerank_eval.errors`.
+        message: Its line.
+        host: Where it was met.
+    """
+
+    kind: str
+    message: str
+    host: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An exception that nobody foresaw; the worker is not to be trusted any more.
+
+    Attributes:
+        message: Its class and text.
+        trace: Its traceback, for the log.
+    """
+
+    message: str
+    trace: str
+
+
+def difference(now: Stats, before: Stats) -> Stats:
+    """Subtract two readings of a running sum, field by field.
+
+    Args:
+        now: The later one, a dataclass of numbers.
+        before: The earlier one.
+    """
+    names = [one.name for one in fields(now)]  # type: ignore[arg-type] # any dataclass
+    return type(now)(**{name: getattr(now, name) - getattr(before, name) for name in names})

@@ -1,0 +1,116 @@
+"""The command with `workers`: the files of one process, Ctrl-C, and what a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rerank_eval.models.resolve import resolve_model
+from tests.pipeline.folders import write_beir_folder
+from tests.tiny_embedding import write_qwen3_embedding
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """\
+tasks: [./tools]
+retriever: {model: ./tiny, top_k: 20}
+reranker: {model: "demo:qwen3-random"}
+"""
+WORKERS = "workers={address: local, num_workers: 2, block_tokens: 1000}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    write_qwen3_embedding(folder / "tiny", Path(resolve_model("demo:qwen3-random", None, "").source))
+    write_beir_folder(folder / "tools", queries=40)
+    (folder / "run.yaml").write_text(CONFIG)
+    return folder
+
+
+def command(*options: str) -> list[str]:
+    parts = [sys.executable, "-m", "rerank_eval", "eval", "--config", "run.yaml"]
+    return parts + [part for option in options for part in ("--set", option)]
+
+
+def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*options), cwd=project, capture_output=True, text=True, check=False)
+
+
+def test_the_files_are_those_of_one_process(project: Path) -> None:
+    assert evaluate(project, "results_dir=alone").returncode == 0
+    done = evaluate(project, "results_dir=many", WORKERS)
+    assert done.returncode == 0, done.stderr
+    alone = sorted(path.relative_to(project / "alone") for path in (project / "alone").rglob("scores.parquet"))
+    assert len(alone) == 2
+    assert alone == sorted(path.relative_to(project / "many") for path in (project / "many").rglob("scores.parquet"))
+    for name in alone:
+        one, other = (pd.read_parquet(project / folder / name) for folder in ("alone", "many"))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+        mine, theirs = (
+            json.loads((project / folder / name.parent / "manifest.json").read_text()) for folder in ("alone", "many")
+        )
+        for key in ("identity", "scores", "digest", "counts", "config", "inputs"):
+            assert mine[key] == theirs[key]
+    (log,) = (project / "many" / "logs").glob("*.log")
+    assert "2 of 2 workers: worker 0 (" in log.read_text()
+    again = evaluate(project, "results_dir=alone", WORKERS)  # nothing to do: no worker is started
+    assert "computed 0, done before 2" in again.stdout
+
+
+def test_ctrl_c_ends_the_run_and_its_workers(project: Path) -> None:
+    running = subprocess.Popen(
+        command("results_dir=interrupted", "tasks=[Embedded]", "retriever.model=bm25", WORKERS),
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (ready := _logged(project / "interrupted", "ready in")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ready
+    pids = [int(line.split("process ")[1].split(",")[0]) for line in ready]
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "interrupted: finished tasks are kept" in errors
+    time.sleep(3)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def _logged(folder: Path, text: str) -> list[str]:
+    lines = [line for path in folder.glob("logs/*.log") for line in path.read_text().splitlines()]
+    return [line for line in lines if text in line]
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ("workers=rey", 2, "workers.backend: unknown value 'rey'"),
+        ("workers.num_worker=2", 2, "workers.num_worker: unknown key; did you mean 'num_workers'"),
+        ("workers.address=127.0.0.1:1", 2, "workers.address: no cluster at '127.0.0.1:1'"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_one_line(project: Path, option: str, code: int, message: str) -> None:
+    done = evaluate(project, f"results_dir=wrong-{code}", option)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_device_that_the_cluster_has_not_is_one_line(project: Path) -> None:
+    done = evaluate(project, "results_dir=no-gpu", "device=cuda", "workers={address: local}")
+    assert done.returncode == 7
+    assert "workers: the cluster has 0 GPU(s)" in done.stderr
+    assert "Traceback" not in done.stderr
