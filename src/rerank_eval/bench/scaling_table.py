@@ -47,11 +47,13 @@ def _workers(found: Mapping[str, Any]) -> str:
         f"Preset {found['preset']}, {found['pairs']:,} pairs a turn, {len(both)} turns in alternation; results bitwise "
         f"equal: {'yes' if found['bitwise_equal'] else 'NO'}.",
         "",
-        "| what | pairs/s, median | lowest to highest |",
-        "|---|--:|--:|",
+        "| what | pairs/s, median | lowest to highest | share of the time with work | processor ms a pair |",
+        "|---|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {name} | {found['median'][name]:.1f} | {min(values):.1f} to {max(values):.1f} |"
+        f"| {name} | {found['median'][name]:.1f} | {min(values):.1f} to {max(values):.1f} "
+        f"| {statistics.median(found['share_of_time_with_work'][name]):.0%} "
+        f"| {statistics.median(found['cpu_seconds_per_pair'][name]) * 1e3:.1f} |"
         for name, values in found["pairs_per_second"].items()
     ]
     lines += [
