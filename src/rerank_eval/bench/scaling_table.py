@@ -62,8 +62,8 @@ def _workers(found: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Two workers to twice one, turn by turn: by the clock {_spread(both)}; by processor time and time with work, "
-        f"which is what they would do on cores of their own, {_spread(alone)}. One worker to one process, by the clock: "
-        f"{_spread(one)}.",
+        f"which is what they would do on cores of their own, {_spread(alone)}. One worker to one process, by the "
+        f"clock: {_spread(one)}.",
     ]
     return "\n".join(lines)
 
@@ -159,8 +159,8 @@ def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any], driver: Mapping[str
         f"{sum(one['flops'] for one in work):.3g} FLOP at {rate['flops'] / 1e12:,.0f} TFLOP/s "
         f"({rate['source']}): {gpu_hours:,.1f} GPU hours, and {embed:,.1f} more "
         f"for the retriever's embeddings. What a driver reads and hands out ({fed:,.0f} pairs/s) "
-        f"runs beside the GPUs, its judging ({rates['judged_pairs_per_second']:,.0f} pairs/s) between subsets, when the "
-        "GPUs wait.",
+        f"runs beside the GPUs, its judging ({rates['judged_pairs_per_second']:,.0f} pairs/s) between subsets, when "
+        "the GPUs wait.",
         "",
         "| GPUs | drivers | GPUs at work, h | reading, h | judging, h | in all, h | GPU hours paid | share at work |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
