@@ -70,7 +70,7 @@ def remote(cluster: Cluster, config: RerankerConfig) -> Any:
 
 
 def pool_of(scorer: RayScorer) -> Pool:
-    return scorer._pool
+    return scorer.pool
 
 
 @pytest.mark.usefixtures("three_nodes")

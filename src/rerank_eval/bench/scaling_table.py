@@ -34,7 +34,7 @@ def to_markdown(files: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         _workers(files["workers"]),
         _driver(files["driver"]),
         _rates(files["rates"], files["driver"]),
-        _cost(plan, files["rates"]),
+        _cost(plan, files["rates"], files["driver"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -47,16 +47,23 @@ def _workers(found: Mapping[str, Any]) -> str:
         f"Preset {found['preset']}, {found['pairs']:,} pairs a turn, {len(both)} turns in alternation; results bitwise "
         f"equal: {'yes' if found['bitwise_equal'] else 'NO'}.",
         "",
-        "| what | pairs/s, median | lowest to highest |",
-        "|---|--:|--:|",
+        "| what | pairs/s, median | lowest to highest | share of the time with work | processor ms a pair |",
+        "|---|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {name} | {found['median'][name]:.1f} | {min(values):.1f} to {max(values):.1f} |"
+        f"| {name} | {found['median'][name]:.1f} | {min(values):.1f} to {max(values):.1f} "
+        f"| {statistics.median(found['share_of_time_with_work'][name]):.0%} "
+        f"| {statistics.median(found['cpu_seconds_per_pair'][name]) * 1e3:.1f} |"
         for name, values in found["pairs_per_second"].items()
     ]
+    busy, cpu = found["share_of_time_with_work"], found["cpu_seconds_per_pair"]
+    first, second = "1 worker(s), 1 thread each", "2 worker(s), 1 thread each"
+    alone = [busy[second][turn] / busy[first][turn] * cpu[first][turn] / cpu[second][turn] for turn in range(len(both))]
     lines += [
         "",
-        f"Two workers to twice one, turn by turn: {_spread(both)}. One worker to one process: {_spread(one)}.",
+        f"Two workers to twice one, turn by turn: by the clock {_spread(both)}; by processor time and time with work, "
+        f"which is what they would do on cores of their own, {_spread(alone)}. One worker to one process, by the "
+        f"clock: {_spread(one)}.",
     ]
     return "\n".join(lines)
 
@@ -97,11 +104,17 @@ def ceiling(found: Mapping[str, Any]) -> float:
     return float(1 / max(seconds))
 
 
+def together(rates: Mapping[str, Any], driver: Mapping[str, Any]) -> float:
+    """Return the pairs a second that one driver reads and hands out, which it does in one thread."""
+    return float(1 / (1 / rates["read_pairs_per_second"] + 1 / ceiling(driver)))
+
+
 def _rates(found: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
     speeds = {row["speed"]: row["rate"] for row in driver["rows"]}
     rates = {
         "hand out blocks and take scores in": ceiling(driver),
         "read pairs through mteb's loaders": found["read_pairs_per_second"],
+        "**both, one after the other: the ceiling while scoring**": together(found, driver),
         "prepare and judge (mteb, before and after scoring)": found["judged_pairs_per_second"],
         "write a table of scores": found["table_pairs_per_second"],
         "write a file and wait for the disk": found["disk_bytes_per_second"] / found["table_bytes_per_pair"],
@@ -130,13 +143,14 @@ def _rates(found: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any]) -> str:
+def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
     work = [one for one in plan["work"] if one["suite"] == SUITE and one["model"] == MODEL]
     first = [one for one in plan["work"] if one["suite"] == SUITE and one["kind"] == "retriever"]
     pairs = sum(one["pairs"] for one in work)
     gpu_hours = sum(one["hours"] for one in work)
     embed = sum(one["hours"] for one in first)
     rate = plan["rates"][f"{MODEL} bfloat16"]
+    fed = together(rates, driver)
     lines = [
         f"### {SUITE} with {MODEL.partition('/')[2]}",
         "",
@@ -144,9 +158,9 @@ def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any]) -> str:
         f"{sum(one['computed_tokens'] for one in work):.3g} tokens computed, "
         f"{sum(one['flops'] for one in work):.3g} FLOP at {rate['flops'] / 1e12:,.0f} TFLOP/s "
         f"({rate['source']}): {gpu_hours:,.1f} GPU hours, and {embed:,.1f} more "
-        f"for the retriever's embeddings. The drivers' reading ({rates['read_pairs_per_second']:,.0f} pairs/s) runs "
-        f"beside the GPUs, their judging ({rates['judged_pairs_per_second']:,.0f} pairs/s) between subsets, when the "
-        "GPUs wait.",
+        f"for the retriever's embeddings. What a driver reads and hands out ({fed:,.0f} pairs/s) "
+        f"runs beside the GPUs, its judging ({rates['judged_pairs_per_second']:,.0f} pairs/s) between subsets, when "
+        "the GPUs wait.",
         "",
         "| GPUs | drivers | GPUs at work, h | reading, h | judging, h | in all, h | GPU hours paid | share at work |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -154,7 +168,7 @@ def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any]) -> str:
     for gpus in GPUS:
         for drivers in DRIVERS if gpus == max(GPUS) else DRIVERS[:1]:
             at_work = (gpu_hours + embed) / gpus
-            read = pairs / rates["read_pairs_per_second"] / drivers / _HOUR
+            read = pairs / fed / drivers / _HOUR
             judge = pairs / rates["judged_pairs_per_second"] / drivers / _HOUR
             total = max(at_work, read) + judge
             lines.append(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ def measure(checkpoints: Path, rounds: int, groups: int) -> dict[str, Any]:
 
     Returns:
         Pairs a second of each turn, their median, and the efficiency of two workers turn by turn: their rate over
-        twice that of one.
+        twice that of one. On a machine that others use as well that says as much of them as of us; so for each turn
+        also the share of its time that workers had something to do, and their processor time a pair, which others
+        hardly change.
     """
     folder = write_checkpoint(checkpoints / PRESET, SHAPES[PRESET], "float32", "cpu")
     config = RerankerConfig(model=str(folder.absolute()))
@@ -56,12 +60,17 @@ def measure(checkpoints: Path, rounds: int, groups: int) -> dict[str, Any]:
         scorers[f"{workers} worker(s), 1 thread each"] = RayScorer(pool, config, ref, prompting)
     torch.set_num_threads(1)
     rates: dict[str, list[float]] = {name: [] for name in scorers}
+    busy: dict[str, list[float]] = {name: [] for name in scorers}
+    cpu: dict[str, list[float]] = {name: [] for name in scorers}
     kept: dict[str, list[bytes]] = {}
     for turn in range(-1, rounds):  # the first is for warming up
         for name, scorer in scorers.items():
-            rate, kept[name] = _turn(scorer, work)
+            told = _turn(scorer, work)
+            kept[name] = told.scores
             if turn >= 0:
-                rates[name].append(rate)
+                rates[name].append(pairs / told.seconds)
+                busy[name].append(told.busy)
+                cpu[name].append(told.cpu / pairs)
         say(f"workers: turn {turn}: " + ", ".join(f"{name} {values[-1:]}" for name, values in rates.items()))
     first, *others = kept.values()
     one, two = rates["1 worker(s), 1 thread each"], rates["2 worker(s), 1 thread each"]
@@ -73,13 +82,36 @@ def measure(checkpoints: Path, rounds: int, groups: int) -> dict[str, Any]:
         "pairs_per_second": rates,
         "median": {name: statistics.median(values) for name, values in rates.items()},
         "efficiency_of_two": [b / (2 * a) for a, b in zip(one, two, strict=True)],
+        "share_of_time_with_work": busy,
+        "cpu_seconds_per_pair": cpu,
         "one_worker_to_one_process": [b / a for a, b in zip(alone, one, strict=True)],
         "bitwise_equal": all(other == first for other in others),
     }
 
 
-def _turn(scorer: Scorer, work: Sequence[QueryGroup]) -> tuple[float, list[bytes]]:
+@dataclass(frozen=True)
+class _Turn:
+    """What a turn took: wall seconds, the share of them with work, processor seconds; and what came out."""
+
+    seconds: float
+    busy: float
+    cpu: float
+    scores: list[bytes]
+
+
+def _turn(scorer: Scorer, work: Sequence[QueryGroup]) -> _Turn:
+    pool = scorer.pool if isinstance(scorer, RayScorer) else None
+    pids = [os.getpid()] if pool is None else [member.loaded.pid for member in pool.members if member.loaded]
+    cpu = sum(_processor_seconds(pid) for pid in pids)
     started = time.perf_counter()
     results = list(scorer.score_groups(work))
     seconds = time.perf_counter() - started
-    return sum(len(group.documents) for group in work) / seconds, [result.scores.tobytes() for result in results]
+    cpu = sum(_processor_seconds(pid) for pid in pids) - cpu
+    busy = 1.0 if pool is None else sum(tally.busy for tally in pool.tallies) / (seconds * len(pids))
+    return _Turn(seconds, busy, cpu, [result.scores.tobytes() for result in results])
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the user's and the system's time of a process of this machine (Linux)."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,10 @@ _SHARED_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT")
 
 _LOCAL_STORE_BYTES = 1 << 30
 """Object store of a cluster of our own: blocks under way are some megabytes each."""
+
+_CONNECT_SECONDS = 10.0
+
+_NOTE = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
 
 
 class Cluster:
@@ -150,34 +157,47 @@ def _connect(config: WorkersConfig) -> Any:
         raise ConfigError(f"workers: {error.name} is missing: pip install 'rerank-eval[ray]'") from None
     if ray.is_initialized():
         return ray
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    own = {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
+    address = _address(config.address)
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
     try:
-        if config.address == "local":
-            ray.init(address="local", **own, **quiet)
-        elif config.address == "auto":
-            _attach_or_start(ray, own, quiet)
-        else:
-            ray.init(address=config.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {})
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"workers.address: no cluster at {config.address!r} ({reason})") from error
+        raise ConfigError(f"workers.address: no cluster at {address!r} ({reason})") from error
     return ray
 
 
-def _attach_or_start(ray: Any, own: dict[str, Any], quiet: dict[str, Any]) -> None:
-    """Attach to the cluster that RAY_ADDRESS names or that runs on this machine; else start one."""
+def _address(asked: str) -> str:
+    """Return where the cluster is, or `local` for a new one; an address is tried first, as Ray tries for minutes.
+
+    Raises:
+        ConfigError: Nothing listens there.
+    """
+    if asked != "auto":
+        where, named = "workers.address", asked
+    elif os.environ.get("RAY_ADDRESS", "auto") not in {"", "auto"}:
+        where, named = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
+    else:
+        # What `ray start` leaves behind, also after a cluster that was killed.
+        noted = _NOTE.read_text(encoding="utf-8").strip() if _NOTE.is_file() else ""
+        return noted if noted and _listens(noted) else "local"
+    if named != "local" and not _listens(named):
+        raise ConfigError(f"{where}: no cluster at {named!r}; start one with `ray start --head`, or leave the key out")
+    return named
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
-        if os.environ.get("RAY_ADDRESS"):
-            raise
-        ray.init(address="local", **own, **quiet)
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 def portable(ref: ModelRef) -> ModelRef:
     """Return a model whose folder, if it has one, is named from the root: workers run in other folders."""
-    import dataclasses
-
     folder = Path(ref.source)
     return dataclasses.replace(ref, source=str(folder.resolve())) if folder.is_dir() else ref

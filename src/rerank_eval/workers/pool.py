@@ -29,6 +29,7 @@ DEATHS = 3
 _TICK = 1.0
 _REMEMBERED = 64
 _REMIND_EVERY = 60.0
+_SHOWN = 300
 
 StartActor = Callable[[int], Any]
 """Starts the worker of that number; what it returns has the methods of `actor.Worker` as Ray's actors have them."""
@@ -221,7 +222,7 @@ class Pool:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return self._lose(member, _first_line(error))
+            return self._lose(member, _in_short(error))
         for warning in getattr(answer, "warnings", ()):
             logger.warning("worker %d: %s", member.number, warning)
         if isinstance(answer, Refused):
@@ -314,7 +315,7 @@ class Pool:
         try:
             answer = self._ray.get(member.actor.ask.remote(method, *arguments))
         except self._ray.exceptions.RayError as error:
-            raise DeviceError(f"workers: one was lost while it was asked: {_first_line(error)}") from error
+            raise DeviceError(f"workers: one was lost while it was asked: {_in_short(error)}") from error
         if isinstance(answer, Refused):
             raise _as_here(answer)
         if isinstance(answer, Broken):
@@ -329,9 +330,11 @@ def _as_here(refused: Refused) -> errors.RerankEvalError:
     return error
 
 
-def _first_line(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}"
+def _in_short(error: Exception) -> str:
+    """Return what an error of Ray's says first and last: what it is, and at the end of a remote traceback why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
+    return f"{type(error).__name__}: {told[:_SHOWN]}"
 
 
 def describe(tallies: list[Tally], seconds: float) -> str:

@@ -159,10 +159,15 @@ class RayScorer:
         config: The reranker's section of the config.
         ref: The model, resolved.
         prompting: Its recipe and instructions: instructions are chosen here, so that the record of them is whole.
+
+    Attributes:
+        pool: The workers.
+        policy: Chooses each query's instruction.
+        names: What a margin and its sigmoid are called.
     """
 
     def __init__(self, pool: Pool, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> None:
-        self._pool = pool
+        self.pool = pool
         self._causal = not is_classifier(config, ref)
         self._longest = effective_max_length(config, ref)
         self._told = EngineStats()
@@ -177,7 +182,7 @@ class RayScorer:
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
         """See `Scorer.score_groups`."""
-        return stream(self._pool, groups, weigh=self._weigh, name=lambda group: f"query {group.query[:_SHOWN]!r}")
+        return stream(self.pool, groups, weigh=self._weigh, name=lambda group: f"query {group.query[:_SHOWN]!r}")
 
     def _weigh(self, group: QueryGroup) -> float:
         longest = self._longest or float("inf")
@@ -185,13 +190,13 @@ class RayScorer:
 
     def take_work(self) -> dict[str, float]:
         """See `Scorer.take_work`; summed over the workers."""
-        before, self._told = self._told, self._pool.work or EngineStats()
+        before, self._told = self._told, self.pool.work or EngineStats()
         work = work_between(before, self._told)
         return with_saved(work) if self._causal else work
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """See `Scorer.render`."""
-        prompt: RenderedPrompt = self._pool.ask("render", query, document, instruction)
+        prompt: RenderedPrompt = self.pool.ask("render", query, document, instruction)
         return prompt
 
 
