@@ -177,7 +177,7 @@ class RayScorer:
     @functools.cached_property
     def markers(self) -> MarkerFinder:
         """See `Scorer.markers`."""
-        finder: MarkerFinder = self._pool.ask("markers")
+        finder: MarkerFinder = self.pool.ask("markers")
         return finder
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
