@@ -34,7 +34,9 @@ _RUNS_CODE = {
     "ctypes.dlopen",
     "webbrowser.open",
 }
-_CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate", "os.chmod"}
+_CHANGES = {"os.remove": 1, "os.rename": 2, "os.rmdir": 1, "os.mkdir": 2, "os.symlink": 2, "os.link": 2}
+"""Event -> which of its arguments is the folder (a descriptor) that the path is relative to."""
+
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -62,13 +64,20 @@ class _Watch:
         elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             if arguments[2] & _WRITES and not self._is_ours(arguments[0]):
                 self.broken.append(f"writes {arguments[0]!r:.100}")
-        elif event in _CHANGES and not self._is_ours(arguments[0]):
+        elif event in _CHANGES and not self._is_ours(_whole(arguments[0], arguments[_CHANGES[event]])):
             self.broken.append(f"{event} {arguments[0]!r:.100}")
 
     def _is_ours(self, path: Any) -> bool:
         real = os.path.realpath(os.fsdecode(path))
         allowed = (str(self.inside), os.devnull)
         return real.startswith(allowed) or "__pycache__" in real
+
+
+def _whole(path: Any, folder: Any) -> str:
+    name = os.fsdecode(path)
+    if isinstance(folder, int) and folder >= 0 and not name.startswith("/"):
+        return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)  # noqa: PTH115, PTH118
+    return name
 
 
 _watch = _Watch()
@@ -80,6 +89,8 @@ def _watched(folder: Path) -> Iterator[None]:
     temporary = folder / "results" / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     before, tempfile.tempdir = tempfile.tempdir, str(temporary)
+    cache = os.environ.get("RERANK_EVAL_CACHE", "")
+    os.environ["RERANK_EVAL_CACHE"] = str(temporary)  # where what is built for a run may lie
     alarm = signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     _watch.broken, _watch.thread = [], threading.get_ident()
@@ -91,6 +102,7 @@ def _watched(folder: Path) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)
         tempfile.tempdir = before
+        os.environ["RERANK_EVAL_CACHE"] = cache
 
 
 def _place(error: BaseException) -> str:
