@@ -70,7 +70,12 @@ class Cluster:
     def pool(self, spec: Spec) -> Pool:
         """Start workers with a model; those of the model before are ended."""
         self.end_pool()
-        self._pool = self.new_pool(spec, self.workers)
+        try:
+            self._pool = self.new_pool(spec, self.workers)
+        except ModuleNotFoundError as error:  # through ray://, where the cluster's side reads what is sent
+            raise ConfigError(
+                f"workers: the cluster's hosts lack {error.name}; install the same rerank-eval[ray] there as here"
+            ) from error
         return self._pool
 
     def new_pool(self, spec: Spec, workers: int) -> Pool:
@@ -165,12 +170,17 @@ def _connect(config: WorkersConfig) -> Any:
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"workers.address: no cluster at {address!r} ({reason})") from error
+        raise ConfigError(
+            f"workers.address: no cluster at {address!r} ({reason}); one that was started with a token wants "
+            "RAY_AUTH_MODE=token here as well"
+        ) from error
     return ray
 
 
 def _address(asked: str) -> str:
-    """Return where the cluster is, or `local` for a new one; an address is tried first, as Ray tries for minutes.
+    """Return what Ray is told: an address, `auto` for the cluster that `ray start` began here, `local` for a new one.
+
+    What is named is tried first, as Ray tries for minutes. Where it is not named, Ray alone finds the cluster's token.
 
     Raises:
         ConfigError: Nothing listens there.
@@ -182,7 +192,7 @@ def _address(asked: str) -> str:
     else:
         # What `ray start` leaves behind, also after a cluster that was killed.
         noted = _NOTE.read_text(encoding="utf-8").strip() if _NOTE.is_file() else ""
-        return noted if noted and _listens(noted) else "local"
+        return "auto" if noted and _listens(noted) else "local"
     if named != "local" and not _listens(named):
         raise ConfigError(f"{where}: no cluster at {named!r}; start one with `ray start --head`, or leave the key out")
     return named
