@@ -117,7 +117,8 @@ class Cluster:
         self, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None, instructions: InstructionSet | None
     ) -> Backend:
         """Load a retriever in every worker; see `load_backend`. BM25 stays in this process."""
-        from rerank_eval.workers.retrieval import encoder_backend, packed_backend
+        from rerank_eval.workers.remote_encoder import encoder_backend
+        from rerank_eval.workers.retrieval import packed_backend
 
         if config.model == BM25:
             self.end_pool()
