@@ -11,7 +11,8 @@ SMALLEST = 1 / 16
 """Share of the largest block below which blocks are not made smaller: each costs the driver the same."""
 
 BYTES_PER_TOKEN = 4
-"""UTF-8 bytes of a token: Qwen's vocabulary gives English 4.3, and Chinese, of 3 bytes a character, about 4.5."""
+"""UTF-8 bytes of a token, roughly; it sizes blocks and nothing else. Qwen's vocabulary gives English prose 4.3, and a
+passage each of Chinese 5.7, of Japanese 3.6, of Russian 7.1."""
 
 
 @dataclass

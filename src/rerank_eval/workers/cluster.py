@@ -70,7 +70,12 @@ class Cluster:
     def pool(self, spec: Spec) -> Pool:
         """Start workers with a model; those of the model before are ended."""
         self.end_pool()
-        self._pool = self.new_pool(spec, self.workers)
+        try:
+            self._pool = self.new_pool(spec, self.workers)
+        except ModuleNotFoundError as error:  # through ray://, where the cluster's side reads what is sent
+            raise ConfigError(
+                f"workers: the cluster's hosts lack {error.name}; install the same rerank-eval[ray] there as here"
+            ) from error
         return self._pool
 
     def new_pool(self, spec: Spec, workers: int) -> Pool:
@@ -112,7 +117,8 @@ class Cluster:
         self, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None, instructions: InstructionSet | None
     ) -> Backend:
         """Load a retriever in every worker; see `load_backend`. BM25 stays in this process."""
-        from rerank_eval.workers.retrieval import encoder_backend, packed_backend
+        from rerank_eval.workers.remote_encoder import encoder_backend
+        from rerank_eval.workers.retrieval import packed_backend
 
         if config.model == BM25:
             self.end_pool()
@@ -165,12 +171,17 @@ def _connect(config: WorkersConfig) -> Any:
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"workers.address: no cluster at {address!r} ({reason})") from error
+        raise ConfigError(
+            f"workers.address: no cluster at {address!r} ({reason}); one that was started with a token wants "
+            "RAY_AUTH_MODE=token here as well"
+        ) from error
     return ray
 
 
 def _address(asked: str) -> str:
-    """Return where the cluster is, or `local` for a new one; an address is tried first, as Ray tries for minutes.
+    """Return what Ray is told: an address, `auto` for the cluster that `ray start` began here, `local` for a new one.
+
+    What is named is tried first, as Ray tries for minutes. Where it is not named, Ray alone finds the cluster's token.
 
     Raises:
         ConfigError: Nothing listens there.
@@ -182,7 +193,7 @@ def _address(asked: str) -> str:
     else:
         # What `ray start` leaves behind, also after a cluster that was killed.
         noted = _NOTE.read_text(encoding="utf-8").strip() if _NOTE.is_file() else ""
-        return noted if noted and _listens(noted) else "local"
+        return "auto" if noted and _listens(noted) else "local"
     if named != "local" and not _listens(named):
         raise ConfigError(f"{where}: no cluster at {named!r}; start one with `ray start --head`, or leave the key out")
     return named

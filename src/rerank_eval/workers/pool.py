@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import time
 from collections import deque
@@ -30,6 +31,7 @@ _TICK = 1.0
 _REMEMBERED = 64
 _REMIND_EVERY = 60.0
 _SHOWN = 300
+_RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt|Exit): ")
 
 StartActor = Callable[[int], Any]
 """Starts the worker of that number; what it returns has the methods of `actor.Worker` as Ray's actors have them."""
@@ -264,7 +266,7 @@ class Pool:
             if self._deaths_while_loading >= DEATHS * self.settings.workers:
                 raise DeviceError(
                     f"workers: {self._deaths_while_loading} in a row died while they loaded the model, the last one "
-                    f"with: {why}; is the host's memory, or the device's, large enough for it?"
+                    f"with: {why}; is rerank-eval installed there, and the memory of host and device large enough?"
                 )
         logger.warning("worker %d is lost (%s): %s", member.number, member.where, why)
         self.members[self.members.index(member)] = self._new(member.number)
@@ -331,10 +333,10 @@ def _as_here(refused: Refused) -> errors.RerankEvalError:
 
 
 def _in_short(error: Exception) -> str:
-    """Return what an error of Ray's says first and last: what it is, and at the end of a remote traceback why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
-    return f"{type(error).__name__}: {told[:_SHOWN]}"
+    """Return the one line of an error of Ray's that says why: the last of a remote traceback, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    remote = _RAISED.match(lines[-1])
+    return lines[-1][:_SHOWN] if remote else f"{type(error).__name__}: {lines[0][:_SHOWN]}"
 
 
 def describe(tallies: list[Tally], seconds: float) -> str:
