@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 # What is built at set-up (the demo reranker) stays inside the project.
 export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 
+# Two processes of one thread each do the tests in half the time of one process of two threads.
+PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
+
 # TASK and SET take several values, separated by blanks.
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
@@ -98,11 +101,11 @@ format: $(READY) ## let ruff format and mend what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-test: $(READY) ## the tests, without the slow ones
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(READY) ## the tests, without the slow ones (JOBS=2)
+	@$(PYTEST)
 
 test-all: $(READY) ## all tests
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or not slow'
+	@$(PYTEST) -m 'slow or not slow'
 
 clean: ## remove .venv, .cache and tool caches; results stay
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build

@@ -100,7 +100,7 @@ def many_pairs(folder: Path, pairs: int) -> dict[str, Any]:
         folder: Where everything goes.
         pairs: Pairs, a hundred a query.
     """
-    queries, documents = pairs // CANDIDATES, max(2000, pairs // 500)
+    queries, documents = pairs // CANDIDATES, max(2000, pairs // 5000)
     config = _config(folder, write_task(folder / "pairs", queries, documents, 12), "bm25")
     first = timed(["eval", "--config", str(config), "--set", "reranker=null"], folder)
     filled = _fill_scores(folder, config)
