@@ -78,7 +78,9 @@ def verify_result(folder: Path, results_dir: Path) -> Verdict:
         verdict.faults.append(f"manifest.json cannot be read ({type(error).__name__})")
         return verdict
     if "seal" not in manifest:
-        verdict.faults.append("manifest.json has no seal, as an older release left it: delete it and run again to score anew")
+        verdict.faults.append(
+            "manifest.json has no seal, as an older release left it: delete it and run again to score anew"
+        )
         return verdict
     verdict.check("the manifest's seal", is_sealed(manifest), "manifest.json is not as it was written")
     for what in (_identity, _files, _numbers, _mteb, _candidates):
