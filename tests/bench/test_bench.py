@@ -14,11 +14,13 @@ from scipy.stats import kendalltau
 from rerank_eval.bench.dtypes import kendall_tau
 from rerank_eval.bench.plot import draw
 from rerank_eval.bench.shapes import SHAPES, write_checkpoint
-from rerank_eval.bench.table import BEGIN, END, insert
+from rerank_eval.bench.table import insert
 from rerank_eval.bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.engine.shapes import Shape
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 @pytest.fixture(scope="module")
