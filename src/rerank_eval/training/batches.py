@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rerank_eval.engine.prompts import token_ids
 from rerank_eval.engine.recipe import CARD
 from rerank_eval.training.data import TrainingData
-from rerank_eval.training.mining import Candidates
+from rerank_eval.training.instructions import InstructedGroups
+from rerank_eval.training.mining import HELD_OUT, Candidates
 from rerank_eval.training.network import GroupTokens
 
 INSTRUCTIONS = (
@@ -24,6 +25,9 @@ INSTRUCTIONS = (
     "Given the first sentence of a docstring, find the function that it belongs to",
 )
 """The task's own prompt, the recipes' default texts, and two more."""
+
+
+KEPT_ROOTS = 5_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class BatchPlan:
     hard_start: float = 0.4
     hard_end: float = 0.8
     hard_steps: int = 4000
-    instructed: float = 0.0
+    instructed: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class Prompts:
     def root(self, instruction: str) -> list[int]:
         """Return the ids of system turn and instruction."""
         if instruction not in self._roots:
+            if len(self._roots) >= KEPT_ROOTS:
+                self._roots.clear()
             text = CARD.prefix + CARD.instruct_text(instruction)
             self._roots[instruction] = token_ids(self._data.tokenizer, [text])[0]
         return self._roots[instruction]
@@ -96,6 +102,19 @@ class Prompts:
         """Make the prompts of a function's summary with some functions' codes."""
         prefix = self.root(instruction) + self._data.queries[query]
         return GroupTokens(prefix, [self.closed(self._data.documents[i]) for i in documents])
+
+    def text_group(self, query: str, documents: Sequence[str], instruction: str) -> GroupTokens:
+        """Make the prompts of any texts."""
+        texts = [CARD.query_text(query), *(CARD.document_text(text) for text in documents)]
+        asked, *ids = token_ids(self._data.tokenizer, texts)
+        return GroupTokens(self.root(instruction) + asked, [self.closed(one) for one in ids])
+
+
+def _instructed_groups(data: TrainingData) -> list[InstructedGroups]:
+    """Make one source of instructed groups of each shard that has topics."""
+    shards = sorted(set(data.shard.tolist()) - {HELD_OUT})
+    made = (InstructedGroups([data.functions[i] for i in data.members(number)]) for number in shards)
+    return [one for one in made if len(one)]
 
 
 class Batches:
@@ -112,6 +131,7 @@ class Batches:
         self._plan = plan
         self._seed = seed
         self._prompts = Prompts(data, plan.tokens)
+        self._instructed = _instructed_groups(data) if plan.instructed else []
         self._members = {int(number): data.members(int(number)) for number in np.unique(data.shard)}
 
     @property
@@ -131,7 +151,20 @@ class Batches:
         rows = order[place * self._plan.groups : (place + 1) * self._plan.groups]
         done = min(1.0, number / max(1, self._plan.hard_steps))
         share = self._plan.hard_start + (self._plan.hard_end - self._plan.hard_start) * done
-        return [self._group(int(row), share, generator) for row in rows]
+        groups = [self._group(int(row), share, generator) for row in rows]
+        # Instructed groups come in pairs: the same documents under two instructions.
+        if self._instructed and generator.random() < self._plan.instructed * len(groups) / 2:
+            groups[-2:] = self._pair(generator)
+        return groups
+
+    def _pair(self, generator: np.random.Generator) -> list[Group]:
+        source = self._instructed[int(generator.integers(len(self._instructed)))]
+        drawn = source.draw(self._plan.negatives + 1, generator)
+        found = []
+        for instruction, relevant in zip(drawn.instructions, drawn.relevant, strict=True):
+            tokens = self._prompts.text_group(drawn.query, drawn.documents, instruction)
+            found.append(Group(tokens, relevant))
+        return found
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if getattr(self, "_epoch", None) != epoch:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rerank_eval.engine.prompts import token_ids
 from rerank_eval.engine.recipe import CARD
 from rerank_eval.tasks.embedded.stdlib import Function
+from rerank_eval.tasks.embedded.texts import sha_order
 from rerank_eval.training import corpus
 from rerank_eval.training.mining import (
     DEPTH,
@@ -28,7 +29,8 @@ from rerank_eval.training.tokenizer import load_tokenizer, train_tokenizer
 VOCABULARY = 16_000
 MAX_TOKENS = 400
 """Tokens kept of a function."""
-HELD_OUT_QUERIES = 400
+HELD_OUT_QUERIES = 300
+HELD_OUT_DOCUMENTS = 4_000
 
 IntArray = NDArray[np.int32]
 
@@ -122,12 +124,18 @@ def train_queries(functions: Sequence[Function], shard: IntArray) -> IntArray:
 
 def held_out_queries(functions: Sequence[Function], shard: IntArray) -> IntArray:
     """List the functions of held-out packages whose summaries the evaluation asks."""
-    from rerank_eval.tasks.embedded.texts import sha_order
-
     held = [i for i in corpus.askable(functions) if shard[i] == HELD_OUT]
     return np.array(
         sorted(sorted(held, key=lambda i: sha_order(f"asked:{functions[i].id}"))[:HELD_OUT_QUERIES]), dtype=np.int32
     )
+
+
+def held_out_documents(functions: Sequence[Function], shard: IntArray, queries: IntArray) -> IntArray:
+    """List the functions of held-out packages that the evaluation searches: the queries' own and others."""
+    asked = {int(place) for place in queries}
+    others = [int(i) for i in np.flatnonzero(shard == HELD_OUT) if int(i) not in asked]
+    chosen = sorted(others, key=lambda i: sha_order(f"searched:{functions[i].id}"))[: HELD_OUT_DOCUMENTS - len(asked)]
+    return np.array(sorted([*asked, *chosen]), dtype=np.int32)
 
 
 def _bm25(folder: Path, functions: Sequence[Function], shard: IntArray) -> Candidates:

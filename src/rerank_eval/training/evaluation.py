@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from transformers import Qwen3ForCausalLM
 
 from rerank_eval.training.batches import INSTRUCTIONS, Prompts, answer_ids
-from rerank_eval.training.data import TrainingData, held_out_queries
-from rerank_eval.training.mining import HELD_OUT, Candidates, bm25_candidates, dense_candidates, minilm_vectors
+from rerank_eval.training.data import TrainingData, held_out_documents, held_out_queries
+from rerank_eval.training.mining import Candidates, bm25_candidates, dense_candidates, minilm_vectors
 from rerank_eval.training.network import GroupTokens, lay_out, margins
 
 MINILM_TOKENS = 256
@@ -48,7 +48,8 @@ def held_out(folder: Path, data: TrainingData, depth: int = 100) -> HeldOut:
     """
     paths = [folder / f"heldout-{name}.npz" for name in ("bm25", "minilm")]
     if not all(path.is_file() for path in paths):
-        queries, members = held_out_queries(data.functions, data.shard), data.members(HELD_OUT)
+        queries = held_out_queries(data.functions, data.shard)
+        members = held_out_documents(data.functions, data.shard, queries)
         bm25_candidates(data.functions, members, queries, depth).save(paths[0])
         documents = minilm_vectors([data.functions[i].code for i in members], MINILM_TOKENS)
         asked = minilm_vectors([data.functions[i].summary for i in queries], MINILM_TOKENS)

@@ -53,7 +53,8 @@ class Scales:
     """Sizes that experiments chose."""
 
     match_sharpness: float = 1.6
-    opening: float = 0.5
+    match_opening: float = 0.25
+    sum_opening: float = 0.25
     noise: float = 0.05
     answer: float = 3.0
     final_norm: float = 0.15
@@ -125,7 +126,7 @@ def initialise(
     rare: torch.Tensor,
     shape: Shape = Shape(),  # noqa: B008 - frozen
     seed: int = 0,
-    scales: Scales = Scales(),  # noqa: B008 - frozen
+    scales: Scales = Scales(),
 ) -> Qwen3ForCausalLM:
     """Build the network.
 
@@ -246,7 +247,7 @@ def _match_head(
         matrix[[slow, slow + half]] = 0
     attention.q_proj.weight[slow, Feature.IN_DOCUMENT] = 1.0
     attention.k_proj.weight[slow, Feature.IN_QUERY] = 0.8
-    attention.k_proj.weight[slow, Feature.OPENING] = scales.opening * 4
+    attention.k_proj.weight[slow, Feature.OPENING] = scales.match_opening * 4
     attention.v_proj.weight[rows.start : rows.start + 2] = 0
     attention.v_proj.weight[rows.start, Feature.QUERY_RARITY] = 1.0
     attention.v_proj.weight[rows.start + 1, Feature.IN_QUERY] = 1.0
@@ -272,7 +273,7 @@ def _sum_head(attention: torch.nn.Module, head: int, shape: Shape, scales: Scale
         matrix[rows] = 0
     attention.q_proj.weight[rows.start + slow, Feature.CONST] = 1.0
     attention.k_proj.weight[rows.start + slow, Feature.FOUND] = 1.0
-    attention.k_proj.weight[rows.start + slow, Feature.OPENING] = scales.opening
+    attention.k_proj.weight[rows.start + slow, Feature.OPENING] = scales.sum_opening
     attention.k_proj.weight[rows.start + slow - 1, Feature.CONST] = 1.5
     attention.v_proj.weight[rows.start] = 0
     attention.v_proj.weight[rows.start, Feature.FOUND] = 1.0
