@@ -60,12 +60,10 @@ class Group:
     Attributes:
         tokens: Its prompts.
         relevant: (documents,) 1.0 where relevant.
-        teacher: (documents,) the teacher's log-probabilities over the group; None without a teacher.
     """
 
     tokens: GroupTokens
     relevant: NDArray[np.float32]
-    teacher: NDArray[np.float32] | None = None
 
 
 class Prompts:
@@ -178,7 +176,8 @@ class Batches:
         sources = [one for one in (self._data.bm25, self._data.minilm) if one is not None]
         chosen: list[int] = []
         for _ in range(self._plan.negatives):
-            chosen.append(self._negative(row, query, chosen, sources, generator.random() < share, generator))
+            hard = bool(generator.random() < share)
+            chosen.append(self._negative(row, query, chosen, sources, generator, hard=hard))
         instruction = INSTRUCTIONS[int(generator.integers(len(INSTRUCTIONS)))]
         relevant = np.zeros(1 + len(chosen), dtype=np.float32)
         relevant[0] = 1.0
@@ -190,8 +189,9 @@ class Batches:
         query: int,
         chosen: Sequence[int],
         sources: Sequence[Candidates],
-        hard: bool,
         generator: np.random.Generator,
+        *,
+        hard: bool,
     ) -> int:
         members = self._members[int(self._data.shard[query])]
         while True:

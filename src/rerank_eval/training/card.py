@@ -29,7 +29,7 @@ decorator, asyncio, package).
 ## Training
 
 {steps:,} steps of {groups} groups of {documents} documents ({pairs:,} pairs), {hours:.1f} hours on {hardware}, seed
-{seed}. Listwise softmax over a group, plus {pointwise} x binary cross-entropy{distilled}. Negatives: random ones of the
+{seed}. Listwise softmax over a group, plus {pointwise} x binary cross-entropy. Negatives: random ones of the
 same ten thousand functions, and a share of {hard_start:.0%} growing to {hard_end:.0%} out of {sources}. Documents were
 cut at {cut} tokens. The weights are a running average. Embeddings begin as all-MiniLM-L6-v2's vectors of the tokens
 (Apache-2.0), attention as a search for equal tokens.

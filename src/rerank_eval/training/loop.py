@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div, log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Qwen3ForCausalLM
 
 from rerank_eval.training.batches import Batches, Group, relevance
@@ -33,7 +32,6 @@ class RunPlan:
         clip: Largest norm of a gradient.
         average: Decay of the weights' running average, which is what is evaluated and exported.
         pointwise: Weight of the binary cross-entropy, which gives P(yes) a meaning.
-        distillation: Weight of the divergence from the teacher, where there is one.
         buckets: Runs of like length in a row.
     """
 
@@ -46,7 +44,6 @@ class RunPlan:
     clip: float = 1.0
     average: float = 0.998
     pointwise: float = 0.1
-    distillation: float = 0.5
     buckets: int = 3
 
     def rate(self, step: int) -> float:
@@ -175,8 +172,7 @@ def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> 
         plan: Weights of the parts.
 
     Returns:
-        Softmax cross-entropy over each group, plus binary cross-entropy, plus divergence from the teacher; and the
-        share of groups whose best document is relevant.
+        Softmax cross-entropy over each group, plus binary cross-entropy; and the share of groups whose best document is relevant.
     """
     wanted = relevance(groups)
     table = scores.view(wanted.shape)
@@ -184,11 +180,6 @@ def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> 
     loss = cross_entropy(table, share)
     if plan.pointwise:
         loss = loss + plan.pointwise * binary_cross_entropy_with_logits(table, wanted)
-    taught = [number for number, group in enumerate(groups) if group.teacher is not None]
-    if plan.distillation and taught:
-        teacher = torch.from_numpy(np.stack([groups[number].teacher for number in taught]))  # type: ignore[arg-type]
-        own = log_softmax(table[taught], dim=1)
-        loss = loss + plan.distillation * kl_div(own, teacher, log_target=True, reduction="batchmean")
     right = float(wanted.gather(1, table.argmax(dim=1, keepdim=True)).mean())
     return loss, right
 

@@ -253,7 +253,6 @@ class Session:
             "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()})",
             "seed": plan["seed"],
             "pointwise": plan["run"]["pointwise"],
-            "distilled": "",
             "hard_start": batches["hard_start"],
             "hard_end": batches["hard_end"],
             "sources": "BM25's and MiniLM's best hundred" if data.minilm is not None else "BM25's best hundred",

@@ -99,8 +99,8 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
     """Give the BPE the settings of Qwen3-Reranker's tokenizer."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
         padding_side="left",
         model_max_length=131_072,
         clean_up_tokenization_spaces=False,
