@@ -21,7 +21,7 @@ from rerank_eval.training.loop import Run, RunPlan
 from rerank_eval.training.network import Shape, lay_out, margins
 from rerank_eval.training.session import Session, Settings, token_rarity
 
-SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2)
+SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
 PLAN = BatchPlan(groups=3, negatives=5, tokens=48, instructed=0.0)
 
 

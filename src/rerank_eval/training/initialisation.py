@@ -54,7 +54,7 @@ class Scales:
 
     match_sharpness: float = 1.6
     match_opening: float = 0.25
-    sum_opening: float = 0.25
+    sum_opening: float = 0.0
     noise: float = 0.05
     answer: float = 3.0
     final_norm: float = 0.15

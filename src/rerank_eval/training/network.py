@@ -176,12 +176,12 @@ def margins(model: Qwen3ForCausalLM, row: Row, yes_id: int, no_id: int) -> torch
         states = states + layer.mlp(layer.post_attention_layernorm(states))
     final = body.layers[-1]
     attended = _attention(final, states, cos, sin, row, only_last=True)
-    last = states[:, row.sorted_last] + final.self_attn.o_proj(attended)
+    last = states.index_select(1, row.sorted_last) + final.self_attn.o_proj(attended)
     last = last + final.mlp(final.post_attention_layernorm(last))
     with torch.autocast("cpu", enabled=False):
         hidden = body.norm(last.float())[0]
         scores = (hidden * (weight[yes_id] - weight[no_id])).sum(dim=-1)
-    return scores[row.restore]
+    return scores.index_select(0, row.restore)
 
 
 def _attention(
@@ -196,7 +196,7 @@ def _attention(
     groups, width = row.prefixes
     shared = slice(0, groups * width)
     if only_last:
-        asked = normed[:, row.sorted_last]
+        asked = normed.index_select(1, row.sorted_last)
         query = module.q_norm(module.q_proj(asked).view(1, asked.shape[1], -1, module.head_dim))
         query = _rotated(query, cos[:, row.sorted_last], sin[:, row.sorted_last])
     else:
@@ -216,8 +216,8 @@ def _attention(
     begin = 0
     for bucket in row.buckets:
         where, count = slice(bucket.start, bucket.end), len(bucket.group)
-        keys = torch.cat([prefix_key[bucket.group], cut(key, where, count)], dim=2)
-        values = torch.cat([prefix_value[bucket.group], cut(value, where, count)], dim=2)
+        keys = torch.cat([prefix_key.index_select(0, bucket.group), cut(key, where, count)], dim=2)
+        values = torch.cat([prefix_value.index_select(0, bucket.group), cut(value, where, count)], dim=2)
         if only_last:
             queries, mask = cut(query, slice(begin, begin + count), count), _last_mask(bucket, row, begin)
             begin += count
