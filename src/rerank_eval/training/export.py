@@ -46,8 +46,9 @@ def export(
     temporary.mkdir(parents=True)
     small = copy.deepcopy(model).to(torch.bfloat16)
     small.config.dtype = torch.bfloat16
-    small.generation_config = None
     small.save_pretrained(temporary)
+    # Nothing is generated with it, and a loader reads the file where it stands.
+    (temporary / "generation_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(temporary)
     size = (temporary / "model.safetensors").stat().st_size
     if size > MAX_BYTES:
