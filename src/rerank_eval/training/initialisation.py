@@ -16,9 +16,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from rerank_eval.training.mining import minilm_vectors
@@ -60,7 +62,7 @@ class Scales:
     final_norm: float = 0.15
 
 
-def rarity(document_counts: np.ndarray, documents: int) -> torch.Tensor:
+def rarity(document_counts: NDArray[np.float64], documents: int) -> torch.Tensor:
     """Inverse document frequency, scaled to about 0 (everywhere) to 1 (in one document of ten thousand)."""
     idf = np.log((documents + 1) / (document_counts + 1)) / math.log(10_000)
     return torch.from_numpy(np.clip(idf, 0.0, 1.2).astype(np.float32))
@@ -83,7 +85,8 @@ def semantics(texts: Sequence[str], width: int, generator: torch.Generator) -> t
     # The first direction says how much of a word a token is, nothing about what it means.
     cut = vectors @ directions[1 : width + 1].T
     turn, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
-    return torch.nn.functional.normalize(cut @ turn, dim=1) * width**0.5
+    scaled: torch.Tensor = torch.nn.functional.normalize(cut @ turn, dim=1) * width**0.5
+    return scaled
 
 
 def embeddings(
@@ -161,7 +164,7 @@ def initialise(
     return model
 
 
-def _wire(layer: torch.nn.Module, number: int, shape: Shape, scales: Scales, generator: torch.Generator) -> None:
+def _wire(layer: Any, number: int, shape: Shape, scales: Scales, generator: torch.Generator) -> None:
     attention = layer.self_attn
     attention.q_norm.weight.fill_(scales.match_sharpness**0.5 * 1.0)
     attention.k_norm.weight.fill_(scales.match_sharpness**0.5 * 1.0)
@@ -195,7 +198,7 @@ def _rows(head: int, shape: Shape) -> slice:
     return slice(head * shape.head_dim, (head + 1) * shape.head_dim)
 
 
-def _part_head(attention: torch.nn.Module, head: int, shape: Shape) -> None:
+def _part_head(attention: Any, head: int, shape: Shape) -> None:
     """Look for the last marker before a token; the slowest rotary pair does not turn over a prompt."""
     rows, slow = _rows(head, shape), shape.head_dim // 2 - 1
     for matrix in (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight):
@@ -215,7 +218,7 @@ def _part_head(attention: torch.nn.Module, head: int, shape: Shape) -> None:
         attention.o_proj.weight[part, rows.start + place] = 1.0
 
 
-def _neighbour_head(attention: torch.nn.Module, head: int, distance: int, shape: Shape) -> None:
+def _neighbour_head(attention: Any, head: int, distance: int, shape: Shape) -> None:
     """Look at the token so many places before, by the fast rotary pairs."""
     rows, half = _rows(head, shape), shape.head_dim // 2
     attention.q_proj.weight[rows] = 0
@@ -230,7 +233,7 @@ def _neighbour_head(attention: torch.nn.Module, head: int, distance: int, shape:
 
 
 def _match_head(
-    attention: torch.nn.Module, head: int, shape: Shape, generator: torch.Generator, *, aim: bool, scales: Scales
+    attention: Any, head: int, shape: Shape, generator: torch.Generator, *, aim: bool, scales: Scales
 ) -> None:
     """Find similar tokens at any distance; with `aim`, in the query rather than elsewhere."""
     rows, half = _rows(head, shape), shape.head_dim // 2
@@ -256,7 +259,7 @@ def _match_head(
     attention.o_proj.weight[Feature.FOUND_SHARE, rows.start + 1] = 0.25
 
 
-def _rarity_neurons(mlp: torch.nn.Module) -> None:
+def _rarity_neurons(mlp: Any) -> None:
     """One neuron multiplies rarity by standing in the query."""
     mlp.gate_proj.weight[0] = 0
     mlp.up_proj.weight[0] = 0
@@ -266,7 +269,7 @@ def _rarity_neurons(mlp: torch.nn.Module) -> None:
     mlp.down_proj.weight[Feature.QUERY_RARITY, 0] = 0.5
 
 
-def _sum_head(attention: torch.nn.Module, head: int, shape: Shape, scales: Scales) -> None:
+def _sum_head(attention: Any, head: int, shape: Shape, scales: Scales) -> None:
     """Add up what the document's tokens found; the opening marker takes the rest, so it is a sum, not a mean."""
     rows, slow = _rows(head, shape), shape.head_dim // 2 - 1
     for matrix in (attention.q_proj.weight, attention.k_proj.weight):

@@ -108,7 +108,7 @@ class Run:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16):
             scores = margins(self.model, row, *self._answers)
         loss, right = group_loss(scores, groups, self.plan)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         factor = self.plan.rate(self.step)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
@@ -172,7 +172,8 @@ def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> 
         plan: Weights of the parts.
 
     Returns:
-        Softmax cross-entropy over each group, plus binary cross-entropy; and the share of groups whose best document is relevant.
+        Softmax cross-entropy over each group, plus binary cross-entropy; and the share of groups whose best document
+        is relevant.
     """
     wanted = relevance(groups)
     table = scores.view(wanted.shape)

@@ -89,9 +89,9 @@ def bm25_candidates(functions: Sequence[Function], members: IntArray, queries: I
         depth: Candidates of a query.
     """
     import bm25s
-    import Stemmer
+    from Stemmer import Stemmer
 
-    stemmer = Stemmer.Stemmer("english")
+    stemmer = Stemmer("english")
     options: dict[str, Any] = {"stopwords": "en", "stemmer": stemmer, "show_progress": False}
     retriever = bm25s.BM25()
     retriever.index(bm25s.tokenize([functions[i].code for i in members], **options), show_progress=False)

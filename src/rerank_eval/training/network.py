@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import embedding
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -145,7 +147,7 @@ def lay_out(groups: Sequence[GroupTokens], buckets: int) -> Row:
     )
 
 
-def _mask(prefixes: np.ndarray, width: int, length: int) -> torch.Tensor:
+def _mask(prefixes: NDArray[np.int64], width: int, length: int) -> torch.Tensor:
     """Documents see their own prefix without its filling, and themselves causally."""
     mask = torch.zeros(len(prefixes), 1, length, width + length)
     mask[:, 0, :, width:] = torch.full((length, length), MASKED).triu(1)
@@ -180,12 +182,12 @@ def margins(model: Qwen3ForCausalLM, row: Row, yes_id: int, no_id: int) -> torch
     last = last + final.mlp(final.post_attention_layernorm(last))
     with torch.autocast("cpu", enabled=False):
         hidden = body.norm(last.float())[0]
-        scores = (hidden * (weight[yes_id] - weight[no_id])).sum(dim=-1)
+        scores: torch.Tensor = (hidden * (weight[yes_id] - weight[no_id])).sum(dim=-1)
     return scores.index_select(0, row.restore)
 
 
 def _attention(
-    layer: torch.nn.Module, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, row: Row, *, only_last: bool
+    layer: Any, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, row: Row, *, only_last: bool
 ) -> torch.Tensor:
     """Attend within a row; with `only_last`, from the documents' last tokens alone."""
     module = layer.self_attn

@@ -71,12 +71,13 @@ class Settings:
         for text in given:
             path, _, value = text.partition("=")
             part, _, key = path.partition(".")
-            holder = getattr(settings, part, None)
+            holder: Any = getattr(settings, part, None)
             names = [one.name for one in fields(holder)] if hasattr(holder, "__dataclass_fields__") else []
             try:
                 if key not in names:
                     raise ValueError("no such field")
-                settings = replace(settings, **{part: replace(holder, **{key: json.loads(value)})})  # type: ignore[type-var]
+                changed: dict[str, Any] = {part: replace(holder, **{key: json.loads(value)})}
+                settings = replace(settings, **changed)
             except ValueError as error:
                 known = ", ".join(one.name for one in fields(cls))
                 raise ConfigError(f"--set {text}: {error}; give PART.KEY=VALUE, PART of {known}") from None
