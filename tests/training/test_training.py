@@ -16,7 +16,7 @@ from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Prompts, answer_ids
 from rerank_eval.training.data import TrainingData
-from rerank_eval.training.evaluation import score_group
+from rerank_eval.training.evaluation import instructions_followed, score_group
 from rerank_eval.training.initialisation import initialise
 from rerank_eval.training.instructions import WORDINGS, InstructedGroups
 from rerank_eval.training.loop import Run, RunPlan
@@ -129,6 +129,11 @@ def test_an_instruction_decides_what_is_relevant(data: TrainingData) -> None:
         assert len(one.documents) == 12
 
 
+def test_a_beginner_does_not_follow_instructions_yet(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
+    followed = instructions_followed(initial, data, groups=6, documents=8, tokens=64)
+    assert 0.2 < followed < 0.8
+
+
 def test_no_instruction_is_worded_as_the_task_words_it() -> None:
     from rerank_eval.tasks.embedded.rules import RULES
 
@@ -141,7 +146,15 @@ def test_no_instruction_is_worded_as_the_task_words_it() -> None:
 def test_a_session_trains_evaluates_saves_and_exports(
     data: TrainingData, listed: tuple[Path, object], tmp_path: Path
 ) -> None:
-    settings = Settings.parse(["evaluation.queries=10", "evaluation.depth=10", "batches.tokens=48", "batches.groups=2"])
+    settings = Settings.parse(
+        [
+            "evaluation.queries=10",
+            "evaluation.depth=10",
+            "evaluation.instructed=2",
+            "batches.tokens=48",
+            "batches.groups=2",
+        ]
+    )
     session = Session(tmp_path, "whole", settings, data=data)
     session.train(until=time.monotonic() + 600, steps=3)
     again = Session(tmp_path, "whole", settings, data=data).train(until=time.monotonic() + 600, steps=5)

@@ -14,7 +14,8 @@ from transformers import Qwen3ForCausalLM
 
 from rerank_eval.training.batches import INSTRUCTIONS, Prompts, answer_ids
 from rerank_eval.training.data import TrainingData, held_out_documents, held_out_queries
-from rerank_eval.training.mining import Candidates, bm25_candidates, dense_candidates, minilm_vectors
+from rerank_eval.training.instructions import InstructedGroups
+from rerank_eval.training.mining import HELD_OUT, Candidates, bm25_candidates, dense_candidates, minilm_vectors
 from rerank_eval.training.network import GroupTokens, lay_out, margins
 
 MINILM_TOKENS = 256
@@ -111,3 +112,36 @@ def evaluate(
             sums[f"{name}_reranked"] = sums.get(f"{name}_reranked", 0.0) + ndcg_at_10(reranked, query)
     model.train()
     return {name: value / len(chosen) for name, value in sums.items()}
+
+
+def instructions_followed(
+    model: Qwen3ForCausalLM, data: TrainingData, *, groups: int, documents: int = 16, tokens: int = 256
+) -> float:
+    """Say how often a ranking follows an instruction, over functions of held-out packages.
+
+    Args:
+        model: The network.
+        data: The training data.
+        groups: Topics with two instructions each, always the same ones.
+        documents: Documents of a topic.
+        tokens: Where documents are cut.
+
+    Returns:
+        Of the documents that one instruction wants and the other excludes, the share that ranks better under the
+        first; one that keeps its rank counts half, so a model that does not read instructions gets 0.5.
+    """
+    model.eval()
+    source = InstructedGroups([data.functions[i] for i in data.members(HELD_OUT)])
+    prompts, answers, generator = Prompts(data, tokens), answer_ids(data), np.random.default_rng(11)
+    found: list[float] = []
+    for _ in range(groups if len(source) else 0):
+        drawn = source.draw(documents, generator)
+        places = []
+        for instruction in drawn.instructions:
+            scores = score_group(model, prompts.text_group(drawn.query, drawn.documents, instruction), answers)
+            places.append(np.argsort(np.argsort(-scores, kind="stable"), kind="stable"))
+        wanted = drawn.relevant[0] - drawn.relevant[1]
+        moved = np.sign(places[1] - places[0]) * np.sign(wanted)
+        found += [float(value) / 2 + 0.5 for value in moved[wanted != 0]]
+    model.train()
+    return float(np.mean(found)) if found else 0.5

@@ -18,7 +18,7 @@ from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.training.batches import Batches, BatchPlan, answer_ids
 from rerank_eval.training.corpus import package_of, packages
 from rerank_eval.training.data import TrainingData, mine_minilm, prepare
-from rerank_eval.training.evaluation import evaluate, held_out
+from rerank_eval.training.evaluation import evaluate, held_out, instructions_followed
 from rerank_eval.training.export import export
 from rerank_eval.training.initialisation import Scales, initialise, rarity
 from rerank_eval.training.loop import Run, RunPlan, append_log
@@ -37,11 +37,13 @@ class EvaluationPlan:
         minutes: Between two evaluations.
         queries: Held-out queries.
         depth: Candidates of each retriever.
+        instructed: Topics with two instructions each.
     """
 
     minutes: float = 12.0
     queries: int = 100
     depth: int = 40
+    instructed: int = 30
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,10 @@ class Session:
     def _evaluate(self, run: Run, held: Any) -> None:
         plan = self.settings.evaluation
         found = run.averaged(lambda model: evaluate(model, self.data, held, queries=plan.queries, depth=plan.depth))
+        if plan.instructed:
+            found["followed"] = run.averaged(
+                lambda model: instructions_followed(model, self.data, groups=plan.instructed)
+            )
         row = {"step": run.step, "seconds": round(run.seconds, 1), **found}
         append_log(self._run_folder / "evaluation.jsonl", row)
         print("held-out packages: " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)  # noqa: T201
@@ -262,6 +268,7 @@ class Session:
             "eval_queries": plan["evaluation"]["queries"],
             "eval_depth": plan["evaluation"]["depth"],
             **{key: figures[key] for key in ("bm25", "bm25_reranked", "minilm", "minilm_reranked")},
+            "followed": figures.get("followed", 0.5),
             "test": test,
             "settings": plan,
         }
