@@ -4,6 +4,7 @@ import copy
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,7 @@ def test_a_session_trains_evaluates_saves_and_exports(
     assert again.step == 5
     log = (tmp_path / "runs" / "whole" / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in log] == [0, 3, 5]
+    assert Settings.stored(Session.settings_file(tmp_path, "whole")) == settings
     folder = session.export(tmp_path / "checkpoint")
     assert {path.name for path in folder.iterdir()} >= {
         "config.json",
@@ -169,6 +171,16 @@ def test_a_session_trains_evaluates_saves_and_exports(
         "tokenizer.json",
     }
     assert "Held-out packages" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_settings_of_a_run_are_kept_and_can_be_changed(tmp_path: Path) -> None:
+    settings = Settings.parse(["run.learning_rate=0.002", "batches.groups=3"], Settings(seed=5))
+    path = tmp_path / "settings.json"
+    assert Settings.stored(path) is None
+    path.write_text(json.dumps(asdict(settings)), encoding="utf-8")
+    kept = Settings.stored(path)
+    assert kept == settings
+    assert Settings.parse(["batches.groups=4"], kept) == replace(settings, batches=replace(settings.batches, groups=4))
 
 
 def test_export_without_weights_says_so(data: TrainingData, tmp_path: Path) -> None:
@@ -187,6 +199,4 @@ def _figures() -> dict[str, float]:
 
 
 def _plan() -> dict[str, object]:
-    from dataclasses import asdict
-
     return asdict(Settings(shape=SHAPE))

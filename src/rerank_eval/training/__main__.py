@@ -23,11 +23,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--decay", type=int, default=None, help="let the rates fall to zero over so many steps, then stop"
     )
-    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--seed", type=int, default=0, help="of a new run; one that is taken up keeps its own")
     found.add_argument("--no-download", action="store_true", help="use the wheels that are there")
     found.add_argument("--mine", action="store_true", help="only compute MiniLM's candidates, to train against")
     found.add_argument("--export", type=Path, default=None, help="only write the best checkpoint to this folder")
-    found.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of a plan or the shape")
+    found.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of a plan or the shape; a run keeps it"
+    )
     found.add_argument("--threads", type=int, default=torch.get_num_threads())
     return found
 
@@ -37,7 +39,8 @@ def main() -> int:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     try:
-        settings = Settings.parse(options.set, seed=options.seed)
+        kept = Settings.stored(Session.settings_file(options.folder, options.run))
+        settings = Settings.parse(options.set, kept or Settings(seed=options.seed))
         session = Session(options.folder, options.run, settings, allow_download=not options.no_download)
         if options.mine:
             session.mine()

@@ -59,17 +59,32 @@ class Settings:
     bfloat16: bool = True
 
     @classmethod
-    def parse(cls, given: Sequence[str], seed: int = 0) -> Settings:
+    def stored(cls, path: Path) -> Settings | None:
+        """Read the settings that a run was last trained with; None when it has not begun."""
+        if not path.is_file():
+            return None
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        parts: dict[str, Any] = {
+            "shape": Shape,
+            "scales": Scales,
+            "batches": BatchPlan,
+            "run": RunPlan,
+            "evaluation": EvaluationPlan,
+        }
+        return cls(**{key: parts[key](**value) if key in parts else value for key, value in kept.items()})
+
+    @classmethod
+    def parse(cls, given: Sequence[str], base: Settings | None = None) -> Settings:
         """Read `part.key=value` texts, such as `run.learning_rate=0.002`.
 
         Args:
             given: The texts.
-            seed: The run's seed.
+            base: What they change; the defaults when None.
 
         Raises:
             ConfigError: There is no such field, or the value is not of its kind.
         """
-        settings = cls(seed=seed)
+        settings = base or cls()
         for text in given:
             path, _, value = text.partition("=")
             part, _, key = path.partition(".")
@@ -111,6 +126,11 @@ class Session:
         self.data = prepare(folder, allow_download=allow_download) if data is None else data
         self._run_folder = folder / "runs" / name
         self._run_folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def settings_file(folder: Path, name: str) -> Path:
+        """Name the file that holds a run's settings."""
+        return folder / "runs" / name / "settings.json"
 
     @property
     def state(self) -> Path:
@@ -162,6 +182,8 @@ class Session:
             The run as it was left; its state is saved.
         """
         run = self.start()
+        settings = json.dumps(asdict(self.settings), indent=1)
+        self.settings_file(self.folder, self._run_folder.name).write_text(settings + "\n", encoding="utf-8")
         if decay is not None:
             run.plan = replace(run.plan, decay_from=run.step, decay_steps=decay)
             steps = run.step + decay
