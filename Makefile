@@ -15,12 +15,12 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocess
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce schema fuzz lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker schema fuzz lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make eval                                        embedded tasks: no GPU, no hub"
 	@echo "  make eval TASK=SciFact                           hub data, Qwen3-Embedding-0.6B, Qwen3-Reranker-0.6B"
@@ -84,6 +84,9 @@ readme: $(READY) ## put the leaderboard of results/ into README.md
 
 reproduce: $(READY) ## run and judge the model card's table (MODEL, SUITE, CONFIG, RESULTS, ARGS=--only-judge)
 	@$(BIN)/rerank-eval reproduce $(if $(CONFIG),--config "$(CONFIG)") $(if $(RESULTS),--results "$(RESULTS)") $(foreach m,$(MODEL),--model "$(m)") $(foreach s,$(SUITE),--suite "$(s)") $(ARGS)
+
+train-demo-reranker: $(READY) ## train the small reranker, or go on training it (ARGS='--hours 2', '--decay 1500', '--export FOLDER')
+	@OMP_WAIT_POLICY=PASSIVE nice -n 19 $(BIN)/python -m rerank_eval.training $(ARGS)
 
 schema: $(READY) ## write configs/schema.json
 	@$(BIN)/rerank-eval schema --output configs/schema.json

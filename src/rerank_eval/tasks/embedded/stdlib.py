@@ -255,7 +255,17 @@ def _function(module: str, name: str, is_method: bool, node: FunctionNode, lines
     )
 
 
-def _parse(name: str, path: Path) -> tuple[Module, list[Function]] | None:
+def parse_file(name: str, path: Path) -> tuple[Module, list[Function]] | None:
+    """Read one source file.
+
+    Args:
+        name: The module's dotted name.
+        path: The file.
+
+    Returns:
+        The module and its functions with docstring and body, in the order of lines; None when the file cannot be
+        decoded or parsed.
+    """
     source = _read(path)
     if source is None:
         return None
@@ -318,7 +328,7 @@ def read(root: Path) -> Library:
     Raises:
         DataError: The folder holds no sources to speak of.
     """
-    parsed = [result for name, path in module_files(root) if (result := _parse(name, path)) is not None]
+    parsed = [result for name, path in module_files(root) if (result := parse_file(name, path)) is not None]
     functions = _unique(function for _, found in parsed for function in found)
     return Library(functions=tuple(functions), modules=tuple(module for module, _ in parsed))
 

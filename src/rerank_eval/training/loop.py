@@ -1,0 +1,191 @@
+"""The training loop: steps, loss, averaged weights, checkpoints that a later process takes up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import Qwen3ForCausalLM
+
+from rerank_eval.training.batches import Batches, Group, relevance
+from rerank_eval.training.network import lay_out, margins
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """How the weights move.
+
+    Attributes:
+        learning_rate: Of the layers' matrices.
+        embedding_rate: Of the embeddings.
+        warmup: Steps over which the rates grow.
+        decay_from: Step from which the rates fall to zero, linearly; None for never (warm-up, stable, decay: a later
+            session goes on from the stable part).
+        decay_steps: Over how many steps.
+        weight_decay: Of the matrices.
+        clip: Largest norm of a gradient.
+        average: Decay of the weights' running average, which is what is evaluated and exported.
+        pointwise: Weight of the binary cross-entropy, which gives P(yes) a meaning.
+        buckets: Runs of like length in a row.
+    """
+
+    learning_rate: float = 1e-3
+    embedding_rate: float = 1e-3
+    warmup: int = 100
+    decay_from: int | None = None
+    decay_steps: int = 1000
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    average: float = 0.998
+    pointwise: float = 0.1
+    buckets: int = 3
+
+    def rate(self, step: int) -> float:
+        """Return the factor on the rates at a step."""
+        factor = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.decay_from is not None and step >= self.decay_from:
+            factor *= max(0.0, 1.0 - (step - self.decay_from) / self.decay_steps)
+        return factor
+
+
+class Run:
+    """A training run.
+
+    Args:
+        model: The network, initialised; trained in place.
+        batches: The steps' groups.
+        plan: How the weights move.
+        answers: Token ids of `yes` and `no`.
+        bfloat16: Take products in bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3ForCausalLM,
+        batches: Batches,
+        plan: RunPlan,
+        answers: tuple[int, int],
+        *,
+        bfloat16: bool = True,
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.step = 0
+        self.seconds = 0.0
+        self._batches = batches
+        self._answers = answers
+        self._bfloat16 = bfloat16
+        self._average = {name: value.detach().clone() for name, value in model.named_parameters()}
+        embedding = model.model.embed_tokens.weight
+        others = [one for one in model.parameters() if one is not embedding]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [embedding], "lr": plan.embedding_rate, "weight_decay": 0.0},
+                {"params": [one for one in others if one.dim() > 1], "lr": plan.learning_rate},
+                {"params": [one for one in others if one.dim() == 1], "lr": plan.learning_rate, "weight_decay": 0.0},
+            ],
+            weight_decay=plan.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    def train_step(self) -> dict[str, float]:
+        """Take one step.
+
+        Returns:
+            The loss, and the share of groups whose relevant document came first.
+        """
+        begun = time.monotonic()
+        groups = self._batches.step(self.step)
+        row = lay_out([group.tokens for group in groups], self.plan.buckets)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._bfloat16):
+            scores = margins(self.model, row, *self._answers)
+        loss, right = group_loss(scores, groups, self.plan)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
+        factor = self.plan.rate(self.step)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._follow()
+        self.step += 1
+        self.seconds += time.monotonic() - begun
+        return {"loss": float(loss.detach()), "right": right}
+
+    def _follow(self) -> None:
+        keep = min(self.plan.average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                self._average[name].lerp_(value, 1.0 - keep)
+
+    def averaged(self, use: Callable[[Qwen3ForCausalLM], Any]) -> Any:
+        """Call a function with the model holding the averaged weights."""
+        kept = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        try:
+            self._put(self._average)
+            return use(self.model)
+        finally:
+            self._put(kept)
+
+    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                value.copy_(weights[name])
+
+    def save(self, path: Path) -> None:
+        """Write all that a later process needs, whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": {name: value.detach() for name, value in self.model.named_parameters()},
+            "average": self._average,
+            "optimizer": self._optimizer.state_dict(),
+            "plan": asdict(self.plan),
+        }
+        torch.save(state, temporary)
+        temporary.rename(path)
+
+    def load(self, path: Path) -> None:
+        """Take up what `save` wrote; the plan stays this run's own."""
+        state = torch.load(path, weights_only=True)
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self._put(state["model"])
+        self._average = state["average"]
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> tuple[torch.Tensor, float]:
+    """Compute the loss of a step.
+
+    Args:
+        scores: (documents,) margins, group by group.
+        groups: The groups; all with the same number of documents.
+        plan: Weights of the parts.
+
+    Returns:
+        Softmax cross-entropy over each group, plus binary cross-entropy; and the share of groups whose best document
+        is relevant.
+    """
+    wanted = relevance(groups)
+    table = scores.view(wanted.shape)
+    share = wanted / wanted.sum(dim=1, keepdim=True)
+    loss = cross_entropy(table, share)
+    if plan.pointwise:
+        loss = loss + plan.pointwise * binary_cross_entropy_with_logits(table, wanted)
+    right = float(wanted.gather(1, table.argmax(dim=1, keepdim=True)).mean())
+    return loss, right
+
+
+def append_log(path: Path, row: dict[str, Any]) -> None:
+    """Add a line to a .jsonl file."""
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(row) + "\n")

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3ForCausalLM
+
+from rerank_eval.engine import loading
+from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Prompts, answer_ids
+from rerank_eval.training.data import TrainingData
+from rerank_eval.training.evaluation import instructions_followed, score_group
+from rerank_eval.training.initialisation import initialise
+from rerank_eval.training.instructions import WORDINGS, InstructedGroups
+from rerank_eval.training.loop import Run, RunPlan
+from rerank_eval.training.network import Shape, lay_out, margins
+from rerank_eval.training.session import Session, Settings, token_rarity
+
+SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
+PLAN = BatchPlan(groups=3, negatives=5, tokens=48, instructed=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def initial(data: TrainingData) -> Qwen3ForCausalLM:
+    return initialise(data.tokenizer, token_rarity(data), SHAPE)
+
+
+def _run(data: TrainingData, initial: Qwen3ForCausalLM, seed: int = 0) -> Run:
+    model = copy.deepcopy(initial)
+    plan = RunPlan(warmup=5, learning_rate=2e-3, embedding_rate=2e-3)
+    return Run(model, Batches(data, PLAN, seed), plan, answer_ids(data), bfloat16=False)
+
+
+def _weights(run: Run) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in run.model.named_parameters()}
+
+
+def test_the_loss_falls(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
+    run = _run(data, initial)
+    losses = [run.train_step()["loss"] for _ in range(24)]
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+
+
+def test_a_run_that_is_taken_up_ends_with_the_same_bits(
+    data: TrainingData, initial: Qwen3ForCausalLM, tmp_path: Path
+) -> None:
+    whole = _run(data, initial)
+    for _ in range(6):
+        whole.train_step()
+    first = _run(data, initial)
+    for _ in range(3):
+        first.train_step()
+    first.save(tmp_path / "state.pt")
+    second = _run(data, initial)
+    second.load(tmp_path / "state.pt")
+    assert second.step == 3
+    for _ in range(3):
+        second.train_step()
+    for name, value in _weights(whole).items():
+        assert torch.equal(value, _weights(second)[name]), name
+    averages = whole.averaged(lambda model: {n: v.detach().clone() for n, v in model.named_parameters()})
+    again = second.averaged(lambda model: {n: v.detach().clone() for n, v in model.named_parameters()})
+    assert all(torch.equal(averages[name], again[name]) for name in averages)
+
+
+def test_steps_depend_on_seed_and_number_alone(data: TrainingData) -> None:
+    first, second, other = (Batches(data, PLAN, seed) for seed in (0, 0, 1))
+    second.step(7)
+    assert [one.tokens for one in first.step(3)] == [one.tokens for one in second.step(3)]
+    assert [one.tokens for one in first.step(3)] != [one.tokens for one in other.step(3)]
+
+
+def test_an_epoch_asks_every_query_once(data: TrainingData) -> None:
+    batches = Batches(data, PLAN, 0)
+    asked = [tuple(group.tokens.prefix[-8:]) for step in range(batches.epoch_steps) for group in batches.step(step)]
+    assert len(set(asked)) > 0.95 * len(asked)
+
+
+def test_margins_are_the_engines(data: TrainingData, initial: Qwen3ForCausalLM, tmp_path: Path) -> None:
+    session = Session(tmp_path, "parity", Settings(shape=SHAPE), data=data)
+    model = copy.deepcopy(initial)
+    torch.save(
+        {"score": 0.0, "weights": dict(model.named_parameters()), "figures": _figures(), "plan": _plan()}, session.best
+    )
+    folder = session.export(tmp_path / "checkpoint")
+    engine = loading.load_engine(folder, recipe="card", dtype="float32", device="cpu")
+    documents = [one.code for one in data.functions[:12]]
+    query, instruction = data.functions[0].summary, INSTRUCTIONS[0]
+    expected = engine.score(QueryGroup(query, instruction, documents)).margin
+    rounded = model.to(torch.bfloat16).float()
+    tokens = Prompts(data, 10_000).text_group(query, documents, instruction)
+    found = score_group(rounded, tokens, answer_ids(data), bfloat16=False)
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+
+
+def test_documents_of_a_row_do_not_see_each_other(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
+    model = initial
+    groups = [group.tokens for group in Batches(data, PLAN, 0).step(0)]
+    with torch.inference_mode():
+        together = margins(model, lay_out(groups, 3), *answer_ids(data))
+        alone = torch.cat([margins(model, lay_out([one], 1), *answer_ids(data)) for one in groups])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+
+
+def test_an_instruction_decides_what_is_relevant(data: TrainingData) -> None:
+    source = InstructedGroups([one for one, shard in zip(data.functions, data.shard, strict=True) if shard >= 0])
+    generator = np.random.default_rng(0)
+    drawn = [source.draw(12, generator) for _ in range(20)]
+    for one in drawn:
+        first, second = one.relevant
+        assert 2 <= first.sum() < 12
+        assert (first != second).sum() >= 2, one.instructions
+        assert one.instructions[0] != one.instructions[1]
+        assert len(one.documents) == 12
+
+
+def test_a_beginner_does_not_follow_instructions_yet(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
+    followed = instructions_followed(initial, data, groups=6, documents=8, tokens=64)
+    assert 0.2 < followed < 0.8
+
+
+def test_no_instruction_is_worded_as_the_task_words_it() -> None:
+    from rerank_eval.tasks.embedded.rules import RULES
+
+    assert set(WORDINGS) == {rule.key for rule in RULES}
+    tasks = {sentence for rule in RULES for sentence in rule.wordings}
+    assert not tasks & {sentence for wordings in WORDINGS.values() for sentence in wordings}
+
+
+@pytest.mark.slow
+def test_a_session_trains_evaluates_saves_and_exports(
+    data: TrainingData, listed: tuple[Path, object], tmp_path: Path
+) -> None:
+    settings = Settings.parse(
+        [
+            "evaluation.queries=10",
+            "evaluation.depth=10",
+            "evaluation.instructed=2",
+            "batches.tokens=48",
+            "batches.groups=2",
+        ]
+    )
+    session = Session(tmp_path, "whole", settings, data=data)
+    session.train(until=time.monotonic() + 600, steps=3)
+    again = Session(tmp_path, "whole", settings, data=data).train(until=time.monotonic() + 600, steps=5)
+    assert again.step == 5
+    log = (tmp_path / "runs" / "whole" / "evaluation.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in log] == [0, 3, 5]
+    assert Settings.stored(Session.settings_file(tmp_path, "whole")) == settings
+    folder = session.export(tmp_path / "checkpoint")
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "tokenizer.json",
+    }
+    assert "Held-out packages" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_settings_of_a_run_are_kept_and_can_be_changed(tmp_path: Path) -> None:
+    settings = Settings.parse(["run.learning_rate=0.002", "batches.groups=3"], Settings(seed=5))
+    path = tmp_path / "settings.json"
+    assert Settings.stored(path) is None
+    path.write_text(json.dumps(asdict(settings)), encoding="utf-8")
+    kept = Settings.stored(path)
+    assert kept == settings
+    assert Settings.parse(["batches.groups=4"], kept) == replace(settings, batches=replace(settings.batches, groups=4))
+
+
+def test_export_without_weights_says_so(data: TrainingData, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train first"):
+        Session(tmp_path, "none", Settings(), data=data).export(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("text", ["run.speed=1", "nothing", "run.learning_rate=fast", "seed.x=1"])
+def test_a_bad_setting_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        Settings.parse([text])
+
+
+def _figures() -> dict[str, float]:
+    return {"step": 0, "seconds": 0.0, "bm25": 0.0, "bm25_reranked": 0.0, "minilm": 0.0, "minilm_reranked": 0.0}
+
+
+def _plan() -> dict[str, object]:
+    return asdict(Settings(shape=SHAPE))
