@@ -8,6 +8,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+from hypothesis import settings
+
 from rerank_eval.quiet import hush
 
 hush()
+
+# Two processes share the cores: how long an example takes says nothing about what is tested. pytest-timeout ends hangs.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
