@@ -179,3 +179,24 @@ def test_every_error_class_has_its_own_documented_exit_code() -> None:
     for cls in classes:
         assert f"| {cls.exit_code} | {cls.__name__} |" in (errors.__doc__ or "")
         assert str(cls.exit_code) in (cli.__doc__ or "")
+
+
+HANGS = """
+import os, signal, time
+from rerank_eval import cli
+cli._UNWIND_SECONDS = 0.5
+def app(**_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+cli.app = app
+cli.main([])
+"""
+
+
+def test_a_process_that_is_told_to_end_ends_though_what_it_waits_for_does_not() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=50, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.startswith(b"interrupted: what was scored is kept")

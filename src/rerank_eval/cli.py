@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,9 @@ from rerank_eval.files import storage_error
 from rerank_eval.visible import make_console
 
 __all__ = ["app", "console", "evaluation", "main", "results", "store"]
+
+_UNWIND_SECONDS = 20.0
+"""After that the process ends as it is: a cluster that was told to end as well may answer no more."""
 
 error_console = make_console(stderr=True, soft_wrap=True)
 
@@ -43,6 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _terminate(number: int, frame: FrameType | None) -> None:
     """Unwind, so that the block under way is written; Slurm and Kubernetes kill half a minute after they ask."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    last = threading.Timer(_UNWIND_SECONDS, _end_as_it_is)
+    last.daemon = True
+    last.start()
     raise SystemExit(TERMINATED)
 
 
@@ -73,10 +80,19 @@ def _run(arguments: list[str] | None) -> int:
             raise
         code = _fail(" ".join(usage().split()), ConfigError.exit_code)
     if code in {INTERRUPTED, TERMINATED}:  # typer turns Ctrl-C inside a command into this code by itself
-        message = "interrupted: what was scored is kept; the same command goes on with what is missing"
-        error_console.print(message)
-        _log(message)
+        _say_interrupted()
     return code
+
+
+def _say_interrupted() -> None:
+    message = "interrupted: what was scored is kept; the same command goes on with what is missing"
+    error_console.print(message)
+    _log(message)
+
+
+def _end_as_it_is() -> None:
+    _say_interrupted()
+    os._exit(TERMINATED)
 
 
 def _fail(message: str, code: int) -> int:

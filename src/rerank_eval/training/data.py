@@ -32,6 +32,8 @@ MAX_TOKENS = 400
 HELD_OUT_QUERIES = 300
 HELD_OUT_DOCUMENTS = 4_000
 
+MINILM_WIDTH = 384
+
 IntArray = NDArray[np.int32]
 
 
@@ -65,6 +67,45 @@ class Ragged:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """MiniLM's vectors, from which its opinion of any pair follows.
+
+    Attributes:
+        documents: (functions, 384) float16 of each function's code; zeros for the held-out packages.
+        queries: (training queries, 384) float16.
+    """
+
+    documents: NDArray[np.float16]
+    queries: NDArray[np.float16]
+
+    def save(self, path: Path) -> None:
+        """Write to an .npz file, whole or not at all."""
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, documents=self.documents, queries=self.queries)
+        temporary.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Teacher:
+        """Read what `save` wrote."""
+        with np.load(path) as found:
+            return cls(found["documents"], found["queries"])
+
+    def cosines(self, row: int, places: Sequence[int]) -> NDArray[np.float32]:
+        """Compare a training query with documents.
+
+        Args:
+            row: The query's row.
+            places: Places of functions.
+
+        Returns:
+            (len(places),) float32.
+        """
+        asked = self.queries[row].astype(np.float32)
+        found: NDArray[np.float32] = self.documents[list(places)].astype(np.float32) @ asked
+        return found
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """What is trained and evaluated on.
 
@@ -76,6 +117,7 @@ class TrainingData:
         shard: (n,) see `mining.shards`.
         bm25: Candidates of the training queries.
         minilm: The same by MiniLM; None until they are computed.
+        teacher: MiniLM's vectors; None until they are computed.
     """
 
     functions: list[Function]
@@ -85,6 +127,7 @@ class TrainingData:
     shard: IntArray
     bm25: Candidates
     minilm: Candidates | None
+    teacher: Teacher | None = None
 
     def members(self, shard: int) -> IntArray:
         """List a shard's functions."""
@@ -197,11 +240,12 @@ def prepare(
         shard=shard,
         bm25=_bm25(folder, functions, shard),
         minilm=Candidates.load(mined) if mined.is_file() else None,
+        teacher=Teacher.load(folder / "vectors.npz") if mined.is_file() else None,
     )
 
 
-def mine_minilm(folder: Path, data: TrainingData, max_tokens: int = 128) -> Candidates:
-    """Compute MiniLM's candidates of the training queries, shard by shard, each once.
+def mine_minilm(folder: Path, data: TrainingData, max_tokens: int = 128) -> tuple[Candidates, Teacher]:
+    """Compute MiniLM's vectors of all that is trained on, and its candidates, shard by shard, each once.
 
     Args:
         folder: Working folder.
@@ -209,18 +253,26 @@ def mine_minilm(folder: Path, data: TrainingData, max_tokens: int = 128) -> Cand
         max_tokens: Where MiniLM cuts.
 
     Returns:
-        The candidates, also stored for the next `prepare`.
+        The candidates and the vectors, also stored for the next `prepare`.
     """
     asked = data.bm25.queries
+    teacher = Teacher(
+        np.zeros((len(data.functions), MINILM_WIDTH), np.float16), np.zeros((len(asked), MINILM_WIDTH), np.float16)
+    )
     parts = []
     for number in range(int(data.shard.max()) + 1):
+        members, rows = data.members(number), np.flatnonzero(data.shard[asked] == number)
         path = folder / f"minilm-{number}.npz"
         if not path.is_file():
-            members, queries = data.members(number), asked[data.shard[asked] == number]
-            vectors = minilm_vectors([data.functions[i].code for i in members], max_tokens)
-            query_vectors = minilm_vectors([data.functions[i].summary for i in queries], max_tokens)
-            dense_candidates(queries, members, query_vectors, vectors, DEPTH).save(path)
+            documents = minilm_vectors([data.functions[i].code for i in members], max_tokens).half()
+            queries = minilm_vectors([data.functions[i].summary for i in asked[rows]], max_tokens).half()
+            Teacher(documents.numpy(), queries.numpy()).save(folder / f"vectors-{number}.npz")
+            dense_candidates(asked[rows], members, queries.float(), documents.float(), DEPTH).save(path)
+            print(f"MiniLM's candidates: shard {number} of {int(data.shard.max()) + 1}", flush=True)  # noqa: T201
+        part = Teacher.load(folder / f"vectors-{number}.npz")
+        teacher.documents[members], teacher.queries[rows] = part.documents, part.queries
         parts.append(Candidates.load(path))
+    teacher.save(folder / "vectors.npz")
     joined = joined_candidates(parts)
     joined.save(folder / "minilm.npz")
-    return joined
+    return joined, teacher

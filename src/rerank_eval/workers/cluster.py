@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,6 +167,7 @@ def _connect(config: WorkersConfig) -> Any:
         return ray
     address = _address(config.address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {})
@@ -175,6 +178,10 @@ def _connect(config: WorkersConfig) -> Any:
             f"workers.address: no cluster at {address!r} ({reason}); one that was started with a token wants "
             "RAY_AUTH_MODE=token here as well"
         ) from error
+    finally:
+        # Ray puts its own in place, which prints a stack and loses the block under way and the exit code.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)
     return ray
 
 
