@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from transformers import Qwen3ForCausalLM
 from rerank_eval.engine import loading
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Prompts, answer_ids
+from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Group, Prompts, answer_ids
 from rerank_eval.training.data import TrainingData
 from rerank_eval.training.evaluation import instructions_followed, score_group
 from rerank_eval.training.initialisation import initialise
 from rerank_eval.training.instructions import WORDINGS, InstructedGroups
-from rerank_eval.training.loop import Run, RunPlan
+from rerank_eval.training.loop import Run, RunPlan, group_loss
 from rerank_eval.training.network import Shape, lay_out, margins
 from rerank_eval.training.session import Session, Settings, token_rarity
 
@@ -41,9 +42,9 @@ def initial(data: TrainingData) -> Qwen3ForCausalLM:
     return initialise(data.tokenizer, token_rarity(data), SHAPE)
 
 
-def _run(data: TrainingData, initial: Qwen3ForCausalLM, seed: int = 0) -> Run:
+def _run(data: TrainingData, initial: Qwen3ForCausalLM, seed: int = 0, **changed: Any) -> Run:
     model = copy.deepcopy(initial)
-    plan = RunPlan(warmup=5, learning_rate=2e-3, embedding_rate=2e-3)
+    plan = replace(RunPlan(warmup=5, learning_rate=2e-3, embedding_rate=2e-3, compiled=False), **changed)
     return Run(model, Batches(data, PLAN, seed), plan, answer_ids(data), bfloat16=False)
 
 
@@ -77,6 +78,44 @@ def test_a_run_that_is_taken_up_ends_with_the_same_bits(
     averages = whole.averaged(lambda model: {n: v.detach().clone() for n, v in model.named_parameters()})
     again = second.averaged(lambda model: {n: v.detach().clone() for n, v in model.named_parameters()})
     assert all(torch.equal(averages[name], again[name]) for name in averages)
+
+
+def test_parts_of_a_step_add_up_to_it(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
+    """Three groups in one part, in two (of two and one) by two threads, and in three."""
+    runs = [_run(data, initial, parts=parts) for parts in (1, 2, 3)]
+    told = [[run.train_step()["loss"] for _ in range(3)] for run in runs]
+    np.testing.assert_allclose(told[1], told[0], rtol=1e-4)
+    np.testing.assert_allclose(told[2], told[0], rtol=1e-4)
+    again = _run(data, initial, parts=2)
+    assert [again.train_step()["loss"] for _ in range(3)] == told[1]
+    assert all(torch.equal(value, _weights(again)[name]) for name, value in _weights(runs[1]).items())
+
+
+@pytest.mark.slow
+def test_compiled_pieces_give_the_same_margins_and_gradients(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
+    groups = [group.tokens for group in Batches(data, PLAN, 0).step(0)]
+    found = []
+    for compiled in (False, True):
+        model = copy.deepcopy(initial)
+        scores = margins(model, lay_out(groups, 3), *answer_ids(data), compiled=compiled)
+        found.append((scores.detach(), *torch.autograd.grad(scores.square().sum(), list(model.parameters()))))
+    for plain, fused in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, atol=1e-3 * float(plain.abs().max()), rtol=1e-3)
+
+
+def test_the_teacher_has_its_share_in_what_is_wanted(data: TrainingData) -> None:
+    tokens = Batches(data, PLAN, 0).step(0)[0].tokens
+    relevant = np.array([1, 0, 0], dtype=np.float32)
+    cosines = np.array([0.5, 0.6, 0.1], dtype=np.float32)
+    plan = RunPlan(teacher=0.25, sharpness=20.0, pointwise=0.0)
+    scores = torch.tensor([0.3, -0.2, 0.9])
+    loss, _ = group_loss(scores, [Group(tokens, relevant, cosines)], plan)
+    opinion = np.exp(20 * cosines) / np.exp(20 * cosines).sum()
+    wanted = 0.75 * relevant + 0.25 * opinion
+    expected = -(wanted * torch.log_softmax(scores, 0).numpy()).sum()
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    without, _ = group_loss(scores, [Group(tokens, relevant)], plan)
+    assert float(without) == pytest.approx(-float(torch.log_softmax(scores, 0)[0]), rel=1e-5)
 
 
 def test_steps_depend_on_seed_and_number_alone(data: TrainingData) -> None:
@@ -154,6 +193,7 @@ def test_a_session_trains_evaluates_saves_and_exports(
             "evaluation.instructed=2",
             "batches.tokens=48",
             "batches.groups=2",
+            "run.compiled=false",
         ]
     )
     session = Session(tmp_path, "whole", settings, data=data)

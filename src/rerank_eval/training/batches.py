@@ -60,10 +60,12 @@ class Group:
     Attributes:
         tokens: Its prompts.
         relevant: (documents,) 1.0 where relevant.
+        teacher: (documents,) MiniLM's cosines; None where there are none.
     """
 
     tokens: GroupTokens
     relevant: NDArray[np.float32]
+    teacher: NDArray[np.float32] | None = None
 
 
 class Prompts:
@@ -181,7 +183,9 @@ class Batches:
         instruction = INSTRUCTIONS[int(generator.integers(len(INSTRUCTIONS)))]
         relevant = np.zeros(1 + len(chosen), dtype=np.float32)
         relevant[0] = 1.0
-        return Group(self._prompts.group(query, [query, *chosen], instruction), relevant)
+        documents, teacher = [query, *chosen], self._data.teacher
+        opinion = None if teacher is None else teacher.cosines(row, documents)
+        return Group(self._prompts.group(query, documents, instruction), relevant, opinion)
 
     def _negative(
         self,

@@ -69,12 +69,14 @@ def score_group(
 ) -> NDArray[np.float32]:
     """Score one group's documents, (documents,) float32 margins."""
     found = []
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+    dtype, device = torch.bfloat16 if bfloat16 else torch.float32, model.device
+    with torch.inference_mode():
         order = np.argsort([len(document) for document in tokens.documents], kind="stable")
         for start in range(0, len(order), DOCUMENTS_A_ROW):
             part = [tokens.documents[i] for i in order[start : start + DOCUMENTS_A_ROW]]
-            found.append(margins(model, lay_out([GroupTokens(tokens.prefix, part)], 2), *answers))
-    scores = torch.cat(found).numpy()
+            row = lay_out([GroupTokens(tokens.prefix, part)], 2).to(device)
+            found.append(margins(model, row, *answers, dtype=dtype))
+    scores = torch.cat(found).cpu().numpy()
     back = np.empty_like(scores)
     back[order] = scores
     return back

@@ -147,7 +147,7 @@ class Session:
         initial = self._run_folder / "initial.pt"
         if initial.is_file():
             model = self._empty()
-            model.load_state_dict(torch.load(initial, weights_only=True), strict=False)
+            model.load_state_dict(torch.load(initial, weights_only=True, map_location="cpu"), strict=False)
         else:
             model = initialise(
                 self.data.tokenizer,
@@ -157,6 +157,7 @@ class Session:
                 self.settings.scales,
             )
             torch.save(dict(model.named_parameters()), initial)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
         batches = Batches(self.data, self.settings.batches, self.settings.seed)
         run = Run(model, batches, self.settings.run, answer_ids(self.data), bfloat16=self.settings.bfloat16)
         if self.state.is_file():
@@ -230,10 +231,10 @@ class Session:
         append_log(self._run_folder / "evaluation.jsonl", row)
         print("held-out packages: " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)  # noqa: T201
         score = found["bm25_reranked"] + found["minilm_reranked"]
-        kept = torch.load(self.best, weights_only=False)["score"] if self.best.is_file() else -1.0
+        kept = torch.load(self.best, weights_only=True)["score"] if self.best.is_file() else -1.0
         if score > kept:
             weights = run.averaged(
-                lambda model: {name: value.detach().clone() for name, value in model.named_parameters()}
+                lambda model: {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
             )
             temporary = self.best.with_suffix(".tmp")
             torch.save({"score": score, "weights": weights, "figures": row, "plan": asdict(self.settings)}, temporary)
@@ -255,7 +256,7 @@ class Session:
         """
         if not self.best.is_file():
             raise DataError(f"{self._run_folder} holds no evaluated weights yet; train first")
-        best = torch.load(self.best, weights_only=False)
+        best = torch.load(self.best, weights_only=True)
         model = self._empty()
         model.load_state_dict(best["weights"], strict=False)
         return export(model, self.data.tokenizer, target, self._record(model, best, test), packages())
