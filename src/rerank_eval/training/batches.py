@@ -44,11 +44,11 @@ class BatchPlan:
         instructed: Share of groups whose relevance follows an instruction.
     """
 
-    groups: int = 4
-    negatives: int = 15
+    groups: int = 6
+    negatives: int = 11
     tokens: int = 128
     hard_start: float = 0.4
-    hard_end: float = 0.8
+    hard_end: float = 0.9
     hard_steps: int = 4000
     instructed: float = 0.15
 

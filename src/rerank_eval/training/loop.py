@@ -43,9 +43,9 @@ class RunPlan:
         compiled: Compile what lies between the products (needs a C++ compiler on a CPU).
     """
 
-    learning_rate: float = 1e-3
-    embedding_rate: float = 1e-3
-    warmup: int = 100
+    learning_rate: float = 7e-4
+    embedding_rate: float = 5e-4
+    warmup: int = 200
     decay_from: int | None = None
     decay_steps: int = 1000
     weight_decay: float = 0.01

@@ -40,9 +40,9 @@ class EvaluationPlan:
         instructed: Topics with two instructions each.
     """
 
-    minutes: float = 12.0
-    queries: int = 100
-    depth: int = 40
+    minutes: float = 25.0
+    queries: int = 150
+    depth: int = 30
     instructed: int = 30
 
 
@@ -283,6 +283,7 @@ class Session:
             "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()})",
             "seed": plan["seed"],
             "pointwise": plan["run"]["pointwise"],
+            "teacher": plan["run"]["teacher"] if data.teacher is not None else 0.0,
             "hard_start": batches["hard_start"],
             "hard_end": batches["hard_end"],
             "sources": "BM25's and MiniLM's best hundred" if data.minilm is not None else "BM25's best hundred",
