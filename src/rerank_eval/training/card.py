@@ -32,8 +32,9 @@ instruction on unfamiliar code.
 
 {steps:,} steps of {groups} groups of {documents} documents ({pairs:,} pairs), {hours:.1f} hours on {hardware}, seed
 {seed}. Listwise softmax over a group (what is wanted: the relevant documents, mixed with {teacher:.0%} of
-all-MiniLM-L6-v2's own softmax), plus {pointwise} x binary cross-entropy. Negatives: random ones of the same ten thousand functions, and a share of {hard_start:.0%} growing to {hard_end:.0%} out of {sources}. Documents were
-cut at {cut} tokens. The weights are a running average. Embeddings begin as all-MiniLM-L6-v2's vectors of the tokens
+all-MiniLM-L6-v2's own softmax), plus {pointwise} x binary cross-entropy. Negatives: random ones of the same ten
+thousand functions, and a share of {hard_start:.0%} growing to {hard_end:.0%} out of {sources}. Documents were cut at
+{cut} tokens. The weights are a running average. Embeddings begin as all-MiniLM-L6-v2's vectors of the tokens
 (Apache-2.0), attention as a search for equal tokens.
 
 ## Figures
