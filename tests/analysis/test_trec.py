@@ -91,6 +91,7 @@ def test_an_empty_id_is_refused(tmp_path: Path) -> None:
         ("q Q0 d 1 0.5 t\nq Q0 d x 0.5 t\n", "a.trec:2: rank or score"),
         ("q Q0 d 1 high t\n", "a.trec:1: rank or score"),
         ("q Q0 d 1 nan t\n", "a.trec:1: the score is nan"),
+        (f"q Q0 d {'2' * 200} 0.5 t\n", "a.trec:1: rank 2222"),
         ("q Q0 d 1 0.5 t\n\np Q0 d 1 0.5 t\nq Q0 d 2 0.4 t\n", "a.trec:4: document 'd' stands twice for 'q'"),
     ],
 )

@@ -16,6 +16,7 @@ from rerank_eval.files import atomic_path
 _BLANK = re.compile(r"\s")
 _RUN_FIELDS = 6
 _QRELS_FIELDS = 4
+_LARGEST_RANK = 2**63 - 1
 _ROW = tuple[str, str, int, float, str]
 
 
@@ -126,6 +127,8 @@ def _rows(path: Path) -> Iterator[tuple[int, _ROW]]:
                 rank, score = int(fields[3]), float(fields[4])
             except ValueError:
                 raise DataError(f"{path}:{number}: rank or score is not a number") from None
+            if not -_LARGEST_RANK <= rank <= _LARGEST_RANK:
+                raise DataError(f"{path}:{number}: rank {fields[3][:20]}... has more than 64 bits")
             if not math.isfinite(score):
                 raise DataError(f"{path}:{number}: the score is {score}")
             yield number, (fields[0], fields[2], rank, score, fields[5])
