@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MEMORY = 6 * 1024**3
 _COUNT = 2_000_000_000
+_KEPT = 20_000  # bytes of an input that is told
 
 
 def main() -> int:
@@ -121,7 +122,7 @@ class _Session:
             line = " ".join(str(error).split())[:300]
             kind = line.split(": ", 1)[0]  # one of each kind and place
             if kind not in {known.split(": ", 1)[0] for known in self.found}:
-                self.found[line] = value[:2000].hex()
+                self.found[line] = value[:_KEPT].hex()
         self.ended[ended] = self.ended.get(ended, 0) + 1
 
     def write(self, *, finished: bool) -> None:

@@ -88,6 +88,7 @@ def found() -> dict[str, tuple[str, bytes]]:
             PARTS.join((samples.MODELS[0], b'{"weight_map": {"a": "' + b"x" * 5000 + b'"}}')),
         ),
         "a deep config.json": ("model", b"[" * 100_000),
+        "a rank beyond 64 bits": ("trec", b"q1 Q0 d1 " + b"2" * 60 + b" 0.5 tag\n"),
         "a README that is not UTF-8": ("readme", b"\xff<!-- leaderboard:begin --><!-- leaderboard:end -->"),
     }
 

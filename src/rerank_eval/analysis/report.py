@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from rerank_eval.analysis import compare_render, plots, statistics
 from rerank_eval.analysis.compare import Comparison, compare
+from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.metrics import DEPTH
 from rerank_eval.analysis.runs import MEASURES, UNIT, Run, Stored, TaskRun, load_run, named
 from rerank_eval.analysis.statistics import Stratum
@@ -191,7 +192,7 @@ def _ideal(scores: pd.DataFrame, task: TaskRun) -> dict[tuple[str, str, str], fl
     place = ordered.groupby(_KEY, sort=False).cumcount()
     gains: Any = (ordered["relevance"].clip(lower=0) / np.log2(place + 2)).where(place < DEPTH, 0.0)
     best = gains.groupby([ordered[key] for key in _KEY]).sum()
-    judged = pd.read_parquet(task.scores.with_name("per_query.parquet")) if task.scores is not None else None
+    judged = read_frame(task.scores.with_name("per_query.parquet")) if task.scores is not None else None
     if judged is None:
         return {}
     found = {}

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rerank_eval.analysis import metrics, trec
+from rerank_eval.analysis.frames import read_frame
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import load_json
 from rerank_eval.names import did_you_mean
@@ -43,8 +44,19 @@ class TaskRun:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def candidates(self) -> pd.DataFrame | None:
-        """Read subset, split, query_id, doc_id, rank and score of every candidate, or None where there is no file."""
-        return None if self.scores is None else pd.read_parquet(self.scores)
+        """Read subset, split, query_id, doc_id, rank and score of every candidate, or None where there is no file.
+
+        Raises:
+            DataError: The file is torn.
+        """
+        if self.scores is None:
+            return None
+        try:
+            return read_frame(self.scores)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.scores}: cannot be read ({type(error).__name__}); delete its folder and run `make eval` again"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -210,10 +222,10 @@ def _task_run(folder: Path, task: str, measure: str | None) -> TaskRun:
     chosen = measure or str(manifest["task"]["main_score"])
     try:
         if chosen == "p-MRR":
-            frame = pd.read_parquet(folder / "p_mrr.parquet").rename(columns={"pair": "query_id"})
+            frame = read_frame(folder / "p_mrr.parquet").rename(columns={"pair": "query_id"})
             column = "p_mrr"
         else:
-            frame, column = pd.read_parquet(folder / "per_query.parquet"), chosen
+            frame, column = read_frame(folder / "per_query.parquet"), chosen
         values = _values(frame, column, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -249,7 +261,7 @@ def read_file(path: Path, qrels: Path | None) -> Run:
     """
     if path.suffix == ".parquet":
         try:
-            frame = pd.read_parquet(path)
+            frame = read_frame(path)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not a readable parquet file ({type(error).__name__})") from None
         measure = next((name for name in ("ndcg_at_10", "p_mrr") if name in frame.columns), None)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rerank_eval.analysis import trec
+from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, judge_frames
 from rerank_eval.analysis.seal import file_digest, is_sealed
 from rerank_eval.errors import RerankEvalError
@@ -111,7 +112,7 @@ def _files(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
 
 
 def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
-    stored = pd.read_parquet(verdict.folder / PER_QUERY)
+    stored = read_frame(verdict.folder / PER_QUERY)
     again = _judged_again(verdict.folder)
     verdict.check("digest of the scores", again.digest == manifest["digest"], f"{PAIRS} holds other scores")
     verdict.check(
@@ -120,7 +121,7 @@ def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
         f"{PER_QUERY} does not follow from {PAIRS}",
     )
     if again.instruction_pairs is not None:
-        pairs = pd.read_parquet(verdict.folder / P_MRR)
+        pairs = read_frame(verdict.folder / P_MRR)
         verdict.check(
             "p-MRR pair by pair", _equal(pairs, again.instruction_pairs), f"{P_MRR} does not follow from {PAIRS}"
         )
@@ -148,16 +149,16 @@ def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
 
 def _judged_again(folder: Path) -> Judged:
     qrels: dict[Cell, dict[str, dict[str, int]]] = {}
-    for cell, frame in _by_cell(pd.read_parquet(folder / QRELS)):
+    for cell, frame in _by_cell(read_frame(folder / QRELS)):
         for query, document, value in zip(frame["query_id"], frame["doc_id"], frame["relevance"], strict=True):
             qrels.setdefault(cell, {}).setdefault(query, {})[document] = int(value)
-    pairs = pd.read_parquet(folder / PAIRS)
+    pairs = read_frame(folder / PAIRS)
     columns = ["query_id", "doc_id", "rank", "score"]
     cells = {cell: [pairs.head(0)[columns]] for cell in qrels}
     cells |= {cell: [frame[columns].reset_index(drop=True)] for cell, frame in _by_cell(pairs)}
     changed: dict[Cell, dict[str, list[str]]] = {}
     if (folder / CHANGED).is_file():
-        for cell, frame in _by_cell(pd.read_parquet(folder / CHANGED)):
+        for cell, frame in _by_cell(read_frame(folder / CHANGED)):
             for query, document in zip(frame["query_id"], frame["doc_id"], strict=True):
                 changed.setdefault(cell, {}).setdefault(query, []).append(document)
     return judge_frames(cells, {cell: qrels.get(cell, {}) for cell in cells}, changed)
@@ -202,7 +203,7 @@ def _candidates(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path
     same = told["digest"] == manifest["inputs"]["candidates"]
     verdict.check("candidates' digest", same, "its candidates are no longer those that stand here")
     keys = ["subset", "split", "query_id", "doc_id"]
-    before = pd.MultiIndex.from_frame(pd.read_parquet(found[0].parent / PAIRS, columns=keys))
-    after = pd.MultiIndex.from_frame(pd.read_parquet(verdict.folder / PAIRS, columns=keys))
+    before = pd.MultiIndex.from_frame(read_frame(found[0].parent / PAIRS, columns=keys))
+    after = pd.MultiIndex.from_frame(read_frame(verdict.folder / PAIRS, columns=keys))
     strangers = len(after.difference(before))
     verdict.check("every pair is a candidate", not strangers, f"{strangers} of its pairs are no candidates")

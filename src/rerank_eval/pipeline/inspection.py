@@ -12,6 +12,7 @@ from mteb._create_dataloaders import _corpus_to_dict
 from rich.console import Console
 from tabulate import tabulate
 
+from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.runs import Stored, find_run, stored_rows
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.config import RerankerConfig
@@ -118,7 +119,7 @@ def _per_query(row: Stored, task: str) -> pd.DataFrame:
 
 def _parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return read_frame(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}); run `make eval` again") from None
 

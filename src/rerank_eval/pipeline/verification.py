@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 
 from rerank_eval.analysis import render, tables
+from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import PAIRS
 from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.analysis.runs import Stored, find_run, stored_rows
@@ -77,7 +77,7 @@ def _ask_store(verdict: Verdict, results_dir: Path) -> None:
         manifest = load_json(verdict.folder / "manifest.json")
         if manifest["row"]["kind"] != "reranker":
             return
-        frame = pd.read_parquet(verdict.folder / PAIRS)
+        frame = read_frame(verdict.folder / PAIRS)
         task, identity = manifest["task"]["name"], manifest["identity"]["reranker"]
         found = agreement(results_dir, manifest["row"]["label"], identity, task, frame)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
