@@ -91,8 +91,9 @@ def _driver(found: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"The most that came through: {best:,.0f} pairs/s, with driver, store and simulated workers on the same "
-        f"{found['machine']['cpus']} cores. The driver's processor time allows {ceiling(found):,.0f} pairs/s on a core "
-        "of its own.",
+        f"{found['machine']['cpus']} cores. What it costs the driver to serve the most of the slower workers, "
+        f"{1e6 / ceiling(found):.1f} us a pair, "
+        f"allows {ceiling(found):,.0f} pairs/s on a core of its own; that is what is reckoned with below.",
     ]
     return "\n".join(lines)
 
