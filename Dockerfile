@@ -7,8 +7,10 @@
 #     --user "$(id -u):$(id -g)" rerank-eval eval --task SciFact
 #
 # For a build that never changes, give the base by its digest:
-#   docker build --build-arg BASE=nvidia/cuda:12.8.1-base-ubuntu24.04@sha256:... .
-ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
+#   docker build --build-arg BASE=nvidia/cuda:13.0.1-base-ubuntu24.04@sha256:... .
+# The base's CUDA is that of the torch which constraints.txt names: a host whose driver is too old for it is told so when
+# the container starts, and not by a run that falls back to its CPU.
+ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
 FROM ${BASE} AS build
 SHELL ["/bin/bash", "-o", "errexit", "-o", "pipefail", "-c"]
@@ -29,7 +31,7 @@ RUN pip install --constraint constraints.txt '.[offline,quantized,ray,report]'
 FROM ${BASE}
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 gcc libc6-dev python3-dev tini \
+    && apt-get install --yes --no-install-recommends python3 gcc libc6-dev python3-dev tini wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 evaluator \
     && install --directory --owner=evaluator --mode=0777 /work /work/results /cache
@@ -38,7 +40,7 @@ WORKDIR /work
 COPY configs ./configs
 COPY evals ./evals
 ARG COMMIT=""
-# gcc stays: torch.compile builds its kernels when a run starts.
+# wget is what KubeRay before 1.6 probes pods with. gcc stays: torch.compile builds its kernels when a run starts.
 ENV PATH="/opt/venv/bin:$PATH" \
     HOME=/cache \
     HF_HOME=/cache/huggingface \

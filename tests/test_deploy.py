@@ -120,7 +120,10 @@ def commands() -> list[list[str]]:
     comment = (DEPLOY / "ray-cluster.yaml").read_text(encoding="utf-8")
     told = re.search(r"__main__\.py (eval .*?/results)$", comment.replace("\\\n#", ""), re.MULTILINE | re.DOTALL)
     assert told is not None
-    found.append(shlex.split(told[1]))
+    # `ray submit` runs in the head's home, so what it names lies where the checkout is put.
+    [where] = read("ray-cluster.yaml")["file_mounts"]
+    assert f" {where}/configs/" in told[1]
+    found.append(shlex.split(told[1].replace(f"{where}/", "")))
     return found
 
 
@@ -133,3 +136,11 @@ def test_the_commands_in_them_are_configs_that_load(command: list[str]) -> None:
     loaded = load_config(ROOT / pairs["--config"], overrides)
     assert loaded.base.workers is not None
     assert loaded.base.workers.num_workers == 64
+
+
+def test_hosts_that_an_autoscaler_brings_are_asked_for_by_a_device() -> None:
+    overrides = [
+        value for option, value in zip(commands()[1][1::2], commands()[1][2::2], strict=True) if option == "--set"
+    ]
+    assert read("ray-cluster.yaml")["available_node_types"]["gpus"]["min_workers"] == 0
+    assert "device=cuda" in overrides

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rerank_eval.bench import scaling_driver, scaling_rates
-from rerank_eval.bench.scaling_table import ceiling, to_markdown, together
+from rerank_eval.bench.scaling_subsets import Rates, hours_of
+from rerank_eval.bench.scaling_table import ceiling, to_markdown
 from rerank_eval.bench.table import put
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +39,15 @@ def test_the_cost_follows_from_the_plan_and_the_rates() -> None:
     first = [w for w in plan()["work"] if (w["suite"], w["kind"]) == ("MMTEB-R", "retriever")]
     hours = sum(w["hours"] for w in work) + sum(w["hours"] for w in first)
     pairs = sum(w["pairs"] for w in work)
-    read = pairs / together(files["rates"], files["driver"]) / 3600
+    speed = Rates(files["rates"]["read_pairs_per_second"], ceiling(files["driver"]))
+    embed = sum(w["hours"] for w in first)
     judge = pairs / files["rates"]["judged_pairs_per_second"] / 3600
     rows = [line for line in to_markdown(files, plan()).splitlines() if line.startswith(("| 1 | 1 |", "| 64 | 4 |"))]
     cells = [[float(cell.replace(",", "")) for cell in row.strip("| ").split(" | ")[:6]] for row in rows]
-    assert cells[0] == pytest.approx([1, 1, hours, read, judge, max(hours, read) + judge], abs=0.006)
-    assert cells[1] == pytest.approx(
-        [64, 4, hours / 64, read / 4, judge / 4, max(hours / 64, read / 4) + judge / 4], abs=0.006
-    )
+    for row, gpus, drivers in ((cells[0], 1, 1), (cells[1], 64, 4)):
+        scored = hours_of(work, "MMTEB-R", gpus // drivers, speed) / drivers + embed / gpus
+        expected = [gpus, drivers, hours / gpus, scored, judge / drivers, scored + judge / drivers]
+        assert row == pytest.approx(expected, abs=0.006)
 
 
 def test_the_ceiling_is_that_of_the_most_workers() -> None:

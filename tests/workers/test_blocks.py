@@ -25,11 +25,24 @@ def test_every_item_is_in_one_block_in_order(weights: list[float], largest: floa
 
 
 def test_blocks_get_smaller_towards_the_end_and_a_short_stream_is_shared() -> None:
-    long = [len(block.items) for block in cut([1.0] * 1000, 100, 2)]
-    assert long[:6] == [100] * 6
-    assert long == sorted(long, reverse=True)
+    long = [len(block.items) for block in cut([1.0] * 3000, 100, 2)]
+    assert long[:20] == [6] * 4 + [12] * 4 + [25] * 4 + [50] * 4 + [100] * 4
+    assert long[16:] == sorted(long[16:], reverse=True)
     assert long[-1] <= 100 * SMALLEST
     assert len(cut([1.0] * 80, 100, 4)) >= 8
+
+
+def test_the_first_block_does_not_wait_for_a_whole_block_of_each_worker() -> None:
+    read = []
+
+    def items() -> object:
+        for number in range(100_000):
+            read.append(number)
+            yield number
+
+    cutter = Cutter(items(), lambda _: 1.0, 100, 64)
+    cutter.take()
+    assert len(read) <= 2 * 64 * 100 * SMALLEST + 1
 
 
 def test_reading_ahead_is_bounded() -> None:

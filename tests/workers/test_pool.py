@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.config.schema import WorkersConfig
+from rerank_eval.errors import ConfigError, DeviceError, ModelError
 from rerank_eval.workers.cluster import Cluster
 from rerank_eval.workers.pool import Pool
 from rerank_eval.workers.stream import stream
@@ -126,3 +127,54 @@ def test_leaving_a_stream_leaves_no_answer_to_the_next(workers: Make) -> None:
     next(results)
     results.close()  # type: ignore[attr-defined] # a generator
     assert list(through(pool, texts(30)))[::-1] == digests(texts(30))[::-1]
+
+
+def test_a_host_that_cannot_load_what_others_have_loaded_is_tried_again(workers: Make, tmp_path: Path) -> None:
+    pool = workers(num_workers=1, block_tokens=256).pool(
+        DigesterSpec("refuse", str(tmp_path / "refused"), times=2, spared=1)
+    )
+    items = texts(60, 0.005)
+    results = through(pool, items)
+    found = [next(results)]
+    kill(pool, 0)
+    found += results
+    assert found == digests(items)
+    assert sum(tally.lost for tally in pool.tallies) == 3  # the one that was killed, and two that could not load
+
+
+@pytest.mark.slow
+def test_a_worker_whose_successors_cannot_load_is_given_up_and_the_others_go_on(workers: Make, tmp_path: Path) -> None:
+    pool = workers(num_workers=2, block_tokens=256).pool(DigesterSpec("refuse", str(tmp_path / "refused"), spared=2))
+    while not all(member.loaded for member in pool.members):
+        pool.wait()
+    items = texts(2000, 0.01)
+    results = through(pool, items)
+    found = [next(results)]
+    kill(pool, 1)
+    found += results
+    assert found == digests(items)
+    assert [member.number for member in pool.members] == [0]
+    assert list(through(pool, texts(10))) == digests(texts(10))
+
+
+def test_a_worker_that_died_between_two_streams_is_replaced_when_one_is_asked(workers: Make) -> None:
+    pool = workers(num_workers=2, block_tokens=256).pool(DigesterSpec())
+    while not all(member.loaded for member in pool.members):
+        pool.wait()
+    killed = {kill(pool, 0), kill(pool, 1)}
+    assert pool.ask("process") not in killed
+    assert list(through(pool, texts(30))) == digests(texts(30))
+
+
+def test_a_device_is_not_guessed_for_hosts_that_are_still_to_come() -> None:
+    settings = WorkersConfig(num_workers=64)
+    with pytest.raises(ConfigError, match=r"64 workers do not fit the cluster's 3 CPU.*device=cuda"):
+        Cluster(settings, "auto")
+    assert Cluster(settings, "cuda").on_gpus
+    assert not Cluster(settings, "cpu").on_gpus
+    assert Cluster(WorkersConfig(num_workers=3), "auto").device == "auto"
+
+
+def test_a_worker_without_a_gpu_sees_none(workers: Make) -> None:
+    pool = workers(num_workers=1).pool(DigesterSpec())
+    assert pool.ask("variable", "CUDA_VISIBLE_DEVICES") == ""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.bench.scaling_subsets import Rates, hours_of
 from rerank_eval.bench.table import put
 
 SUITE, MODEL = "MMTEB-R", "Qwen/Qwen3-Reranker-8B"
@@ -160,20 +161,22 @@ def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any], driver: Mapping[str
         f"{sum(one['flops'] for one in work):.3g} FLOP at {rate['flops'] / 1e12:,.0f} TFLOP/s "
         f"({rate['source']}): {gpu_hours:,.1f} GPU hours, and {embed:,.1f} more "
         f"for the retriever's embeddings. What a driver reads and hands out ({fed:,.0f} pairs/s) "
-        f"runs beside the GPUs, its judging ({rates['judged_pairs_per_second']:,.0f} pairs/s) between subsets, when "
-        "the GPUs wait.",
+        "runs beside the GPUs; each subset's first reading and last blocks do not, nor does its judging "
+        f"({rates['judged_pairs_per_second']:,.0f} pairs/s).",
         "",
-        "| GPUs | drivers | GPUs at work, h | reading, h | judging, h | in all, h | GPU hours paid | share at work |",
+        "| GPUs | drivers | GPUs at work, h | subset by subset, h | judging, h | in all, h | GPU hours paid "
+        "| share at work |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
+    speed = Rates(rates["read_pairs_per_second"], ceiling(driver))
     for gpus in GPUS:
         for drivers in DRIVERS if gpus == max(GPUS) else DRIVERS[:1]:
             at_work = (gpu_hours + embed) / gpus
-            read = pairs / fed / drivers / _HOUR
+            scored = hours_of(work, SUITE, gpus // drivers, speed) / drivers + embed / gpus
             judge = pairs / rates["judged_pairs_per_second"] / drivers / _HOUR
-            total = max(at_work, read) + judge
+            total = scored + judge
             lines.append(
-                f"| {gpus} | {drivers} | {at_work:,.2f} | {read:,.2f} | {judge:,.2f} | {total:,.2f} "
+                f"| {gpus} | {drivers} | {at_work:,.2f} | {scored:,.2f} | {judge:,.2f} | {total:,.2f} "
                 f"| {total * gpus:,.0f} | {at_work / total:.0%} |"
             )
     return "\n".join(lines)

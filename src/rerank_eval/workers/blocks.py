@@ -46,9 +46,11 @@ class Block:
 class Cutter:
     """Reads a stream ahead and cuts it into blocks.
 
-    As long as the stream goes on, blocks have the largest size. Once its end is in sight each takes a share of what is
-    left (guided self-scheduling, Polychronopoulos and Kuck 1987), so that workers end at about the same time and a
-    short stream is shared by all. Where blocks are cut depends on the stream and the number of workers alone.
+    Blocks begin small and double with each round of workers, so that the first worker need not wait until a block for
+    each of the others has been read; then they have the largest size. Once the stream's end is in sight each takes a
+    share of what is left (guided self-scheduling, Polychronopoulos and Kuck 1987), so that workers end at about the
+    same time and a short stream is shared by all. Where blocks are cut depends on the stream and the number of workers
+    alone.
 
     Args:
         items: The stream.
@@ -65,17 +67,19 @@ class Cutter:
         self._ahead: deque[tuple[Any, float]] = deque()
         self._weight = 0.0
         self._taken = 0
+        self._cut = 0
         self._ended = False
 
     def take(self) -> Block | None:
         """Return the next block, or None at the end."""
-        while not self._ended and self._weight < self._shares * self._largest:
+        rounds = self._cut // self._shares
+        target = self._largest * min(1.0, SMALLEST * 2.0 ** min(rounds, 1 / SMALLEST))
+        while not self._ended and self._weight < self._shares * target:
             self._read()
         if not self._ahead:
             return None
-        target = self._largest
         if self._ended:
-            target = min(target, max(self._weight / self._shares, SMALLEST * self._largest))
+            target = min(self._largest, max(self._weight / self._shares, SMALLEST * self._largest))
         items: list[Any] = []
         weight = 0.0
         while self._ahead and (not items or weight + self._ahead[0][1] <= target):
@@ -85,6 +89,7 @@ class Cutter:
         self._weight -= weight
         block = Block(self._taken, items, weight)
         self._taken += len(items)
+        self._cut += 1
         return block
 
     def _read(self) -> None:

@@ -53,6 +53,7 @@ class Cluster:
         resources = self._ray.cluster_resources()
         gpus, cpus = float(resources.get("GPU", 0)), float(resources.get("CPU", 0))
         self.on_gpus = device.startswith("cuda") or (device == "auto" and gpus > 0)
+        self._hold_room(device, cpus)
         # An actor sees only the GPUs that Ray gave it, so cuda:1 of a machine has no meaning here.
         self.device = "cuda" if self.on_gpus else device
         per, there = (config.gpus_per_worker, gpus) if self.on_gpus else (config.cpus_per_worker, cpus)
@@ -61,6 +62,19 @@ class Cluster:
             raise DeviceError(
                 f"workers: the cluster has {gpus:g} GPU(s) and {cpus:g} CPU(s), and a worker needs {self.needs}; start "
                 "nodes first, or set workers.num_workers where an autoscaler brings them"
+            )
+
+    def _hold_room(self, device: str, cpus: float) -> None:
+        """Refuse to guess a device for hosts that are still to come: workers would get no GPUs of their own.
+
+        Raises:
+            ConfigError: The device is `auto`, no GPU is there yet, and the workers do not fit what is there.
+        """
+        wanted = self.config.num_workers
+        if device == "auto" and not self.on_gpus and wanted != "auto" and wanted * self.config.cpus_per_worker > cpus:
+            raise ConfigError(
+                f"workers.num_workers: {wanted} workers do not fit the cluster's {cpus:g} CPU(s), and it has no GPU "
+                "yet; where an autoscaler brings hosts, say of which kind: --set device=cuda (or cpu)"
             )
 
     @property
@@ -90,6 +104,9 @@ class Cluster:
         from rerank_eval.workers.actor import Worker
 
         environment = {name: os.environ[name] for name in _SHARED_VARIABLES if name in os.environ}
+        if not self.on_gpus:
+            # Ray hides the GPUs of a host from nobody who asked for none, and `auto` would take the first.
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         options = {
             "num_cpus": self.config.cpus_per_worker,
             "num_gpus": self.config.gpus_per_worker if self.on_gpus else 0,

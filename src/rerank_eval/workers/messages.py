@@ -83,7 +83,9 @@ class Answered:
 
 @dataclass(frozen=True)
 class Refused:
-    """An error that a user can mend; another worker would say the same.
+    """An error that a user can mend.
+
+    Another worker would say the same, unless it is met while loading what others have loaded.
 
     Attributes:
         kind: Name of its class in `rerank_eval.errors`.

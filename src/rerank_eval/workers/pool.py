@@ -25,7 +25,8 @@ PATIENCE = 10.0
 """Times the expected time after which a block is taken for hanging, if that is longer than `hang_seconds`."""
 
 DEATHS = 3
-"""Workers lost with one block, or while they load for each worker there shall be, before it is called an error."""
+"""Workers lost with one block, or while they load for each worker there shall be, before it is called an error; and
+workers of one number lost while they load, before it is done without."""
 
 _TICK = 1.0
 _REMEMBERED = 64
@@ -65,6 +66,7 @@ class Member:
         loaded: What it answered.
         sent: Blocks under way, the one being worked on first, with what they will answer.
         since: When it began with the first of them.
+        tries: Workers of this number that were lost while they loaded, one after the other.
     """
 
     number: int
@@ -73,6 +75,7 @@ class Member:
     loaded: Loaded | None = None
     sent: deque[tuple[Block, Any]] = field(default_factory=deque)
     since: float = 0.0
+    tries: int = 0
 
     @property
     def where(self) -> str:
@@ -149,16 +152,20 @@ class Pool:
         self._spec_reference = ray.put(spec)
         self._rates: deque[float] = deque(maxlen=_REMEMBERED)
         self._deaths_while_loading = 0
+        self._ever_loaded = False
         self._without_since = self._reminded = time.monotonic()
         self.members: list[Member] = [self._new(number) for number in range(settings.workers)]
 
-    def _new(self, number: int) -> Member:
+    def _new(self, number: int, tries: int = 0) -> Member:
         actor = self._start(number)
-        return Member(number, actor, actor.load.remote(self._spec_reference))
+        return Member(number, actor, actor.load.remote(self._spec_reference), tries=tries)
 
     def count_anew(self) -> None:
         """Begin the tallies again, for another stream."""
-        self.tallies = [Tally(member.loaded.host if member.loaded else "") for member in self.members]
+        self.tallies = [Tally() for _ in range(self.settings.workers)]
+        for member in self.members:
+            self.tallies[member.number].host = member.loaded.host if member.loaded else ""
+        self._without_since = time.monotonic()  # nobody looked after them between two streams
 
     def close(self) -> None:
         """End all workers."""
@@ -228,6 +235,8 @@ class Pool:
         for warning in getattr(answer, "warnings", ()):
             logger.warning("worker %d: %s", member.number, warning)
         if isinstance(answer, Refused):
+            if member.loaded is None and self._ever_loaded:  # others have this model: it is the host or its device
+                return self._lose(member, f"{answer.message} (host {answer.host})")
             raise _as_here(answer)
         if isinstance(answer, Broken):
             logger.info("worker %d (%s): %s", member.number, member.where, answer.trace)
@@ -239,7 +248,8 @@ class Pool:
 
     def _welcome(self, member: Member, loaded: Loaded) -> None:
         member.loaded, member.loading = loaded, None
-        self._deaths_while_loading = 0
+        self._deaths_while_loading, self._ever_loaded = 0, True
+        member.tries = 0
         self.tallies[member.number].host = loaded.host
         logger.info("worker %d ready in %.1f s: %s, %s", member.number, loaded.seconds, member.where, loaded.device)
 
@@ -258,10 +268,17 @@ class Pool:
         return Finished(block, answer.answer)
 
     def _lose(self, member: Member, why: str) -> Lost:
-        """End a worker and start its successor."""
+        """End a worker and start its successor, unless several of its number could not even load while others work."""
         self._kill(member)
         self.tallies[member.number].lost += 1
+        place = self.members.index(member)
+        tries = 0
         if member.loaded is None:
+            tries = member.tries + 1
+            if tries >= DEATHS and any(one.loaded is not None for one in self.members):
+                logger.warning("worker %d is given up, the others go on: %s", member.number, why)
+                del self.members[place]
+                return Lost((), why)
             self._deaths_while_loading += 1
             if self._deaths_while_loading >= DEATHS * self.settings.workers:
                 raise DeviceError(
@@ -269,7 +286,9 @@ class Pool:
                     f"with: {why}; is rerank-eval installed there, and the memory of host and device large enough?"
                 )
         logger.warning("worker %d is lost (%s): %s", member.number, member.where, why)
-        self.members[self.members.index(member)] = self._new(member.number)
+        if member.loaded is not None and not any(one.loaded for one in self.members if one is not member):
+            self._without_since = time.monotonic()
+        self.members[place] = self._new(member.number, tries)
         return Lost(tuple(block for block, _ in member.sent), why)
 
     def abandon(self) -> None:
@@ -310,14 +329,21 @@ class Pool:
         """Call a method of some worker's handler, and wait for it.
 
         Raises:
-            RerankEvalError: See `wait`; or the worker was lost.
+            RerankEvalError: See `wait`; or so many workers were lost that it is called an error.
         """
-        while (member := self.free()) is None:
-            self.wait()
-        try:
-            answer = self._ray.get(member.actor.ask.remote(method, *arguments))
-        except self._ray.exceptions.RayError as error:
-            raise DeviceError(f"workers: one was lost while it was asked: {_in_short(error)}") from error
+        for last in reversed(range(DEATHS * self.settings.workers)):
+            while (member := self.free()) is None:
+                self.wait()
+            try:
+                answer = self._ray.get(
+                    member.actor.ask.remote(method, *arguments), timeout=PATIENCE * self.settings.hang_seconds
+                )
+                break
+            except self._ray.exceptions.RayError as error:  # one that was lost between two streams shows it here
+                why = _in_short(error)
+                self._lose(member, why)
+                if not last:
+                    raise DeviceError(f"workers: all that were asked were lost, the last one with: {why}") from error
         if isinstance(answer, Refused):
             raise _as_here(answer)
         if isinstance(answer, Broken):
