@@ -9,7 +9,7 @@ import pytest
 import pytrec_eval
 
 from rerank_eval.analysis.metrics import per_query
-from rerank_eval.analysis.trec import read_run, write_qrels, write_run
+from rerank_eval.analysis.trec import read_qrels, read_run, write_run
 from rerank_eval.errors import DataError
 
 
@@ -132,3 +132,10 @@ def test_an_empty_run_has_the_columns(tmp_path: Path) -> None:
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such run"):
         read_run(tmp_path / "a.trec")
+
+
+@pytest.mark.parametrize("value", ["1" * 40, "-1001", "1001"])
+def test_a_relevance_that_trec_eval_cannot_count_is_named(value: str, tmp_path: Path) -> None:
+    (tmp_path / "a.qrels").write_text(f"q 0 d 1\nq 0 e {value}\n")
+    with pytest.raises(DataError, match=r"a.qrels:2: relevance .* is not within 1000"):
+        read_qrels(tmp_path / "a.qrels")

@@ -18,6 +18,9 @@ import pytrec_eval
 
 from rerank_eval.errors import DataError, ModelError
 
+MAX_GRADE = 1000
+"""Largest relevance that a file may give, either sign. trec_eval makes a table of as many counts, and reads C longs."""
+
 DEPTH = 10
 """Cut-off of nDCG@10, its bounds and its oracle."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rerank_eval.analysis.metrics import MAX_GRADE
 from rerank_eval.errors import DataError
 from rerank_eval.files import atomic_path
 
@@ -165,8 +166,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
         query id -> document id -> relevance. Blank lines are skipped.
 
     Raises:
-        DataError: The file cannot be read, a line has not four fields, a relevance is no whole number, or a document is
-            judged twice for a query. Names the line.
+        DataError: The file cannot be read, a line has not four fields, a relevance is no whole number or beyond
+            `MAX_GRADE`, or a document is judged twice for a query. Names the line.
     """
     found: dict[str, dict[str, int]] = {}
     try:
@@ -183,9 +184,14 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
                 if fields[2] in judged:
                     raise DataError(f"{path}:{number}: document {fields[2]!r} is judged twice for query {fields[0]!r}")
                 try:
-                    judged[fields[2]] = int(fields[3])
+                    value = int(fields[3])
                 except ValueError:
-                    raise DataError(f"{path}:{number}: relevance {fields[3]!r} is no whole number") from None
+                    raise DataError(f"{path}:{number}: relevance {fields[3][:40]!r} is no whole number") from None
+                if abs(value) > MAX_GRADE:
+                    raise DataError(
+                        f"{path}:{number}: relevance {fields[3][:40]} is no grade; they lie within {MAX_GRADE}"
+                    )
+                judged[fields[2]] = value
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
     return found

@@ -27,6 +27,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
+from rerank_eval.analysis.metrics import MAX_GRADE
 from rerank_eval.errors import DataError
 from rerank_eval.models.resolve import cache_dir
 from rerank_eval.names import digest, slug
@@ -38,7 +39,6 @@ _MAX_EXPANSION = 200  # of a gzip file; JSON lines of real texts come to 3 to 20
 _MAX_EMPTY = 1_000_000
 _QRELS_COLUMNS = (3, 4)
 _BATCH = 10_000
-_MAX_GRADE = 1000
 
 
 class _LineError(Exception):
@@ -236,8 +236,8 @@ def _judgement(line: bytes) -> tuple[str, str, int]:
         raise _LineError(f"the score {score!r} is not a number") from None
     if not value.is_integer():
         raise _LineError(f"the score {score!r} is not a whole number")
-    if abs(value) > _MAX_GRADE:
-        raise _LineError(f"the score {score!r} is no grade of relevance; grades lie within {_MAX_GRADE}")
+    if abs(value) > MAX_GRADE:
+        raise _LineError(f"the score {score!r} is no grade of relevance; grades lie within {MAX_GRADE}")
     return query_id, document_id, int(value)
 
 
