@@ -9,7 +9,7 @@ import pytest
 import pytrec_eval
 
 from rerank_eval.analysis.metrics import per_query
-from rerank_eval.analysis.trec import read_qrels, read_run, write_run
+from rerank_eval.analysis.trec import read_qrels, read_run, write_qrels, write_run
 from rerank_eval.errors import DataError
 
 

@@ -188,9 +188,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
                 except ValueError:
                     raise DataError(f"{path}:{number}: relevance {fields[3][:40]!r} is no whole number") from None
                 if abs(value) > MAX_GRADE:
-                    raise DataError(
-                        f"{path}:{number}: relevance {fields[3][:40]} is no grade; they lie within {MAX_GRADE}"
-                    )
+                    raise DataError(f"{path}:{number}: relevance {fields[3][:40]} is not within {MAX_GRADE}")
                 judged[fields[2]] = value
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
