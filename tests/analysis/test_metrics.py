@@ -220,3 +220,14 @@ def test_random_order_has_the_expected_ndcg() -> None:
     summary = summarise(per_query(scores, qrels))
     assert summary["recall_at_100"] == 1.0
     assert 0.03 < summary["ndcg_at_10"] < 0.06  # random order: mean of 1/log2(r+1) over r <= 10, over 100 places
+
+
+@pytest.mark.parametrize(
+    ("query_id", "doc_id", "judged"), [("\0q", "d", "d"), ("q", "d\0", "d"), ("q", "d", "d\0a"), ("q\0a", "d", "d")]
+)
+def test_an_id_with_a_nul_is_refused_before_pytrec_eval_ends_the_process(
+    query_id: str, doc_id: str, judged: str
+) -> None:
+    frame = pd.DataFrame({"query_id": [query_id], "doc_id": [doc_id], "score": [0.5]})
+    with pytest.raises(DataError, match="holds a NUL"):
+        per_query(frame, {query_id: {judged: 1}, "q2": {"d": 1}})

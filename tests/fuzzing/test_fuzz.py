@@ -90,6 +90,7 @@ def found() -> dict[str, tuple[str, bytes]]:
         "a deep config.json": ("model", b"[" * 100_000),
         "a rank beyond 64 bits": ("trec", b"q1 Q0 d1 " + b"2" * 60 + b" 0.5 tag\n"),
         "a grade beyond 32 bits": ("trec", b"q1 Q0 d1 1 0.5 tag\n%%%\nq1 0 d1 " + b"1" * 40 + b"\n"),
+        "ids with a NUL": ("trec", b"q1 Q0 d1 1 0.5 tag\n%%%\n\0q1 0 d1 1\n\0q2 0 d1 1\n"),
         "a README that is not UTF-8": ("readme", b"\xff<!-- leaderboard:begin --><!-- leaderboard:end -->"),
     }
 

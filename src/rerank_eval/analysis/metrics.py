@@ -68,9 +68,11 @@ def per_query(scores: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
 
     Raises:
         ModelError: A score is NaN, infinite or beyond 32-bit floats; names query and document.
+        DataError: An id holds a NUL.
         ValueError: A document stands twice among a query's candidates.
     """
     _check(scores)
+    _check_ids(scores, qrels)
     qrels = {query_id: judged for query_id, judged in qrels.items() if judged}
     known = scores[scores["query_id"].isin(set(qrels))]
     queries = {query.query_id: query for query in _queries(known, qrels)}
@@ -102,6 +104,14 @@ def _check(scores: pd.DataFrame) -> None:
     if twice.any():
         row = scores[twice].iloc[0]
         raise ValueError(f"query {row['query_id']!r}: document {row['doc_id']!r} is scored twice")
+
+
+def _check_ids(scores: pd.DataFrame, qrels: Qrels) -> None:
+    """Refuse ids with a NUL: pytrec_eval cuts them there, and ends the process where two become the same."""
+    judged = itertools.chain.from_iterable(qrels.values())
+    for name in itertools.chain(qrels, judged, scores["query_id"].unique(), scores["doc_id"].unique()):
+        if "\0" in name:
+            raise DataError(f"id {name!r} holds a NUL; rename it")
 
 
 def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:

@@ -116,10 +116,16 @@ def read_run(path: Path) -> pd.DataFrame:
     return frame
 
 
+def _fields(path: Path, number: int, line: str) -> list[str]:
+    if "\0" in line:
+        raise DataError(f"{path}:{number}: holds a NUL; no id may")
+    return line.split()
+
+
 def _rows(path: Path) -> Iterator[tuple[int, _ROW]]:
     with path.open(encoding="utf-8") as handle:
         for number, line in enumerate(handle, start=1):
-            fields = line.split()
+            fields = _fields(path, number, line)
             if not fields:
                 continue
             if len(fields) != _RUN_FIELDS:
@@ -173,7 +179,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     try:
         with path.open(encoding="utf-8") as handle:
             for number, line in enumerate(handle, start=1):
-                fields = line.split()
+                fields = _fields(path, number, line)
                 if not fields:
                     continue
                 if len(fields) != _QRELS_FIELDS:
