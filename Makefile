@@ -70,11 +70,11 @@ bench-scaling: $(READY) ## two workers against one, the driver against simulated
 
 bench-large: $(READY) ## millions of documents, pairs and scores: time and memory; docs/results.md (ARGS='--pairs 1000000')
 	@$(BIN)/python -m rerank_eval.bench.large --output results/bench/large.json $(if $(ARGS),$(ARGS),--scores 41000000 --pairs 10000000 --documents 10000000)
-	@$(BIN)/python -m rerank_eval.bench.results_table docs/results.md results
+	@$(BIN)/python -m rerank_eval.bench.results_table docs results
 
 crash: $(READY) ## kill real runs at random moments and hold what comes out against an undisturbed run (KILLS=50)
 	@$(BIN)/python -m tests.crash.kills --kills $(or $(KILLS),50) --output results/crash/kills.json
-	@$(BIN)/python -m rerank_eval.bench.results_table docs/results.md results
+	@$(BIN)/python -m rerank_eval.bench.results_table docs results
 
 leaderboard: $(READY) ## make the leaderboard again from results/
 	@$(BIN)/rerank-eval leaderboard
@@ -94,6 +94,7 @@ schema: $(READY) ## write configs/schema.json
 fuzz: $(READY) ## feed hostile input to every reader for SECONDS, write results/fuzz (atheris; ARGS=--random without)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris 2>/dev/null || echo "atheris does not install with $$($(BIN)/python --version); run make fuzz ARGS=--random"
 	@$(BIN)/python -m tests.fuzzing.run --seconds $(or $(SECONDS),60) $(ARGS)
+	@$(BIN)/python -m rerank_eval.bench.results_table docs results
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .

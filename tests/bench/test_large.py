@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from rerank_eval.bench.large import many_documents, many_pairs, many_scores
-from rerank_eval.bench.results_table import crash_table, large_table
+from rerank_eval.bench.results_table import crash_table, fuzz_table, large_table
 
 LIMIT_MB = 4096
 
@@ -54,3 +55,12 @@ def test_the_crash_table_says_what_was_killed() -> None:
         }
     )
     assert "| 50 (30 while reranking, 20 while retrieving) | 9 | 2,866 | 80 (blocks of 64) | 0 |" in table
+
+
+def test_the_fuzzers_table_is_that_of_the_files() -> None:
+    root = Path(__file__).parents[2]
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "results/fuzz").glob("*.json"))]
+    table = fuzz_table(files)
+    assert f"<!-- fuzz:begin -->\n\n{table}\n<!-- fuzz:end -->" in (root / "docs/hostile-input.md").read_text("utf-8")
+    assert f"| all | {sum(one['runs'] for one in files):,} |" in table
+    assert all(one["finished"] and not one["violations"] for one in files)

@@ -1,13 +1,13 @@
-"""Puts what was measured of crashes and of large data into docs/results.md.
+"""Puts what was measured of crashes, of large data and of hostile input into docs/results.md and docs/hostile-input.md.
 
-python -m rerank_eval.bench.results_table docs/results.md results
+python -m rerank_eval.bench.results_table docs results
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,37 @@ def large_table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fuzz_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Render what `tests.fuzzing.run` wrote.
+
+    Args:
+        found: The files' content, one a reader.
+    """
+    lines = [
+        "| reader | inputs | read or set aside | refused in one line | anything else | seconds |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    rows = [(one["target"], one["runs"], one["ended"].get("ok", 0), one["violations"], one["seconds"]) for one in found]
+    rows.append(("all", *(sum(row[place] for row in rows) for place in range(1, 5))))
+    lines += [
+        f"| {name} | {runs:,} | {ok:,} | {runs - ok - bad:,} | {bad} | {seconds:,.0f} |"
+        for name, runs, ok, bad, seconds in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Insert what is there."""
-    page, results = Path(sys.argv[1]), Path(sys.argv[2])
+    docs, results = Path(sys.argv[1]), Path(sys.argv[2])
     for name, path, render in (
         ("crash", results / "crash" / "kills.json", crash_table),
         ("large", results / "bench" / "large.json", large_table),
     ):
         if path.is_file():
-            put(page, render(json.loads(path.read_text(encoding="utf-8"))), name)
+            put(docs / "results.md", render(json.loads(path.read_text(encoding="utf-8"))), name)
+    fuzzed = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "fuzz").glob("*.json"))]
+    if fuzzed:
+        put(docs / "hostile-input.md", fuzz_table(fuzzed), "fuzz")
 
 
 if __name__ == "__main__":
