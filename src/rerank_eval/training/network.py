@@ -19,6 +19,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 MASKED = -1e9
 RMS_EPSILON = 1e-6
+POSITIONS = 512
+"""Tokens that a prompt may have. Nothing longer was trained on, and it keeps long documents cheap."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def qwen3_config(shape: Shape, vocabulary: int, eos: int, pad: int) -> Qwen3Conf
     return Qwen3Config(
         **asdict(shape),
         vocab_size=vocabulary,
-        max_position_embeddings=40_960,
+        max_position_embeddings=POSITIONS,
         rms_norm_eps=RMS_EPSILON,
         rope_parameters={"rope_theta": ROPE_THETA, "rope_type": "default"},
         tie_word_embeddings=True,

@@ -7,11 +7,13 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
 from rerank_eval.errors import ConfigError, DataError
@@ -21,12 +23,14 @@ from rerank_eval.training.data import TrainingData, mine_minilm, prepare
 from rerank_eval.training.evaluation import evaluate, held_out, instructions_followed
 from rerank_eval.training.export import export
 from rerank_eval.training.initialisation import Scales, initialise, rarity
-from rerank_eval.training.loop import Run, RunPlan, append_log
+from rerank_eval.training.loop import Run, RunPlan, append_log, read_log
 from rerank_eval.training.mining import HELD_OUT
 from rerank_eval.training.network import Shape
+from rerank_eval.training.tokenizer import load_tokenizer
 
 SAVE_SECONDS = 180.0
 PRINT_STEPS = 20
+STAGES = "stages.jsonl"
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,22 @@ class Session:
         """File with the averaged weights that did best on held-out packages."""
         return self._run_folder / "best.pt"
 
-    def start(self) -> Run:
-        """Initialise a run, or take up the one that is there."""
+    def start(self, begin: Path | None = None) -> Run:
+        """Initialise a run, or take up the one that is there.
+
+        Args:
+            begin: A checkpoint of an earlier run, whose weights a new run begins with instead of wired ones.
+
+        Raises:
+            DataError: The checkpoint is not there, or its vocabulary or shape is another.
+        """
         initial = self._run_folder / "initial.pt"
         if initial.is_file():
             model = self._empty()
             model.load_state_dict(torch.load(initial, weights_only=True, map_location="cpu"), strict=False)
+        elif begin is not None:
+            model = self._exported(begin)
+            torch.save(dict(model.named_parameters()), initial)
         else:
             model = initialise(
                 self.data.tokenizer,
@@ -171,20 +185,42 @@ class Session:
         config = qwen3_config(self.settings.shape, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
         return Qwen3ForCausalLM(config).float()
 
-    def train(self, *, until: float, steps: int | None = None, decay: int | None = None) -> Run:
+    def _exported(self, checkpoint: Path) -> Qwen3ForCausalLM:
+        """Read the weights of a checkpoint that `export` wrote."""
+        vocabulary, weights = checkpoint / "tokenizer.json", checkpoint / "model.safetensors"
+        if not vocabulary.is_file() or not weights.is_file():
+            raise DataError(
+                f"{checkpoint} is no checkpoint of this training: {vocabulary.name} or {weights.name} lacks"
+            )
+        if load_tokenizer(checkpoint).get_vocab() != self.data.tokenizer.get_vocab():
+            raise DataError(f"{checkpoint} has another vocabulary than the corpus in {self.folder}; begin without it")
+        model = self._empty()
+        kept, own = load_file(weights), dict(model.named_parameters())
+        if {name: value.shape for name, value in kept.items()} != {name: value.shape for name, value in own.items()}:
+            raise DataError(f"{checkpoint} has another shape than --set shape.* says; begin with the same")
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(kept[name])
+        return model
+
+    def train(
+        self, *, until: float, steps: int | None = None, decay: int | None = None, begin: Path | None = None
+    ) -> Run:
         """Train.
 
         Args:
             until: `time.monotonic()` at which to stop.
             steps: Step at which to stop.
             decay: Let the rates fall to zero over so many steps from here, then stop.
+            begin: A checkpoint that a new run begins with.
 
         Returns:
             The run as it was left; its state is saved.
         """
-        run = self.start()
+        run = self.start(begin)
         settings = json.dumps(asdict(self.settings), indent=1)
         self.settings_file(self.folder, self._run_folder.name).write_text(settings + "\n", encoding="utf-8")
+        self._note_stage(run.step, decay)
         if decay is not None:
             run.plan = replace(run.plan, decay_from=run.step, decay_steps=decay)
             steps = run.step + decay
@@ -208,6 +244,25 @@ class Session:
         run.save(self.state)
         self._evaluate(run, held)
         return run
+
+    def _note_stage(self, step: int, decay: int | None) -> None:
+        """Note from which step on a run goes by other settings, so that it can be done again stage by stage."""
+        path = self._run_folder / STAGES
+        stage = {"settings": asdict(self.settings), "decay_steps": decay, "queries": len(self.data.bm25.queries)}
+        before = read_log(path)
+        if not before or any(before[-1][key] != value for key, value in stage.items()):
+            append_log(path, {"step": step, **stage})
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """Say what each stage of the run changed, the first one's settings left out."""
+        rows, found = read_log(self._run_folder / STAGES), []
+        for before, after in pairwise(rows):
+            old, new = _flat(before["settings"]), _flat(after["settings"])
+            changed = {key: [old[key], value] for key, value in new.items() if old[key] != value}
+            if after["queries"] != before["queries"]:
+                changed["queries"] = [before["queries"], after["queries"]]
+            found.append({"step": after["step"], "changed": changed, "decay_steps": after["decay_steps"]})
+        return found
 
     def _report(self, run: Run, recent: Sequence[dict[str, float]]) -> None:
         row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent])) for key in recent[0]}
@@ -240,9 +295,13 @@ class Session:
             torch.save({"score": score, "weights": weights, "figures": row, "plan": asdict(self.settings)}, temporary)
             temporary.rename(self.best)
 
-    def mine(self) -> None:
-        """Compute MiniLM's candidates of the training queries, once."""
-        mine_minilm(self.folder, self.data)
+    def mine(self, shards: int | None = None) -> None:
+        """Compute MiniLM's candidates of the training queries, once.
+
+        Args:
+            shards: How many of the corpus's parts to take; all when None.
+        """
+        mine_minilm(self.folder, self.data, shards)
 
     def export(self, target: Path, test: str = "") -> Path:
         """Write the best weights as a checkpoint.
@@ -295,7 +354,19 @@ class Session:
             "followed": figures.get("followed", 0.5),
             "test": test,
             "settings": plan,
+            "stages": self._stages(),
         }
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Name nested settings as `--set` does."""
+    nested = {
+        f"{part}.{key}": one
+        for part, value in settings.items()
+        if isinstance(value, dict)
+        for key, one in value.items()
+    }
+    return {**{key: value for key, value in settings.items() if not isinstance(value, dict)}, **nested}
 
 
 def token_rarity(data: TrainingData, sample: int = 20_000) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.models.qwen_vocabulary import CHAT_TEMPLATE
+from rerank_eval.training.network import POSITIONS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PLAIN = ("<think>", "</think>", "<Instruct>:", "<Query>:", "<Document>:")
@@ -102,7 +103,7 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
         eos_token="<|im_end|>",  # noqa: S106
         pad_token="<|endoftext|>",  # noqa: S106
         padding_side="left",
-        model_max_length=131_072,
+        model_max_length=POSITIONS,
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
