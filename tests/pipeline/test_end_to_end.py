@@ -225,16 +225,37 @@ def test_lost_candidates_are_retrieved_again(project: Path) -> None:
     assert fingerprint(project / "results") == before
 
 
-def test_torn_candidates_heal_with_the_next_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("how", ["torn", "fewer"])
+def test_torn_or_altered_candidates_are_retrieved_anew(
+    project: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert evaluate(*TOOLS) == 0
     before = fingerprint(project / "results")
     found = manifests(project / "results")
     predictions = next(found["retriever"]["_folder"].glob("*_predictions.json"))
-    predictions.write_text(predictions.read_text()[:200])
+    if how == "torn":
+        predictions.write_text(predictions.read_text()[:200])
+    else:
+        content = json.loads(predictions.read_text())
+        for documents in content["default"]["test"].values():
+            documents.popitem()
+        predictions.write_text(json.dumps(content))
     (found["reranker"]["_folder"] / "manifest.json").unlink()
-    assert evaluate(*TOOLS) == 3
-    assert "run again, and they are retrieved anew" in capsys.readouterr().err
+    capsys.readouterr()
     assert evaluate(*TOOLS) == 0
+    assert "is not as it was written; the result is made anew" in " ".join(capsys.readouterr().out.split())
+    assert fingerprint(project / "results") == before
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "per_query.parquet", "qrels.parquet", "default.test.trec"])
+def test_an_altered_result_is_made_anew(project: Path, name: str) -> None:
+    assert evaluate(*TOOLS) == 0
+    before = fingerprint(project / "results")
+    path = manifests(project / "results")["reranker"]["_folder"] / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert evaluate(*TOOLS) == 0
+    assert path.read_bytes() == content
     assert fingerprint(project / "results") == before
 
 

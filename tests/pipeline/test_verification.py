@@ -171,6 +171,16 @@ def test_changed_candidates_are_told(results: Path, capsys: pytest.CaptureFixtur
     assert "its candidates are no longer those that stand here" in capsys.readouterr().out
 
 
+def test_candidates_that_were_left_out_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer candidates make a better number: an irrelevant one that is not there cannot stand first."""
+    folder = next(results.glob("runs/BM25/*/tools"))
+    frame = pd.read_parquet(folder / "scores.parquet")
+    more = frame.head(1).assign(doc_id="another", rank=99)
+    pd.concat([frame, more]).to_parquet(folder / "scores.parquet", index=False)
+    assert verify(results, reranked(results).parent.name) == 10
+    assert "1 candidates are not among its pairs" in capsys.readouterr().out
+
+
 def test_a_path_that_leads_out_is_not_followed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = reranked(results) / "manifest.json"
     manifest = json.loads(path.read_text())
