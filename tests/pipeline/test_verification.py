@@ -116,6 +116,25 @@ def test_a_table_of_data_that_came_back_follows(finished: Path, monkeypatch: pyt
     assert verify(folder / "results") == 0
 
 
+def test_data_that_were_numbered_anew_follow(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A query that goes moves all the others up; their scores are the store's, under the ids of before."""
+    folder = finished.parent / "numbered-anew"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    queries = folder / "data" / "tools" / "queries.jsonl"
+    rows = [json.loads(line) for line in queries.read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    rows = [row | {"text": text} for row, text in zip(rows, texts[1:] + texts[:1], strict=True)]
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=10")
+    assert _run(["eval", "--config", "configs/base.yaml", "--task", "data/tools", *chosen]) == 0
+    capsys.readouterr()
+    assert verify(folder / "results") == 0
+    assert "pairs stand in the score store under other ids" in capsys.readouterr().out
+
+
 def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = reranked(results) / "manifest.json"
     scores = json.loads(manifest.read_text())["scores"]

@@ -89,9 +89,14 @@ def _ask_store(verdict: Verdict, results_dir: Path) -> None:
     verdict.faults += [f"score store: {one}" for one in found.unsound]
     if found.other:
         verdict.faults.append(f"the score store has another score for {found.other:,} of {found.pairs:,} pairs")
-    elif found.same:
+    if found.moved:
+        verdict.notes.append(
+            f"{found.moved:,} of {found.pairs:,} pairs stand in the score store under other ids, as data that were "
+            "numbered anew leave them"
+        )
+    if found.same:
         verdict.checks.append(f"{found.same:,} of {found.pairs:,} pairs stand in the score store with the same score")
-    else:
+    elif not found.other and not found.moved:
         verdict.notes.append("the score store holds none of its pairs")
 
 
