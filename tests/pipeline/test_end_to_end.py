@@ -19,6 +19,8 @@ import pytrec_eval
 from mteb import ResultCache
 
 from rerank_eval.cli import _run
+from rerank_eval.errors import StorageError
+from rerank_eval.store.locks import Held
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
@@ -257,6 +259,24 @@ def test_an_altered_result_is_made_anew(project: Path, name: str) -> None:
     assert evaluate(*TOOLS) == 0
     assert path.read_bytes() == content
     assert fingerprint(project / "results") == before
+
+
+def test_a_run_that_lost_its_lock_stops_at_its_next_block(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not at its end: until then it would score what the process that took over scores as well."""
+    assert evaluate(*TOOLS, "--set", "reranker=null") == 0
+    asked: list[int] = []
+
+    def check(held: Held) -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise StorageError("another process has taken this work over")
+
+    monkeypatch.setattr(Held, "check", check)
+    assert evaluate(*TOOLS, "--set", "store.block_pairs=1") == 6
+    assert "taken this work over" in capsys.readouterr().err
+    assert len(list((project / "results" / "scores").glob("*/*/*/*/*.parquet"))) == 1
 
 
 def test_a_results_folder_in_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
