@@ -121,6 +121,26 @@ def test_an_interrupted_run_continues_at_the_last_whole_block(store: EmbeddingSt
         assert (only_folder(store) / name).read_bytes() == (only_folder(at_once) / name).read_bytes()
 
 
+def test_who_lost_its_lock_writes_no_more(store: EmbeddingStore) -> None:
+    """Another process took the work over while this one slept: it may be at the very same file, or done with it."""
+
+    class Robbed(Lengths):
+        def __call__(self, texts: Sequence[str]) -> np.ndarray:
+            if self.calls == 2:
+                lock = only_folder(store) / ".lock"
+                lock.write_text(lock.read_text().replace("token=", "token=0"))
+            return super().__call__(texts)
+
+    robbed = Robbed()
+    with pytest.raises(StorageError, match="taken this work over"):
+        ask(store, robbed)
+    assert robbed.calls == 3
+    (only_folder(store) / ".lock").unlink(missing_ok=True)
+    rest = Lengths()
+    ask(store, rest)
+    assert rest.calls == 3
+
+
 def test_killed_between_manifest_and_renaming(store: EmbeddingStore) -> None:
     made = ask(store, Lengths())
     folder = only_folder(store)

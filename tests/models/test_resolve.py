@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,6 +128,41 @@ def test_whatever_changes_scores_changes_a_folders_revision(tmp_path: Path, name
     assert resolve_model(str(folder), None, "retriever.model").revision == before
     path.write_text('{"pooling_mode_cls_token": true}')
     assert resolve_model(str(folder), None, "retriever.model").revision != before
+
+
+def test_a_single_weight_that_changed_changes_a_folders_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that was trained alone, a norm of one layer: scores under the old revision would be served for it."""
+    monkeypatch.setenv("RERANK_EVAL_CACHE", str(tmp_path / "cache"))
+    folder = checkpoint(tmp_path / "model", 1.0)
+    weights = {"head": torch.zeros(8), "layers": torch.zeros(2**20)}
+    for place in (0, 12_345, 2**19 + 7, 2**20 - 1):
+        save_file(weights, folder / "model.safetensors")
+        before = resolve_model(str(folder), None, "reranker.model").revision
+        weights["layers"][place] += 1
+        save_file(weights, folder / "model.safetensors")
+        assert resolve_model(str(folder), None, "reranker.model").revision != before
+
+
+def test_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANK_EVAL_CACHE", str(tmp_path / "cache"))
+    folder = checkpoint(tmp_path / "model", 1.0)
+    read: list[str] = []
+    digest_of = hashlib.file_digest
+
+    def counted(handle: Any, name: str) -> Any:
+        read.append(handle.name)
+        return digest_of(handle, name)
+
+    monkeypatch.setattr("hashlib.file_digest", counted)
+    first, again = (resolve_model(str(folder), None, "reranker.model").revision for _ in range(2))
+    assert first == again
+    assert read == [str(folder / "model.safetensors")]
+    (note,) = (tmp_path / "cache" / "digests").iterdir()
+    for spoilt in ("", "[]", '{"facts": 1}', note.read_text().replace('"sha256": "', '"sha256": 1, "x": "')):
+        note.write_text(spoilt)
+        assert resolve_model(str(folder), None, "reranker.model").revision == first
 
 
 def test_a_folder_that_is_there_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ import pytrec_eval
 from mteb import ResultCache
 
 from rerank_eval.cli import _run
+from rerank_eval.errors import StorageError
+from rerank_eval.store.locks import Held
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
@@ -225,17 +227,56 @@ def test_lost_candidates_are_retrieved_again(project: Path) -> None:
     assert fingerprint(project / "results") == before
 
 
-def test_torn_candidates_heal_with_the_next_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("how", ["torn", "fewer"])
+def test_torn_or_altered_candidates_are_retrieved_anew(
+    project: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert evaluate(*TOOLS) == 0
     before = fingerprint(project / "results")
     found = manifests(project / "results")
     predictions = next(found["retriever"]["_folder"].glob("*_predictions.json"))
-    predictions.write_text(predictions.read_text()[:200])
+    if how == "torn":
+        predictions.write_text(predictions.read_text()[:200])
+    else:
+        content = json.loads(predictions.read_text())
+        for documents in content["default"]["test"].values():
+            documents.popitem()
+        predictions.write_text(json.dumps(content))
     (found["reranker"]["_folder"] / "manifest.json").unlink()
-    assert evaluate(*TOOLS) == 3
-    assert "run again, and they are retrieved anew" in capsys.readouterr().err
+    capsys.readouterr()
     assert evaluate(*TOOLS) == 0
+    assert "is not as it was written; the result is made anew" in " ".join(capsys.readouterr().out.split())
     assert fingerprint(project / "results") == before
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "per_query.parquet", "qrels.parquet", "default.test.trec"])
+def test_an_altered_result_is_made_anew(project: Path, name: str) -> None:
+    assert evaluate(*TOOLS) == 0
+    before = fingerprint(project / "results")
+    path = manifests(project / "results")["reranker"]["_folder"] / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert evaluate(*TOOLS) == 0
+    assert path.read_bytes() == content
+    assert fingerprint(project / "results") == before
+
+
+def test_a_run_that_lost_its_lock_stops_at_its_next_block(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not at its end: until then it would score what the process that took over scores as well."""
+    assert evaluate(*TOOLS, "--set", "reranker=null") == 0
+    asked: list[int] = []
+
+    def check(held: Held) -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise StorageError("another process has taken this work over")
+
+    monkeypatch.setattr(Held, "check", check)
+    assert evaluate(*TOOLS, "--set", "store.block_pairs=1") == 6
+    assert "taken this work over" in capsys.readouterr().err
+    assert len(list((project / "results" / "scores").glob("*/*/*/*/*.parquet"))) == 1
 
 
 def test_a_results_folder_in_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

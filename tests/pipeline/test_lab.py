@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pandas as pd
 import pytest
 
 from rerank_eval.cli import _run
+from rerank_eval.store import LOCK
+from rerank_eval.store.locks import locked
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +84,26 @@ def test_a_task_that_is_scored_by_p_mrr_is_refused(project: Path, capsys: pytest
     arguments = ["lab", "--task", "PyInstructionRetrieval", "-i", "none", "-i", "task", *BM25]
     assert _run(arguments) == 2
     assert "its main score is p-MRR; use `compare` for it" in capsys.readouterr().err
+
+
+def test_it_waits_for_a_run_at_the_same_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cell of the score store has one writer: whoever opens it removes half-written files of those before."""
+    both = ("-i", "none", "-i", "default", "--most", "5")
+    assert lab(*both) == 0
+    (task,) = (project / "results" / "scores").glob("*/*/tools")
+    shutil.rmtree(task)
+    let_go, held = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with locked(task / LOCK):
+            held.set()
+            let_go.wait(30)
+            assert not list(task.glob("*/*.parquet"))
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run)
+        assert held.wait(10)
+        threading.Timer(3.0, let_go.set).start()
+        assert lab(*both) == 0
+        other.result()
+    assert "another process is at work on tools; waiting for it" in capsys.readouterr().out

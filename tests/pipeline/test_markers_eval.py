@@ -17,6 +17,7 @@ from rerank_eval.models.marked import MarkedTexts
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.pipeline.plan import reranker_identity
+from rerank_eval.store import score_identity
 from tests.pipeline.folders import write_beir_folder
 from tests.tiny_classifiers import bert_tokenizer
 
@@ -114,3 +115,19 @@ def test_the_default_is_no_part_of_an_identity(tmp_path: Path) -> None:
     assert reranker_identity(RerankerConfig(markers="neutralise"), ref, first, recipe=recipe) == kept | {
         "markers": "neutralise"
     }
+
+
+def test_a_new_arithmetic_is_another_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that scores otherwise must not serve what the one before has stored."""
+    ref = resolve_model("demo:qwen3-random", None, "")
+    recipe = find_recipe("card", "")
+
+    class First:
+        digest = "0" * 12
+
+    first: Any = First()
+    now = reranker_identity(RerankerConfig(), ref, first, recipe=recipe)
+    monkeypatch.setattr("rerank_eval.engine.interface.ARITHMETIC", 2)
+    later = reranker_identity(RerankerConfig(), ref, first, recipe=recipe)
+    assert later == now | {"arithmetic": 2}
+    assert score_identity(later) != score_identity(now)

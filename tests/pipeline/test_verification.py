@@ -67,10 +67,10 @@ def test_one_altered_byte_anywhere_is_found(results: Path, capsys: pytest.Captur
     spoilt = [
         path
         for path in files
-        if path.suffix in {".parquet", ".trec", ".json", ".csv"}
+        if path.suffix in {".parquet", ".trec", ".json", ".csv", ".md", ".tex", ".html"}
         and path.name not in {"identity.json", "model_meta.json"}
     ]
-    assert len(spoilt) >= 12
+    assert len(spoilt) >= 15
     for path in spoilt:
         whole = path.read_bytes()
         for place in (len(whole) // 3, len(whole) - 9):
@@ -79,6 +79,60 @@ def test_one_altered_byte_anywhere_is_found(results: Path, capsys: pytest.Captur
             assert "FAULT" in capsys.readouterr().out
         path.write_bytes(whole)
     assert verify(results) == 0
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex", "html"])
+def test_a_number_altered_in_any_leaderboard_is_found(
+    results: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = results / f"leaderboard.{suffix}"
+    number = json.loads((reranked(results) / "manifest.json").read_text())["scores"]["main"] * 100
+    content = path.read_text()
+    altered = content.replace(f"{number:.2f}", f"{number + 10:.2f}")
+    assert altered != content
+    path.write_text(altered)
+    assert verify(results) == 10
+    assert f"FAULT: {path} is not what these results give" in capsys.readouterr().out
+
+
+def test_a_table_of_data_that_came_back_follows(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run on the old data finds done makes its table, though results on other data are newer."""
+    folder = finished.parent / "came-back"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    corpus = folder / "data" / "tools" / "corpus.jsonl"
+    old = corpus.read_text()
+
+    def evaluate(top_k: int) -> None:
+        chosen = ("--set", "retriever.model=bm25", "--set", f"retriever.top_k={top_k}")
+        assert _run(["eval", "--config", "configs/base.yaml", "--task", "data/tools", *chosen]) == 0
+
+    last = old.splitlines()[-1]
+    corpus.write_text(old.replace(last, last.replace('"text": "', '"text": "new ')))
+    assert corpus.read_text() != old
+    evaluate(9)
+    corpus.write_text(old)
+    evaluate(10)
+    assert verify(folder / "results") == 0
+
+
+def test_data_that_were_numbered_anew_follow(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A query that goes moves all the others up; their scores are the store's, under the ids of before."""
+    folder = finished.parent / "numbered-anew"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    queries = folder / "data" / "tools" / "queries.jsonl"
+    rows = [json.loads(line) for line in queries.read_text().splitlines()]
+    texts = [row["text"] for row in rows]
+    rows = [row | {"text": text} for row, text in zip(rows, texts[1:] + texts[:1], strict=True)]
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=10")
+    assert _run(["eval", "--config", "configs/base.yaml", "--task", "data/tools", *chosen]) == 0
+    capsys.readouterr()
+    assert verify(folder / "results") == 0
+    assert "pairs stand in the score store under other ids" in capsys.readouterr().out
 
 
 def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +188,16 @@ def test_changed_candidates_are_told(results: Path, capsys: pytest.CaptureFixtur
     first.write_text(json.dumps(sealed(manifest)))
     assert verify(results, reranked(results).parent.name) == 10
     assert "its candidates are no longer those that stand here" in capsys.readouterr().out
+
+
+def test_candidates_that_were_left_out_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer candidates make a better number: an irrelevant one that is not there cannot stand first."""
+    folder = next(results.glob("runs/BM25/*/tools"))
+    frame = pd.read_parquet(folder / "scores.parquet")
+    more = frame.head(1).assign(doc_id="another", rank=99)
+    pd.concat([frame, more]).to_parquet(folder / "scores.parquet", index=False)
+    assert verify(results, reranked(results).parent.name) == 10
+    assert "1 candidates are not among its pairs" in capsys.readouterr().out
 
 
 def test_a_path_that_leads_out_is_not_followed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

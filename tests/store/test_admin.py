@@ -85,6 +85,54 @@ def test_gc_joins_shards_and_loses_no_score(results: Path, capsys: pytest.Captur
         assert joined.find(own.query, own.documents).scores.tolist() == own.scores.tolist()
 
 
+def test_gc_takes_nothing_from_under_a_run(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A half-written shard is a run's own until it is renamed: without it the run would end in a traceback."""
+    folder = shards(results)[0].parent
+    half, aside = folder / ".000009-aa.parquet.77.tmp", folder / "000000-x.parquet.set-aside-1"
+    for path in (half, aside):
+        path.write_bytes(b"half")
+    with locked(folder.parent / LOCK):
+        assert store("gc", results=results) == 0
+        assert half.exists()
+        assert aside.exists()
+    assert "in use, left alone" in capsys.readouterr().out
+    assert store("gc", results=results) == 0
+    assert not half.exists()
+    assert not aside.exists()
+
+
+def test_gc_drops_one_of_two_also_in_full_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    documents = [f"document {number}" for number in range(Blocks().pairs)]
+    score_store = ScoreStore(tmp_path, "words", IDENTITY)
+    with score_store.cell("T", "default", "test") as ledger:
+        own = ledger.stored
+        own.add(scored("query", documents))
+    again = StoredCell(own.folder, own.owner)
+    again.add(scored("query", documents))
+    again.flush()
+    assert store("gc", results=tmp_path) == 0
+    assert store("verify", results=tmp_path) == 0
+    assert f"1 shard(s) with {Blocks().pairs:,} pairs are sound" in capsys.readouterr().out
+
+
+def test_gc_reads_names_that_a_person_gave(results: Path) -> None:
+    first = shards(results)[0]
+    for name in ("000000.parquet", "copy of 000000.parquet"):
+        (first.parent / name).write_bytes(first.read_bytes())
+    assert store("gc", results=results) == 0
+
+
+def test_verify_finds_a_shard_that_was_moved(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run would set it aside: it is no shard of this cell."""
+    first, last = shards(results)[0], shards(results)[-1]
+    moved = last.with_name(first.name)
+    first.rename(moved)
+    assert store("verify", results=results) == 3
+    assert f"unsound: {moved} belongs to another task or subset" in capsys.readouterr().out
+    assert store("gc", results=results) == 0
+    assert moved.exists()
+
+
 def test_gc_leaves_an_unsound_shard_alone(results: Path) -> None:
     path = shards(results)[0]
     content = bytearray(path.read_bytes())

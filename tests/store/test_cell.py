@@ -190,6 +190,16 @@ def test_nothing_is_lost_by_a_disk_that_fills_and_is_freed(tmp_path: Path, monke
     assert StoredCell(blocker, OWNER).find(own.query, own.documents).found.all()
 
 
+def test_nothing_is_written_once_the_lock_is_anothers(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise StorageError("another process has taken this work over")
+
+    cell = StoredCell(tmp_path, OWNER, Blocks(pairs=4), lost)
+    with pytest.raises(StorageError, match="taken this work over"):
+        cell.add(scored("wrench", TEXTS[:5]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_duckdb_and_plain_pyarrow_read_it(tmp_path: Path) -> None:
     own = scored("wrench", TEXTS[:3])
     add_and_flush(tmp_path, own)

@@ -100,3 +100,49 @@ def test_a_file_in_the_folders_place_is_one_clear_line(tmp_path: Path) -> None:
     wanted = "a file stands where a folder is needed"
     with pytest.raises(StorageError, match=wanted), locked(tmp_path / "locks" / "a.lock"):
         pass
+
+
+def test_an_empty_file_that_a_crashed_host_left_is_no_lock_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record of an owner is not synced: a host that loses power leaves a file without one."""
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 1.5)
+    path = tmp_path / "a.lock"
+    path.touch()
+    with locked(path, wait=False) as held:
+        assert held is None
+    started = time.monotonic()
+    with locked(path) as held:
+        assert held is not None
+        held.check()
+    assert 1.5 <= time.monotonic() - started < 10
+    assert "names no owner" in caplog.text
+
+
+def test_an_empty_file_that_is_touched_is_somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host may not see yet what an owner has written; its renewals it sees."""
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 1.5)
+    path = tmp_path / "a.lock"
+    path.touch()
+    waiter = threading.Thread(target=locks._drop_empty, args=(path,), daemon=True)
+    waiter.start()
+    for _ in range(8):
+        time.sleep(0.5)
+        os.utime(path)
+        assert waiter.is_alive()
+    path.unlink()
+    waiter.join(timeout=10)
+    assert not waiter.is_alive()
+
+
+def test_a_lock_that_another_has_now_is_noticed_at_once(tmp_path: Path) -> None:
+    """Before the lease's own thread takes its next turn, which is 20 seconds away."""
+    path = tmp_path / "a.lock"
+    with locked(path) as held:
+        assert held is not None
+        held.check()
+        own = path.read_text()
+        path.replace(tmp_path / "taken away")
+        path.write_text(own.replace("token=", "token=0"))
+        with pytest.raises(StorageError, match="taken this work over"):
+            held.check()

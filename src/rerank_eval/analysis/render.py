@@ -280,9 +280,27 @@ def write_all(board: Leaderboard, results_dir: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    written = []
-    for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex), ("html", to_html)):
-        path = results_dir / f"leaderboard.{suffix}"
-        write_text(path, render(board))
-        written.append(path)
-    return written
+    rendered = render_all(board, results_dir)
+    for path, text in rendered.items():
+        write_text(path, text)
+    return list(rendered)
+
+
+def render_all(board: Leaderboard, results_dir: Path) -> dict[Path, str]:
+    """Return what `write_all` writes: the files and their content.
+
+    Args:
+        board: The leaderboard.
+        results_dir: Where to.
+    """
+    renders = (to_markdown, to_csv, to_latex, to_html)
+    return {path: render(board) for path, render in zip(leaderboard_files(results_dir), renders, strict=True)}
+
+
+def leaderboard_files(results_dir: Path) -> list[Path]:
+    """List the files that `write_all` writes.
+
+    Args:
+        results_dir: Where to.
+    """
+    return [results_dir / f"leaderboard.{suffix}" for suffix in ("md", "csv", "tex", "html")]

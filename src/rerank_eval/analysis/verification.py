@@ -135,7 +135,9 @@ def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
             trec.write_run(path, own, manifest["identity"]["digest"])
             same = path.read_bytes() == (verdict.folder / name).read_bytes()
         verdict.check(f"{name}: ranking", same, f"{name} is another ranking than {PAIRS}")
-    main = said["main"]
+    main, cells = said["main"], [float(cell["main"]) for cell in said["cells"]]
+    same = abs(sum(cells) / len(cells) - main) <= _MTEB_DIGITS
+    verdict.check("the mean over subsets and splits", same, f"the number is not the mean of its {len(cells)} cell(s)")
     if verdict.measure in again.summary or verdict.measure == "p-MRR":
         comes = again.summary["p_mrr" if verdict.measure == "p-MRR" else verdict.measure]
         verdict.check(
@@ -205,5 +207,6 @@ def _candidates(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path
     keys = ["subset", "split", "query_id", "doc_id"]
     before = pd.MultiIndex.from_frame(read_frame(found[0].parent / PAIRS, columns=keys))
     after = pd.MultiIndex.from_frame(read_frame(verdict.folder / PAIRS, columns=keys))
-    strangers = len(after.difference(before))
+    strangers, missing = len(after.difference(before)), len(before.difference(after))
     verdict.check("every pair is a candidate", not strangers, f"{strangers} of its pairs are no candidates")
+    verdict.check("every candidate is a pair", not missing, f"{missing} candidates are not among its pairs")

@@ -14,6 +14,10 @@ MarginArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
+ARITHMETIC: int = 1
+"""Raised by whoever changes what the engine or a built-in recipe makes of the same texts: it is part of identities, so
+that scores and embeddings of before are not served for what would now come out."""
+
 
 @dataclass(frozen=True)
 class QueryGroup:

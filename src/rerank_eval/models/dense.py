@@ -13,6 +13,7 @@ from mteb._create_dataloaders import _corpus_to_dict, create_dataloader
 from mteb.types import PromptType
 
 from rerank_eval.config.schema import RetrieverConfig
+from rerank_eval.engine import interface
 from rerank_eval.engine.topk import Best, scores_of, top_k
 from rerank_eval.errors import DeviceError
 from rerank_eval.models.embedders import embedding_engine
@@ -322,12 +323,14 @@ def over_packed(
         ref: The model, resolved.
         results_dir: Folder of all results, where embeddings are kept; None keeps them for this process alone.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "name": ref.name,
         "revision": ref.revision,
         "engine": "packed",
         "dtype": config.dtype,
         "max_length": encoder.model.max_length,
     }
+    if interface.ARITHMETIC != 1:
+        identity["arithmetic"] = interface.ARITHMETIC
     store = TemporaryStore() if results_dir is None else EmbeddingStore(results_dir / "embeddings")
     return PackedBackend(encoder, store, ref.label, identity, config.batch_size)

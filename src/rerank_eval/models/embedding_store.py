@@ -26,7 +26,7 @@ from rerank_eval.errors import StorageError
 from rerank_eval.files import load_json, set_aside, storage_error, sweep, write_json
 from rerank_eval.names import digest, slug
 from rerank_eval.store import LOCK
-from rerank_eval.store.locks import locked
+from rerank_eval.store.locks import Held, locked
 
 logger = logging.getLogger(__name__)
 
@@ -173,15 +173,18 @@ class EmbeddingStore:
         entry = _Entry(folder, facts, len(texts), dim)
         if entry.rows:
             try:
-                with locked(folder / LOCK, waiting=lambda: _tell_waiting(folder)):
-                    self._ensure(entry, texts, embed_blocks or (lambda blocks: map(embed, blocks)), told)
+                with locked(folder / LOCK, waiting=lambda: _tell_waiting(folder)) as held:
+                    assert held is not None  # noqa: S101 - it waited
+                    self._ensure(entry, texts, embed_blocks or (lambda blocks: map(embed, blocks)), told, held)
             except OSError as error:
                 raise storage_error(error, folder) or StorageError(
                     f"{folder}: embeddings cannot be written ({error.strerror})"
                 ) from error
         return StoredVectors(entry.final, (entry.rows, dim))
 
-    def _ensure(self, entry: _Entry, texts: Texts, embed: EmbedBlocks, advance: Callable[[int], None]) -> None:
+    def _ensure(
+        self, entry: _Entry, texts: Texts, embed: EmbedBlocks, advance: Callable[[int], None], held: Held
+    ) -> None:
         sweep(entry.folder)
         if entry.final.exists():
             checksums = entry.checksums(entry.manifest)
@@ -197,6 +200,7 @@ class EmbeddingStore:
             vectors = np.ascontiguousarray(found, dtype=np.float32)
             if vectors.shape != (stop - start, entry.dim):
                 raise ValueError(f"embedding gave {vectors.shape}, expected {(stop - start, entry.dim)}")
+            held.check()  # who slept must not write into a file that another one is at, or has finished
             _write(entry.partial, start, vectors)
             done.append(zlib.crc32(vectors.data))
             entry.note(entry.progress, done)

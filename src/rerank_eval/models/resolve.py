@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,13 +13,10 @@ from typing import Any, Literal
 
 from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
 from rerank_eval.downloads import DownloadError, files_in, verify
-from rerank_eval.errors import ModelError, OfflineError
-from rerank_eval.files import load_json
+from rerank_eval.errors import ModelError, OfflineError, StorageError
+from rerank_eval.files import load_json, write_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import did_you_mean, digest
-
-_SAMPLES = 64
-_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -192,22 +190,32 @@ _SCORING_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
 
 def _weights_digest(folder: Path, shards: list[Path]) -> str:
-    # Sampled: a digest of all 16 GB of an 8B checkpoint would cost a minute at every start, and training moves every
-    # weight, so that sizes, headers and 64 samples a shard tell any two checkpoints apart.
-    # Tokenizer, pooling, prompts and code change scores as weights do, and are small: they are read whole.
+    # Tokenizer, pooling, prompts and code change scores as weights do.
     beside = [path for pattern in _SCORING_FILES for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]
     parts: list[str] = []
     for path in sorted(set(beside)):
         parts += [path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
-    for shard in shards:
-        size = shard.stat().st_size
-        hasher = hashlib.sha256(str(size).encode())
-        with shard.open("rb") as handle:
-            for sample in range(_SAMPLES):
-                handle.seek(max(0, (size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1)))
-                hasher.update(handle.read(_SAMPLE_BYTES))
-        parts.append(hasher.hexdigest())
+    parts += [_shard_digest(shard) for shard in shards]
     return f"local-{digest(parts, 16)}"
+
+
+def _shard_digest(shard: Path) -> str:
+    """Digest a file of weights, every byte of it: a head that was trained alone is a thousandth of a checkpoint.
+
+    That takes seconds a gigabyte, so it is noted, and read again where the file's size, times and inode are the same.
+    """
+    found = shard.stat()
+    facts = [str(shard.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+    note = cache_dir() / "digests" / f"{digest(facts[0], 24)}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        noted = load_json(note)
+        if noted["facts"] == facts and isinstance(noted["sha256"], str):
+            return str(noted["sha256"])
+    with shard.open("rb") as handle:
+        found_digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    with suppress(StorageError, OSError, ValueError):  # a cache that cannot be written costs time and nothing else
+        write_json(note, {"facts": facts, "sha256": found_digest})
+    return found_digest
 
 
 def _hub(name: str, revision: str | None, where: str) -> ModelRef:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,23 @@ class ScoreStore:
         identity: Model, revision, dtype, arithmetic, recipe, max_length; JSON-serialisable. Query, instruction and
             document are in each pair's digests.
         blocks: How much is written at a time.
+        check: Called before a block is written; raises where the lock is another's by now, so that a process that
+            slept does not go on scoring what the other one scores.
     """
 
     def __init__(
-        self, results_dir: Path, label: str, identity: Mapping[str, Any], blocks: Blocks | None = None
+        self,
+        results_dir: Path,
+        label: str,
+        identity: Mapping[str, Any],
+        blocks: Blocks | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.identity = dict(identity)
         self.digest = digest(self.identity, 12)
         self.folder = results_dir / STORE / slug(label) / self.digest
         self.blocks = blocks or Blocks()
+        self.check = check
 
     @contextmanager
     def cell(self, task: str, subset: str, split: str) -> Iterator[_Ledger]:
@@ -66,7 +74,7 @@ class ScoreStore:
                 sweep(self.folder)
                 write_text(note, text)
         owner = {"identity": self.digest, "task": task, "subset": subset, "split": split}
-        stored = StoredCell(self.folder / slug(task) / cell_folder(subset, split), owner, self.blocks)
+        stored = StoredCell(self.folder / slug(task) / cell_folder(subset, split), owner, self.blocks, self.check)
         try:
             yield _Ledger(stored)
         except BaseException:

@@ -32,6 +32,7 @@ from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row, make_plan
 from rerank_eval.pipeline.progress import Reporter, open_log
 from rerank_eval.pipeline.run import Runner
+from rerank_eval.store.locks import locked
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef
 
@@ -189,12 +190,19 @@ class _Lab:
             for key in ("top_ranked", "relevant_docs"):
                 data[key] = {query: own for query, own in whole[key].items() if query in queries}
             pairs += sum(map(len, data["top_ranked"].values()))
-        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, blocks(row.config.store))
-        model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
-        with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
-            model.advance = bar.advance
-            stages.evaluate(RerankSearch(model), self.task)
+        lock = row.lock(self.plan.results_dir, self.job.task.name)
+        with locked(lock, waiting=self._waiting) as held:  # as a run does: it may be at the very same pairs
+            check = held.check if held is not None else None
+            settings = blocks(row.config.store)
+            store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, settings, check)
+            model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
+            with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
+                model.advance = bar.advance
+                stages.evaluate(RerankSearch(model), self.task)
         return self._judged(model.recorder)
+
+    def _waiting(self) -> None:
+        self.reporter.say(f"  another process is at work on {self.job.task.name}; waiting for it")
 
     def _judged(self, recorder: Recorder) -> dict[tuple[str, str, str], float]:
         scored = {

@@ -11,6 +11,7 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25
+from rerank_eval.engine import interface
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.models.architectures import check_classifier, effective_max_length, implementation, is_classifier
 from rerank_eval.models.embedders import embedding_engine
@@ -244,8 +245,13 @@ def retriever_identity(
         identity |= {"dtype": config.dtype, "instruction": config.instruction, "max_length": config.max_length}
         if instructions is not None:
             identity["instruction"] = instructions.identity
-        identity["engine"] = embedding_engine(config, ref)
+        identity |= {"engine": embedding_engine(config, ref), **_arithmetic()}
     return identity
+
+
+def _arithmetic() -> dict[str, Any]:
+    """Return the engine's arithmetic, which stands in identities from its second one on."""
+    return {} if interface.ARITHMETIC == 1 else {"arithmetic": interface.ARITHMETIC}
 
 
 def reranker_identity(
@@ -282,7 +288,7 @@ def reranker_identity(
             identity["compile"] = config.compile
     if config.markers != "keep":
         identity["markers"] = config.markers
-    return identity
+    return identity | _arithmetic()
 
 
 def _classifier_identity(config: RerankerConfig, ref: ModelRef) -> dict[str, Any]:

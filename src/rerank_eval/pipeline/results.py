@@ -7,6 +7,7 @@ was written before it.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ from rerank_eval.models.records import Blocks, CellScores, Recorder
 from rerank_eval.names import slug
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -184,7 +187,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Tell whether a row's result on a task is complete and was made from the same inputs.
+    """Tell whether a row's result on a task is complete, as it was written, and made from the same inputs.
+
+    A file that was torn or altered since would be read by rerankers, comparisons and reports as if it were the result;
+    it is told, and the result made anew, mostly from the score store.
 
     Args:
         folder: The row's folder for the task.
@@ -193,9 +199,25 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("inputs") != dict(inputs) or not (folder / PAIRS).is_file():
         return False
+    altered = _altered(folder, manifest.get("files"))
+    if altered is not None:
+        logger.warning("%s is not as it was written; the result is made anew", folder / altered)
+        return False
     # A retriever's candidates are what its rerankers read.
     predictions = predictions_path(folder, manifest["task"]["name"])
     return manifest["row"]["kind"] != "retriever" or predictions.is_file()
+
+
+def _altered(folder: Path, files: Any) -> str | None:
+    """Name a file that is not what the manifest says; None where there is none, or an older release named none."""
+    for name, written in files.items() if isinstance(files, dict) else ():
+        path = folder / Path(str(name)).name
+        try:
+            if file_digest(path) != written:
+                return path.name
+        except OSError:
+            return path.name
+    return None
 
 
 def begin(folder: Path) -> None:

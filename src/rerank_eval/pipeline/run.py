@@ -160,7 +160,8 @@ class Runner:
 
     def _rerank(self, job: Job) -> None:
         row = job.row
-        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, blocks(row.config.store))
+        check = job.held.check if job.held is not None else None
+        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, blocks(row.config.store), check)
         model = CrossEncoder(self._load_scorer(row), row.meta(), ledger=store.cell)
         stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 

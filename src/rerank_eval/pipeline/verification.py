@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from rerank_eval.analysis import render, tables
 from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import PAIRS
-from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
+from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.analysis.runs import Stored, find_run, stored_rows
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.analysis.verification import Verdict, verify_result
@@ -19,6 +20,9 @@ from rerank_eval.files import load_json
 from rerank_eval.names import did_you_mean
 from rerank_eval.store.agreement import agreement
 from rerank_eval.tasks.suites import load_suites
+
+_MOST_CHOICES = 64
+"""How many combinations of the tasks' revisions are tried as what a leaderboard was made of."""
 
 
 def verify(names: Sequence[str], tasks: Sequence[str], results_dir: Path, console: Console) -> None:
@@ -85,9 +89,14 @@ def _ask_store(verdict: Verdict, results_dir: Path) -> None:
     verdict.faults += [f"score store: {one}" for one in found.unsound]
     if found.other:
         verdict.faults.append(f"the score store has another score for {found.other:,} of {found.pairs:,} pairs")
-    elif found.same:
+    if found.moved:
+        verdict.notes.append(
+            f"{found.moved:,} of {found.pairs:,} pairs stand in the score store under other ids, as data that were "
+            "numbered anew leave them"
+        )
+    if found.same:
         verdict.checks.append(f"{found.same:,} of {found.pairs:,} pairs stand in the score store with the same score")
-    else:
+    elif not found.other and not found.moved:
         verdict.notes.append("the score store holds none of its pairs")
 
 
@@ -103,19 +112,34 @@ def _tell(verdict: Verdict, console: Console) -> None:
 
 
 def _tell_leaderboard(results_dir: Path, console: Console) -> bool:
-    """Make the table again from the manifests and hold it against the one that stands there."""
-    path = results_dir / "leaderboard.csv"
-    if not path.is_file():
-        console.print(f"note: {path} is not there; `rerank-eval leaderboard` makes it", markup=False)
+    """Make the table again from the manifests and hold it against those that stand there, in every format."""
+    found = {path: path.read_bytes() for path in render.leaderboard_files(results_dir) if path.is_file()}
+    if not found:
+        console.print(f"note: {results_dir}: no leaderboard is there; `rerank-eval leaderboard` makes it", markup=False)
         return True
-    records, _ = of_one_revision(load_manifests(results_dir), {})
-    records, _ = of_present_candidates(records)
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
-    same = render.to_csv(tables.leaderboard(records, suites)) == path.read_text(encoding="utf-8", errors="replace")
-    if same:
-        console.print(f"{path}: follows from the manifests", markup=False)
-    else:
-        console.print(
-            f"FAULT: {path} is not what these results give; `rerank-eval leaderboard` makes it anew", markup=False
-        )
-    return same
+    best = dict.fromkeys(found, False)
+    for records in _choices(load_manifests(results_dir)):
+        rendered = render.render_all(tables.leaderboard(records, suites), results_dir)
+        same = {path: rendered[path].encode() == content for path, content in found.items()}
+        best = max(best, same, key=lambda one: sum(one.values()))
+        if all(best.values()):
+            break
+    for path in found:
+        if best[path]:
+            console.print(f"{path}: follows from the manifests", markup=False)
+        else:
+            console.print(
+                f"FAULT: {path} is not what these results give; `rerank-eval leaderboard` makes it anew", markup=False
+            )
+    return all(best.values())
+
+
+def _choices(records: Sequence[ResultRecord]) -> Iterator[list[ResultRecord]]:
+    """Yield what a table may be made of: of each task one revision of the data, as the run that wrote it had it."""
+    revisions: dict[str, dict[str, None]] = {}
+    for record in sorted(records, key=lambda one: -one.finished):
+        revisions.setdefault(record.task, {})[record.revision] = None
+    for chosen in itertools.islice(itertools.product(*revisions.values()), _MOST_CHOICES):
+        kept, _ = of_one_revision(records, dict(zip(revisions, chosen, strict=True)))
+        yield of_present_candidates(kept)[0]

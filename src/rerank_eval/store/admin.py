@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from tabulate import tabulate
 
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import atomic_path, load_json
-from rerank_eval.names import digest
-from rerank_eval.store import IDENTITY, LOCK, STORE
+from rerank_eval.names import digest, slug
+from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import Blocks
 from rerank_eval.store.locks import locked
 from rerank_eval.store.shards import SUFFIX, ShardError, as_digests, read_owner, read_shard, write_table
@@ -60,12 +62,20 @@ class Scored:
     @property
     def size(self) -> int:
         """Bytes of all shards."""
-        return sum(path.stat().st_size for path in self.shards)
+        return sum(_size(path) for path in self.shards)
 
     @property
     def tasks(self) -> list[str]:
         """The tasks' names."""
         return sorted({str(facts["owner"]["task"]) for facts in self.shards.values()})
+
+
+def _size(path: Path) -> int:
+    """Return a file's size; 0 for one that a run has renamed or removed meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def find_scored(results_dir: Path, name: str | None = None) -> list[Scored]:
@@ -101,18 +111,36 @@ def _read(folder: Path) -> Scored:
         own = ""
     if own != one.digest:
         one.bad[folder / IDENTITY] = "is missing or is another identity's; the next run writes it anew"
-    for path in sorted(folder.glob(f"*/*/*{SUFFIX}")):
+    for task in sorted(path for path in folder.iterdir() if path.is_dir()):
+        _read_task(one, task)
+    return one
+
+
+def _read_task(one: Scored, task: Path) -> None:
+    """Read what a task's folder holds; what was known of it is forgotten."""
+    for known in (one.shards, one.bad):
+        for path in [path for path in known if path.is_relative_to(task)]:
+            del known[path]
+    for path in sorted(task.glob(f"*/*{SUFFIX}")):
         if path.name.startswith("."):
             continue
         try:
             facts = read_owner(path)
             if facts["owner"].get("identity") != one.digest:
                 raise ShardError("belongs to another identity")
+            if _place(facts["owner"]) != (task.name, path.parent.name):
+                raise ShardError("belongs to another task or subset")
             one.shards[path] = facts
         except ShardError as error:
             one.bad[path] = str(error)
-    one.aside = [*folder.glob("*/*/*.set-aside-*"), *folder.glob(f"*/*/.*{SUFFIX}.*.tmp")]
-    return one
+    one.aside = [path for path in one.aside if not path.is_relative_to(task)]
+    one.aside += [*task.glob("*/*.set-aside-*"), *task.glob(f"*/.*{SUFFIX}.*.tmp")]
+
+
+def _place(owner: dict[str, Any]) -> tuple[str, str]:
+    """Return the folders of task and cell that a shard's owner names."""
+    task, subset, split = (str(owner.get(key)) for key in ("task", "subset", "split"))
+    return slug(task), cell_folder(subset, split)
 
 
 def show(results_dir: Path, name: str | None, console: Console) -> None:
@@ -220,63 +248,91 @@ def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: b
     """
     before = after = dropped = 0
     for one in find_scored(results_dir, name):
-        for path in one.aside:
-            before += path.stat().st_size
-            dropped += 1
-            if not dry_run:
-                path.unlink(missing_ok=True)
-        for folder, paths in one.cells.items():
-            size = sum(path.stat().st_size for path in paths)
-            before += size
-            small = sum(one.shards[path]["rows"] < Blocks().pairs // 2 for path in paths)
-            if small <= 1 or dry_run:
-                after += size
-                dropped += max(0, small - 1) if dry_run else 0
-                continue
-            left = _join(folder, one.shards[paths[0]]["owner"], paths, console)
-            dropped += len(paths) - len(left)
-            after += sum(path.stat().st_size for path in left)
+        for task in sorted(path for path in one.folder.iterdir() if path.is_dir()):
+            # A run's files lie there too, half-written ones among them: not under its hands.
+            with _free(task, dry_run=dry_run) as free:
+                if not free:
+                    console.print(f"{task}: in use, left alone", markup=False)
+                    continue
+                _read_task(one, task)
+                for path in [path for path in one.aside if path.is_relative_to(task)]:
+                    before += _size(path)
+                    dropped += 1
+                    if not dry_run:
+                        path.unlink(missing_ok=True)
+                for folder, paths in [(key, own) for key, own in one.cells.items() if key.parent == task]:
+                    size = sum(_size(path) for path in paths)
+                    before += size
+                    small = sum(one.shards[path]["rows"] < Blocks().pairs // 2 for path in paths)
+                    if (small <= 1 and not _some_twice(paths)) or dry_run:
+                        after += size
+                        dropped += max(0, small - 1) if dry_run else 0
+                        continue
+                    left = _join(folder, one.shards[paths[0]]["owner"], paths, console)
+                    dropped += len(paths) - len(left)
+                    after += sum(_size(path) for path in left)
     verb = "would be dropped or joined" if dry_run else "dropped or joined"
     console.print(f"{dropped} file(s) {verb}; {_megabytes(before)} MB before, {_megabytes(after)} MB after")
 
 
+@contextmanager
+def _free(task: Path, *, dry_run: bool) -> Iterator[bool]:
+    """Hold a task's lock if it is free, and say whether it is; a dry run, which writes nothing, needs none."""
+    if dry_run:
+        yield True
+        return
+    with locked(task / LOCK, wait=False) as held:
+        yield held is not None
+
+
+def _some_twice(paths: list[Path]) -> bool:
+    """Tell whether a pair stands twice in a cell."""
+    keys = []
+    for path in paths:
+        try:
+            keys.append(_keys(read_shard(path)))
+        except ShardError:
+            continue
+    joined = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
+    return len(np.unique(joined)) < len(joined)
+
+
 def _join(folder: Path, owner: dict[str, Any], paths: list[Path], console: Console) -> list[Path]:
     """Write a cell's shards anew in full blocks; the old ones go when the new ones stand. Say which are left."""
-    with locked(folder.parent / LOCK, wait=False) as held:
-        if held is None:
-            console.print(f"{folder}: in use, left alone", markup=False)
-            return paths
-        number = 1 + max(int(path.name.split("-", 1)[0]) for path in paths if path.name[:6].isdigit())
-        seen = np.zeros(0, np.uint64)
-        waiting: list[pa.Table] = []
-        written: list[Path] = []
-        read: list[Path] = []
+    number = 1 + max((int(path.name[:6]) for path in paths if path.name[:6].isdecimal()), default=-1)
+    seen = np.zeros(0, np.uint64)
+    waiting: list[pa.Table] = []
+    written: list[Path] = []
+    read: list[Path] = []
 
-        def write() -> None:
-            nonlocal number
-            if waiting:
-                written.append(write_table(folder, number, owner, pa.concat_tables(waiting)))
-                number += 1
-                waiting.clear()
+    def write() -> None:
+        nonlocal number
+        if waiting:
+            written.append(write_table(folder, number, owner, pa.concat_tables(waiting)))
+            number += 1
+            waiting.clear()
 
-        for path in paths:
-            try:
-                table = read_shard(path)
-            except ShardError as error:
-                console.print(f"unsound: {path} {error}", markup=False)
-                continue
-            read.append(path)
-            keys = _keys(table)
-            keep = ~np.isin(keys, seen)
-            seen = np.concatenate([seen, keys])
+    for path in paths:
+        try:
+            table = read_shard(path)
+        except ShardError as error:
+            console.print(f"unsound: {path} {error}", markup=False)
+            continue
+        read.append(path)
+        keys = _keys(table)
+        keep = np.zeros(len(keys), bool)
+        keep[np.unique(keys, return_index=True)[1]] = True
+        keep &= ~np.isin(keys, seen)
+        seen = np.concatenate([seen, keys])
+        if keep.any():
             waiting.append(table.filter(pa.array(keep)))
-            if sum(one.num_rows for one in waiting) >= Blocks().pairs:
-                write()
-        write()
-        for path in read:
-            if path not in written:
-                path.unlink()
-        return [*written, *(path for path in paths if path not in read)]
+        if sum(one.num_rows for one in waiting) >= Blocks().pairs:
+            write()
+    write()
+    for path in read:
+        if path not in written:
+            path.unlink()
+    return [*written, *(path for path in paths if path not in read)]
 
 
 def export(results_dir: Path, name: str | None, output: Path, console: Console) -> None:

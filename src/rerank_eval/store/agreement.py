@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pandas as pd
 
 from rerank_eval.names import digest, slug
 from rerank_eval.store import STORE, cell_folder, score_identity
-from rerank_eval.store.shards import SUFFIX, ShardError, read_shard
+from rerank_eval.store.shards import SUFFIX, ShardError, as_digests, read_shard
 
 _PAIR = ["query_id", "doc_id"]
 
@@ -24,12 +24,15 @@ class Agreement:
         pairs: Pairs of the result.
         same: Those that the store has with the very same score.
         other: Those that it has with other scores only.
+        moved: Those whose ids it has with other scores, while all scores of their query stand there as one query's: ids
+            are not the store's key, and data may have been numbered anew.
         unsound: Shards that cannot be read, with the reason.
     """
 
     pairs: int
     same: int
     other: int
+    moved: int = 0
     unsound: tuple[str, ...] = ()
 
 
@@ -45,14 +48,16 @@ def agreement(results_dir: Path, label: str, identity: Mapping[str, Any], task: 
     """
     folder = results_dir / STORE / slug(label) / digest(score_identity(identity), 12) / slug(task)
     unsound: list[str] = []
-    same = other = 0
+    same = other = moved = 0
     cells: dict[str, list[pd.DataFrame]] = {}
+    shards: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"*/[0-9]*{SUFFIX}")):
         try:
             table = read_shard(path)
         except ShardError as error:
             unsound.append(f"{path.name} {error}")
             continue
+        shards.setdefault(path.parent.name, []).append(path)
         cells.setdefault(path.parent.name, []).append(table.select([*_PAIR, "score"]).to_pandas())
     for (subset, split), own in scores.groupby(["subset", "split"]):
         stored = cells.get(cell_folder(str(subset), str(split)))
@@ -61,5 +66,30 @@ def agreement(results_dir: Path, label: str, identity: Mapping[str, Any], task: 
         joined = own[[*_PAIR, "score"]].merge(pd.concat(stored), on=_PAIR, how="inner", suffixes=("", "_stored"))
         # A pair stands there once for each instruction and text that it was scored with.
         agrees = (joined["score"] == joined["score_stored"]).groupby([joined[key] for key in _PAIR]).any()
-        same, other = same + int(agrees.sum()), other + int((~agrees).sum())
-    return Agreement(len(scores), same, other, tuple(unsound))
+        differing = agrees.index[~agrees].get_level_values("query_id")
+        renamed = (
+            _renamed(own, set(differing), shards[cell_folder(str(subset), str(split))]) if len(differing) else set()
+        )
+        elsewhere = int(differing.isin(renamed).sum())
+        same, moved = same + int(agrees.sum()), moved + elsewhere
+        other += len(differing) - elsewhere
+    return Agreement(len(scores), same, other, moved, tuple(unsound))
+
+
+def _renamed(own: pd.DataFrame, queries: set[str], shards: Sequence[Path]) -> set[str]:
+    """Return those queries all of whose scores the store has as scores of one query, whatever it is called there."""
+    stored: dict[bytes, set[float]] = {}
+    with_score: dict[float, set[bytes]] = {}
+    for path in shards:
+        table = read_shard(path)
+        digests = as_digests(table.column("query_digest")).tolist()
+        for query, score in zip(digests, table.column("score").to_pylist(), strict=True):
+            stored.setdefault(query, set()).add(score)
+            with_score.setdefault(score, set()).add(query)
+    found: set[str] = set()
+    for query_id, scores in own[own["query_id"].isin(queries)].groupby("query_id")["score"]:
+        wanted = set(scores.tolist())
+        fewest = min((with_score.get(score, set()) for score in wanted), key=len)
+        if any(wanted <= stored[query] for query in fewest):
+            found.add(str(query_id))
+    return found

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,7 @@ class StoredCell:
         folder: Where its shards lie; created with the first.
         owner: What its shards belong to.
         blocks: How much is written at a time.
+        check: Called before a block is written; raises where the lock is another's by now.
 
     Attributes:
         pairs: Pairs in the shards that were there or were written.
@@ -105,10 +106,17 @@ class StoredCell:
         StorageError: A bad shard cannot be set aside.
     """
 
-    def __init__(self, folder: Path, owner: Mapping[str, Any], blocks: Blocks | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        owner: Mapping[str, Any],
+        blocks: Blocks | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.owner = dict(owner)
         self.blocks = blocks or Blocks()
+        self._check = check
         self.pairs = 0
         self._index: dict[bytes, list[_Span]] = {}
         self._tables: OrderedDict[Path, tuple[pa.Table, NDArray[np.void]]] = OrderedDict()
@@ -230,13 +238,16 @@ class StoredCell:
         """Write what is waiting.
 
         Raises:
-            StorageError: The disk is full or the folder cannot be written; what waits is kept.
+            StorageError: The disk is full or the folder cannot be written; what waits is kept. Or another process has
+                taken the work over.
         """
         with self._guard:
             if self._pending:
                 self._write()
 
     def _write(self) -> None:
+        if self._check is not None:
+            self._check()
         try:
             path = write_shard(self.folder, self._next, self.owner, self._pending)
         except pa.ArrowException as error:  # a full disk met inside Arrow

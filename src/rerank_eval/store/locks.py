@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
+_LOOKS = 3
+"""How often a lease is looked at before it counts as lost: who examines it moves it aside for a moment."""
 
 
 class Held:
@@ -41,11 +44,26 @@ class Held:
             StorageError: Another process has taken it over while this one was silent.
         """
         lost = self._lease.compromise
-        if lost is not None:
+        reason = lost.reason if lost is not None else self._not_ours()
+        if reason is not None:
             raise StorageError(
-                f"{self._lease.lock_file}: another process has taken this work over ({lost.reason}), as this one was "
+                f"{self._lease.lock_file}: another process has taken this work over ({reason}), as this one was "
                 "silent for too long; what it had written is kept, run again to go on"
             )
+
+    def _not_ours(self) -> str | None:
+        """Look at the file itself: after a sleep the lease's own thread takes up to two of its turns to notice."""
+        for _ in range(_LOOKS):
+            try:
+                told = Path(self._lease.lock_file).read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                told = ""
+            except OSError:  # a file server that does not answer now has not given the lease to another
+                return None
+            if f"token={self._lease.token}\n" in told:
+                return None
+            time.sleep(_POLL_SECONDS / _LOOKS)
+        return "owner-changed"
 
 
 @contextmanager
@@ -70,6 +88,7 @@ def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] | None 
         if not taken and wait:
             if waiting is not None:
                 waiting()
+            _drop_empty(path)
             taken = _acquire(lease, -1)
     except OSError as error:
         raise storage_error(error, path) or StorageError(f"{path}: cannot be written ({error.strerror})") from error
@@ -92,3 +111,22 @@ def _acquire(lease: SoftFileLease, seconds: float) -> bool:
     except Timeout:
         return False
     return True
+
+
+def _drop_empty(path: Path) -> None:
+    """Wait while a lock's file is empty, and remove it when its owner has been silent for a lease.
+
+    A host that crashes leaves such files: the record was never written to the disk. filelock waits for them for ever.
+    """
+    seen: tuple[int, int, int] | None = None
+    since = 0.0
+    with suppress(OSError):  # gone, and all is well; what else is wrong, the lock itself will meet
+        while (found := path.stat()).st_size == 0:
+            key = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+            if key != seen:
+                seen, since = key, time.monotonic()
+            elif time.monotonic() - since >= LEASE_SECONDS:
+                logger.warning("%s: names no owner, and nobody has touched it for %.0f s; removed", path, LEASE_SECONDS)
+                path.unlink()
+                return
+            time.sleep(_POLL_SECONDS)
