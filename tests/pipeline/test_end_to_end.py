@@ -238,6 +238,22 @@ def test_torn_candidates_heal_with_the_next_run(project: Path, capsys: pytest.Ca
     assert fingerprint(project / "results") == before
 
 
+def test_altered_candidates_are_not_reranked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """mteb reads them: it would average the queries that are left, under the digest of the whole candidates."""
+    assert evaluate(*TOOLS) == 0
+    before = fingerprint(project / "results")
+    predictions = next(manifests(project / "results")["retriever"]["_folder"].glob("*_predictions.json"))
+    content = json.loads(predictions.read_text())
+    del content["default"]["test"]["q0"]
+    predictions.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert evaluate(*TOOLS, "--set", "reranker.instruction=none") == 3
+    assert "altered since it was written" in capsys.readouterr().err
+    assert len(manifests(project / "results")) == 1
+    assert evaluate(*TOOLS) == 0
+    assert fingerprint(project / "results") == before
+
+
 def test_a_results_folder_in_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert evaluate(*TOOLS, "--set", "results_dir=~/mine", "--set", "reranker=null") == 0
