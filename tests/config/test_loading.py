@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,29 @@ def test_an_instruction_without_blanks_in_another_script(tmp_path: Path) -> None
     reranker = load_config(path).base.reranker
     assert reranker is not None
     assert reranker.instruction == "给定查询检索相关文档"
+
+
+def test_parents_that_double_with_each_file_are_one_line(tmp_path: Path) -> None:
+    for number in range(30):
+        write(tmp_path, f"{number}.yaml", f"extends: [{number + 1}.yaml, {number + 1}.yaml]")
+    write(tmp_path, "30.yaml", "tasks: [Embedded]")
+    with pytest.raises(ConfigError, match="extends: more than 100 files are read"):
+        load_config(tmp_path / "0.yaml")
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "loop.yaml", "zero.yaml", "/dev/zero"):
+        for path in (tmp_path / name, write(tmp_path, "own.yaml", f"extends: {name}")):
+            with pytest.raises(ConfigError, match="cannot be read"):
+                load_config(path)
+
+
+def test_a_config_may_come_from_a_shell_s_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"tasks: [SciFact]")
+    os.close(writer)
+    assert load_config(Path(f"/dev/fd/{reader}")).base.tasks == ["SciFact"]
+    os.close(reader)

@@ -20,6 +20,8 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean
 
 _MAX_BYTES = 1_000_000
+_MAX_FILES = 100
+_PIPES = ("/dev/fd/", "/proc/self/fd/")  # what a shell makes of <(command)
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
@@ -101,9 +103,14 @@ def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
         ConfigError: The file is missing, too large, not UTF-8, or not a YAML mapping.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        # A device has no end and no size, and a pipe may never be written to.
+        if path.exists() and not path.is_file() and not path.is_dir() and not str(path).startswith(_PIPES):
+            raise ConfigError(f"{path}: cannot be read (a device or a pipe, not a {what})")
+        with path.open("rb") as handle:
+            content = handle.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
             raise ConfigError(f"{path}: larger than 1 MB; is this a {what}?")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except FileNotFoundError:
         siblings = [p.as_posix() for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such {what}; {did_you_mean(path.as_posix(), siblings)}") from None
@@ -144,7 +151,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     Raises:
         ConfigError: One line that names the file, the key path and the nearest valid name.
     """
-    merged, origins = _read_merged(path, ())
+    merged, origins = _read_merged(path, (), itertools.count(1))
     for key, value in (extra or {}).items():
         _merge(merged, {key: value}, origins, "command line", "")
     for override in overrides:
@@ -156,10 +163,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     return LoadedConfig(path, base.model_copy(update={"grid": {}}), tuple(runs), tuple(variants))
 
 
-def _read_merged(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Origins]:
-    resolved = path.resolve()
+def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tuple[dict[str, Any], Origins]:
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # a link to itself; RuntimeError before Python 3.13
+        raise ConfigError(f"{path}: cannot be read (a link that leads to itself)") from None
     if resolved in chain:
         raise ConfigError(f"{path}: extends: the files extend each other in a circle")
+    if next(read) > _MAX_FILES:  # two parents a file, each the same two: thirty files are a thousand million
+        raise ConfigError(f"{path}: extends: more than {_MAX_FILES} files are read; is this meant?")
     own = read_yaml(path)
     parents = own.get("extends")
     names = [parents] if isinstance(parents, str) else (parents or [])
@@ -168,7 +180,7 @@ def _read_merged(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], O
     merged: dict[str, Any] = {}
     origins: Origins = {}
     for name in names:
-        parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved))
+        parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved), read)
         _merge(merged, parent, origins, "", "")
         origins.update(parent_origins)
     _put_on_top(merged, own, origins, str(path))
