@@ -10,12 +10,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.errors import StorageError
+from rerank_eval.errors import ConfigError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _LARGEST_JSON = 2**30  # candidates of a million queries; what holds more is not ours
 _UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def at_home(path: str | Path) -> Path:
+    """Expand a leading `~` or `~user`.
+
+    Args:
+        path: As a user wrote it.
+
+    Raises:
+        ConfigError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such user's home; give the whole path") from None
 
 
 def storage_error(error: OSError, path: Path) -> StorageError | None:

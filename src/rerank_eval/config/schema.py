@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from rerank_eval.evals import instruction_set_names
+from rerank_eval.files import at_home
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
@@ -275,12 +276,12 @@ class RunConfig(_Model):
     @property
     def data_folder(self) -> Path | None:
         """`data_root` as a path."""
-        return Path(self.data_root).expanduser() if self.data_root else None
+        return at_home(self.data_root) if self.data_root else None
 
     @property
     def model_folder(self) -> Path | None:
         """`model_root` as a path."""
-        return Path(self.model_root).expanduser() if self.model_root else None
+        return at_home(self.model_root) if self.model_root else None
 
 
 def json_schema() -> dict[str, Any]:
