@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from rerank_eval.errors import ConfigError, StorageError
-from rerank_eval.files import at_home, atomic_path, storage_error, write_json
+from rerank_eval.files import at_home, atomic_path, load_json, storage_error, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -46,3 +47,13 @@ def test_a_user_that_is_not_there_has_no_home(monkeypatch: pytest.MonkeyPatch, t
     assert at_home("~/results") == tmp_path / "results"
     with pytest.raises(ConfigError, match="~nosuchuser/results: there is no such user's home"):
         at_home("~nosuchuser/results")
+
+
+def test_what_has_no_end_is_no_json(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zero.json"):
+        with pytest.raises(ValueError, match="not a file"):
+            load_json(tmp_path / name)
+    with pytest.raises(OSError, match="directory"):
+        load_json(tmp_path)

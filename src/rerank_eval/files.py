@@ -144,9 +144,11 @@ def load_json(path: Path) -> Any:
     Raises:
         OSError: It cannot be read.
         ValueError: It is not UTF-8, not JSON, larger than 1 GB, nested deeper than Python's parser goes, or holds half
-            of a surrogate pair.
+            of a surrogate pair; or it is a device or a pipe, which may have no end.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("not a file")
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"larger than {_LARGEST_JSON // 2**20} MB")
         text = path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,3 +221,25 @@ def test_folders_of_other_scripts_keep_apart(tmp_path: Path) -> None:
     assert len(names) == 4
     assert folder_name(tmp_path / "my_data") == "my_data"
     assert all(name.isascii() and not name.startswith((".", "_")) for name in names)
+
+
+def test_judgements_that_are_no_file_are_not_there(folder: Path) -> None:
+    path = folder / "qrels" / "test.tsv"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"test\.tsv is not there"):
+        BeirFolder(folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"test\.tsv is not there"):
+        BeirFolder(folder)
+
+
+def test_a_folder_that_is_altered_while_it_is_read_is_one_line(folder: Path) -> None:
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        task = BeirFolder(folder)
+        whole = (folder / name).read_text()
+        (folder / name).write_text(whole[:-5])
+        with pytest.raises(DataError, match=rf"{name}:\d+: not a JSON object.*; it was altered while it was read"):
+            task.load_data()
+        (folder / name).write_text(whole)

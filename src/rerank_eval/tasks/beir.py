@@ -125,7 +125,7 @@ def find_files(path: Path) -> FolderFiles:
                 f"{options[0]}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
             )
         found.append(file)
-    qrels = sorted((path / "qrels").glob("*.tsv"))
+    qrels = sorted(file for file in (path / "qrels").glob("*.tsv") if file.is_file())  # a pipe would be waited for
     chosen = next((file for file in qrels if file.stem == "test"), qrels[0] if len(qrels) == 1 else None)
     if chosen is None:
         names = ", ".join(file.name for file in qrels)
@@ -135,9 +135,8 @@ def find_files(path: Path) -> FolderFiles:
 
 
 def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - entered below
     try:
-        with opened as handle:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
             stream = cast("BinaryIO", handle)
             number = read = empty = 0
             most = _MAX_EXPANSION * path.stat().st_size + _MAX_LINE
@@ -253,6 +252,19 @@ def _scan_rows(path: Path, seen: dict[str, int], hasher: Any, problems: _Problem
         seen.setdefault(identifier, number)
 
 
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """Read a file that `scan` found good.
+
+    Raises:
+        DataError: It was altered since.
+    """
+    for number, line in _lines(path):
+        try:
+            yield _row(line)
+        except _LineError as error:
+            raise DataError(f"{path}:{number}: {error}; it was altered while it was read") from None
+
+
 def _judgements(path: Path, hasher: Any = None) -> Iterator[tuple[int, tuple[str, str, int] | _LineError]]:
     for number, line in _lines(path, hasher):
         if number == 1 and _HEADER.match(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")):
@@ -351,7 +363,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         if getattr(self, "data_loaded", False):
             return
         self.metadata = self._own
-        queries = [_row(line) for _, line in _lines(self._files.queries)]
+        queries = list(_rows(self._files.queries))
         qrels: dict[str, dict[str, int]] = {}
         for _number, entry in _judgements(self._files.qrels):
             if not isinstance(entry, _LineError):
@@ -380,8 +392,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         path = str(Path(self._mapped.name) / "corpus.arrow")
         features = Features({name: Value("string") for name in ("id", "title", "text")})
         with ArrowWriter(path=path, features=features, writer_batch_size=_BATCH) as writer:
-            for _, line in _lines(self._files.corpus):
-                row = _row(line)
+            for row in _rows(self._files.corpus):
                 writer.write({"id": row["id"], "title": row.get("title", ""), "text": row["text"]})
             writer.finalize()
         return Dataset.from_file(path)
