@@ -215,3 +215,25 @@ def test_a_config_may_come_from_a_shell_s_pipe() -> None:
     os.close(writer)
     assert load_config(Path(f"/dev/fd/{reader}")).base.tasks == ["SciFact"]
     os.close(reader)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "gpus_per_worker: 1.5",  # Ray takes whole ones, or shares of one, of a ten-thousandth at least
+        "gpus_per_worker: 0.00001",
+        "gpus_per_worker: .inf",
+        "cpus_per_worker: 100000000000000000000",
+        "hang_seconds: .inf",  # no timeout that Ray takes
+        "hang_seconds: 1e300",
+    ],
+)
+def test_what_ray_would_not_take_is_one_line(tmp_path: Path, setting: str) -> None:
+    path = write(tmp_path, "own.yaml", f"workers: {{{setting}}}")
+    with pytest.raises(ConfigError, match=setting.partition(":")[0]):
+        load_config(path)
+
+
+def test_shares_of_a_gpu_and_whole_ones(tmp_path: Path) -> None:
+    for number in ("0.25", "1", "2"):
+        assert load_config(write(tmp_path, "own.yaml", f"workers: {{gpus_per_worker: {number}}}")).base.workers

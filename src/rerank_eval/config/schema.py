@@ -222,14 +222,20 @@ class WorkersConfig(_Model):
     `local`: always a new one; `host:port` or `ray://host:port`: that one."""
     num_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """Workers, each with a model of its own; `auto`: as many as the cluster has GPUs, or else CPUs, for now."""
-    gpus_per_worker: float = Field(default=1, gt=0)
-    """GPUs that a worker takes where there are any; below 1 several share one."""
-    cpus_per_worker: int = Field(default=1, ge=1)
+    gpus_per_worker: float = Field(default=1, ge=0.01, le=64)
+    """GPUs that a worker takes where there are any; below 1 several share one, above it is a whole number."""
+    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
     """CPUs that a worker takes, and threads that it computes with."""
     block_tokens: int = Field(default=250_000, ge=256)
     """Tokens, estimated, that go to a worker at a time."""
-    hang_seconds: float = Field(default=300, gt=0)
+    hang_seconds: float = Field(default=300, gt=0, le=1_000_000)
     """A worker that takes longer than this for a block, and ten times longer than such blocks take, is replaced."""
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_shared(self) -> WorkersConfig:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker: {self.gpus_per_worker:g} is neither a whole number nor below 1")
+        return self
 
 
 def _named_backend(value: Any) -> Any:
