@@ -68,10 +68,10 @@ def test_the_ceiling_is_that_of_the_most_workers() -> None:
     assert ceiling({"rows": rows}) == pytest.approx(50_000)
 
 
-def test_reading_counts_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_counts_every_pair_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scaling_rates, "QUERIES", 5)
     monkeypatch.setattr(scaling_rates, "CORPUS", 300)
-    found = scaling_rates._reading()
+    found = scaling_rates._reading(tmp_path)
     assert 400 < found["read_pairs"] <= 500  # a few documents are drawn twice
     assert found["read_pairs_per_second"] > 0
 
