@@ -25,6 +25,7 @@ _PIPES = ("/dev/fd/", "/proc/self/fd/")  # what a shell makes of <(command)
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 _LONGEST_NUMBER = 100
 _DEEPEST = 8
 _BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, OverflowError)
@@ -80,6 +81,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _BOOLEAN:  # a recipe's keys `yes` and `no`, which are truths in YAML 1.1
+                key_node.tag = _TEXT
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
