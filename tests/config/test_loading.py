@@ -237,3 +237,9 @@ def test_what_ray_would_not_take_is_one_line(tmp_path: Path, setting: str) -> No
 def test_shares_of_a_gpu_and_whole_ones(tmp_path: Path) -> None:
     for number in ("0.25", "1", "2"):
         assert load_config(write(tmp_path, "own.yaml", f"workers: {{gpus_per_worker: {number}}}")).base.workers
+
+
+@pytest.mark.parametrize("section", ["retriever", "reranker"])
+def test_a_batch_that_no_loop_counts_is_one_line(tmp_path: Path, section: str) -> None:
+    with pytest.raises(ConfigError, match=f"{section}.batch_size: Input should be less than"):
+        load_config(write(tmp_path, "own.yaml", f"{section}: {{batch_size: {10**40}}}"))

@@ -138,7 +138,7 @@ class RetrieverConfig(_Checkpoint):
     `sentence-transformers`: any other encoder; `auto`: packed where it can."""
     token_budget: int | None = Field(default=None, ge=256)
     """Tokens in one pack of the packed engine. Not part of a result's identity."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Texts embedded at a time by sentence-transformers. Not part of a result's identity."""
 
 
@@ -166,7 +166,7 @@ class RerankerConfig(_Checkpoint):
     """What becomes of a marker such as `<|im_end|>` inside a query, an instruction or a document. `keep`: the token of
     that name, as in every recipe's own code, so that a document can close its own turn; `neutralise`: plain text. Texts
     with markers are counted either way."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Pairs at a time in the reference engine. Not part of a result's identity."""
     dtype: RerankerDtype = "float32"  # type: ignore[assignment]
     """Number format of weights and activations; `float8` (a recent NVIDIA GPU) and `int8` quantise the layers' matrices
