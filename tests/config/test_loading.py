@@ -243,3 +243,14 @@ def test_shares_of_a_gpu_and_whole_ones(tmp_path: Path) -> None:
 def test_a_batch_that_no_loop_counts_is_one_line(tmp_path: Path, section: str) -> None:
     with pytest.raises(ConfigError, match=f"{section}.batch_size: Input should be less than"):
         load_config(write(tmp_path, "own.yaml", f"{section}: {{batch_size: {10**40}}}"))
+
+
+def test_a_name_for_a_section_leaves_its_other_keys(tmp_path: Path) -> None:
+    """`deploy/slurm.sbatch` ends in `--set workers=ray`, behind whatever is said of the workers before."""
+    path = write(tmp_path, "own.yaml", "workers: {cpus_per_worker: 8}")
+    workers = load_config(path, ["workers.num_workers=4", "workers=ray"]).base.workers
+    assert workers is not None
+    assert (workers.cpus_per_worker, workers.num_workers, workers.backend) == (8, 4, "ray")
+    assert load_config(path, ["workers=null"]).base.workers is None
+    with pytest.raises(ConfigError, match=r"workers\.backend: unknown value 'rey'"):
+        load_config(path, ["workers=rey"])

@@ -33,6 +33,9 @@ _BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, O
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _OPTIONAL_SECTIONS = {"retriever": RetrieverConfig, "reranker": RerankerConfig, "workers": WorkersConfig}
 
+_SHORT = {"workers": "backend"}
+"""Section -> the key that a name in its place stands for: `workers: ray`."""
+
 Origins = dict[str, str]
 """Dotted key -> the file (or `--set`) that gave it its value: an error names the place a user has to edit."""
 
@@ -216,10 +219,13 @@ def _covers(fixed: str, key: str) -> bool:
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, origin: str, prefix: str) -> None:
-    for key, value in source.items():
+    for key, given in source.items():
         dotted = f"{prefix}{key}"
         if origin:
             origins[dotted] = origin
+        # A name for a section chooses, and leaves the section's other keys as they are.
+        named = dotted in _SHORT and isinstance(given, str) and isinstance(target.get(key), dict)
+        value = {_SHORT[dotted]: given} if named else given
         # `grid` maps whole dotted keys to lists, so its entries replace each other like any other list.
         if isinstance(value, Mapping):
             mine = target.get(key)
