@@ -200,3 +200,20 @@ def test_a_process_that_is_told_to_end_ends_though_what_it_waits_for_does_not() 
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=50, check=False)
     assert done.returncode == 143, done.stderr
     assert done.stderr.startswith(b"interrupted: what was scored is kept")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "results_dir=~nosuchuser/x",
+        "data_root=~nosuchuser/x",
+        "model_root=~nosuchuser/x",
+        "reranker.model=~nosuchuser/x",
+        "reranker.recipe=~nosuchuser/x.yaml",
+        "reranker.instruction=~nosuchuser/x.yaml",
+        'tasks=["~nosuchuser/x"]',
+    ],
+)
+def test_the_home_of_nobody_is_one_line(project: Path, capsys: pytest.CaptureFixture[str], setting: str) -> None:
+    assert _run(["eval", "--config", "configs/base.yaml", "--task", "data/tools", "--set", setting]) == 2
+    assert "there is no such user's home; give the whole path" in capsys.readouterr().err

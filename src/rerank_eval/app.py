@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.errors import ConfigError
+from rerank_eval.files import at_home
 
 CONFIGS = Path("configs")
 OFFLINE_CONFIG = CONFIGS / "offline.yaml"
@@ -118,8 +119,8 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
 
     if loaded.base.workers is None:  # else the workers' devices count, and not this machine's
         check_device(loaded.base.device)
-    named = make_tracker(loaded.base.tracking, Path(loaded.base.results_dir).expanduser())
-    log = open_log(Path(loaded.base.results_dir).expanduser(), console)
+    named = make_tracker(loaded.base.tracking, at_home(loaded.base.results_dir))
+    log = open_log(at_home(loaded.base.results_dir), console)
     reporter = Reporter(console)
     tracker = Guarded(named, reporter.say)
     if loaded.base.data_root is not None and loaded.base.model_root is not None:

@@ -10,12 +10,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.errors import StorageError
+from rerank_eval.errors import ConfigError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _LARGEST_JSON = 2**30  # candidates of a million queries; what holds more is not ours
 _UNUSABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def at_home(path: str | Path) -> Path:
+    """Expand a leading `~` or `~user`.
+
+    Args:
+        path: As a user wrote it.
+
+    Raises:
+        ConfigError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such user's home; give the whole path") from None
 
 
 def storage_error(error: OSError, path: Path) -> StorageError | None:
@@ -129,9 +144,11 @@ def load_json(path: Path) -> Any:
     Raises:
         OSError: It cannot be read.
         ValueError: It is not UTF-8, not JSON, larger than 1 GB, nested deeper than Python's parser goes, or holds half
-            of a surrogate pair.
+            of a surrogate pair; or it is a device or a pipe, which may have no end.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError("not a file")
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"larger than {_LARGEST_JSON // 2**20} MB")
         text = path.read_text(encoding="utf-8")

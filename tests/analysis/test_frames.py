@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,3 +79,9 @@ def test_a_column_that_lacks_is_named(tmp_path: Path) -> None:
     assert list(read_frame(path, ["query_id"]).columns) == ["query_id"]
     with pytest.raises(ValueError, match="relevance"):
         read_frame(path, ["query_id", "relevance"])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scores.parquet")
+    with pytest.raises(ValueError, match="not a file"):
+        read_frame(tmp_path / "scores.parquet")

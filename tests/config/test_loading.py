@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,68 @@ def test_an_instruction_without_blanks_in_another_script(tmp_path: Path) -> None
     reranker = load_config(path).base.reranker
     assert reranker is not None
     assert reranker.instruction == "给定查询检索相关文档"
+
+
+def test_parents_that_double_with_each_file_are_one_line(tmp_path: Path) -> None:
+    for number in range(30):
+        write(tmp_path, f"{number}.yaml", f"extends: [{number + 1}.yaml, {number + 1}.yaml]")
+    write(tmp_path, "30.yaml", "tasks: [Embedded]")
+    with pytest.raises(ConfigError, match="extends: more than 100 files are read"):
+        load_config(tmp_path / "0.yaml")
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "loop.yaml", "zero.yaml", "/dev/zero"):
+        for path in (tmp_path / name, write(tmp_path, "own.yaml", f"extends: {name}")):
+            with pytest.raises(ConfigError, match="cannot be read"):
+                load_config(path)
+
+
+def test_a_config_may_come_from_a_shell_s_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"tasks: [SciFact]")
+    os.close(writer)
+    assert load_config(Path(f"/dev/fd/{reader}")).base.tasks == ["SciFact"]
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "gpus_per_worker: 1.5",  # Ray takes whole ones, or shares of one, of a ten-thousandth at least
+        "gpus_per_worker: 0.00001",
+        "gpus_per_worker: .inf",
+        "cpus_per_worker: 100000000000000000000",
+        "hang_seconds: .inf",  # no timeout that Ray takes
+        "hang_seconds: 1e300",
+    ],
+)
+def test_what_ray_would_not_take_is_one_line(tmp_path: Path, setting: str) -> None:
+    path = write(tmp_path, "own.yaml", f"workers: {{{setting}}}")
+    with pytest.raises(ConfigError, match=setting.partition(":")[0]):
+        load_config(path)
+
+
+def test_shares_of_a_gpu_and_whole_ones(tmp_path: Path) -> None:
+    for number in ("0.25", "1", "2"):
+        assert load_config(write(tmp_path, "own.yaml", f"workers: {{gpus_per_worker: {number}}}")).base.workers
+
+
+@pytest.mark.parametrize("section", ["retriever", "reranker"])
+def test_a_batch_that_no_loop_counts_is_one_line(tmp_path: Path, section: str) -> None:
+    with pytest.raises(ConfigError, match=f"{section}.batch_size: Input should be less than"):
+        load_config(write(tmp_path, "own.yaml", f"{section}: {{batch_size: {10**40}}}"))
+
+
+def test_a_name_for_a_section_leaves_its_other_keys(tmp_path: Path) -> None:
+    """`deploy/slurm.sbatch` ends in `--set workers=ray`, behind whatever is said of the workers before."""
+    path = write(tmp_path, "own.yaml", "workers: {cpus_per_worker: 8}")
+    workers = load_config(path, ["workers.num_workers=4", "workers=ray"]).base.workers
+    assert workers is not None
+    assert (workers.cpus_per_worker, workers.num_workers, workers.backend) == (8, 4, "ray")
+    assert load_config(path, ["workers=null"]).base.workers is None
+    with pytest.raises(ConfigError, match=r"workers\.backend: unknown value 'rey'"):
+        load_config(path, ["workers=rey"])

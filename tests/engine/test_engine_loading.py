@@ -158,3 +158,15 @@ def test_the_answer_must_be_a_single_token(variant):
     path.write_text(json.dumps(description))
     with pytest.raises(EngineError, match="splits 'yes' into 3 tokens"):
         load_engine(folder, recipe="card", device="cpu")
+
+
+def test_an_id_beyond_the_embedding(variant):
+    """As many tokens as before, one of them with an id that has no row: it would end in an IndexError in mid-run."""
+    folder = variant()
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["\u0120rain"] = 10_000_000
+    path.unlink()  # a link to the checkpoint of all tests
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(EngineError, match="the tokenizer has 10000001 tokens"):
+        load_engine(folder, recipe="card", device="cpu")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from rerank_eval.config.schema import RECIPE_NAMES
 from rerank_eval.engine.recipe import CARD, RECIPES
 from rerank_eval.errors import ConfigError
+from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.recipes import RecipeFile, find_recipe
 
 WHERE = "own.yaml: reranker.recipe"
@@ -72,3 +74,16 @@ def test_an_unknown_name_and_a_missing_file(tmp_path: Path) -> None:
         find_recipe("crd", WHERE)
     with pytest.raises(ConfigError, match="no such file"):
         find_recipe(str(tmp_path / "gone.yaml"), WHERE)
+
+
+def test_the_readme_s_recipe_and_instruction_set_are_read(tmp_path: Path) -> None:
+    """`yes` and `no` are truths in YAML 1.1, also as keys."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```yaml\n# ([\w-]+\.yaml), for[^\n]*\n(.*?)```", readme, re.DOTALL))
+    for name, text in blocks.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    recipe = find_recipe(str(tmp_path / "my-recipe.yaml"), WHERE)
+    assert (recipe.yes, recipe.no) == ("relevant", "irrelevant")
+    instructions = find_instruction_set(str(tmp_path / "my-instructions.yaml"), WHERE)
+    assert instructions is not None
+    assert instructions.tasks["SciFact"]

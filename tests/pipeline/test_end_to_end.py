@@ -20,6 +20,7 @@ from mteb import ResultCache
 
 from rerank_eval.cli import _run
 from rerank_eval.errors import StorageError
+from rerank_eval.pipeline import stages
 from rerank_eval.store.locks import Held
 from tests.pipeline.folders import write_beir_folder
 
@@ -277,6 +278,30 @@ def test_a_run_that_lost_its_lock_stops_at_its_next_block(
     assert evaluate(*TOOLS, "--set", "store.block_pairs=1") == 6
     assert "taken this work over" in capsys.readouterr().err
     assert len(list((project / "results" / "scores").glob("*/*/*/*/*.parquet"))) == 1
+
+
+def test_candidates_altered_while_a_run_reads_its_data_are_not_reranked(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """mteb reads them: it would average the queries that are left, under the digest of the whole candidates."""
+    assert evaluate(*TOOLS) == 0
+    before = fingerprint(project / "results")
+    predictions = next(manifests(project / "results")["retriever"]["_folder"].glob("*_predictions.json"))
+    load = stages._loaded
+
+    def altered_meanwhile(job: stages.Job) -> Any:
+        task, content = load(job), json.loads(predictions.read_text())
+        del content["default"]["test"]["q0"]
+        predictions.write_text(json.dumps(content))
+        return task
+
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "_loaded", altered_meanwhile)
+        assert evaluate(*TOOLS, "--set", "reranker.instruction=none") == 3
+    assert "altered since it was written" in capsys.readouterr().err
+    assert evaluate(*TOOLS) == 0
+    assert fingerprint(project / "results") == before
 
 
 def test_a_results_folder_in_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

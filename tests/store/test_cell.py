@@ -212,3 +212,12 @@ def test_ids_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
     odd = scored("odd \ud800 query", ["lone \udfff surrogate"])
     cell = add_and_flush(tmp_path, odd)
     assert cell.find(odd.query, odd.documents).found.all()
+
+
+def test_a_pipe_among_shards_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    os.mkfifo(tmp_path / "000000-00000000.parquet")
+    with caplog.at_level(logging.WARNING):
+        assert StoredCell(tmp_path, OWNER).pairs == 0
+    assert "000000-00000000.parquet is torn or no shard" in caplog.text
+    with pytest.raises(ShardError):
+        read_shard(next(tmp_path.glob("*.set-aside-1")))

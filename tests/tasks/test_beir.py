@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,3 +223,62 @@ def test_folders_of_other_scripts_keep_apart(tmp_path: Path) -> None:
     assert len(names) == 4
     assert folder_name(tmp_path / "my_data") == "my_data"
     assert all(name.isascii() and not name.startswith((".", "_")) for name in names)
+
+
+def test_judgements_that_are_no_file_are_not_there(folder: Path) -> None:
+    path = folder / "qrels" / "test.tsv"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"test\.tsv is not there"):
+        BeirFolder(folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"test\.tsv is not there"):
+        BeirFolder(folder)
+
+
+def test_a_folder_that_is_altered_while_it_is_read_is_one_line(folder: Path) -> None:
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        task = BeirFolder(folder)
+        whole = (folder / name).read_text()
+        (folder / name).write_text(whole[:-5])
+        with pytest.raises(DataError, match=rf"{name}:\d+: not a JSON object.*; it was altered while it was read"):
+            task.load_data()
+        (folder / name).write_text(whole)
+
+
+LOADS = """
+import sys
+from pathlib import Path
+from rerank_eval.tasks.beir import BeirFolder
+task = BeirFolder(Path(sys.argv[1]))
+task.load_data()
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_of_a_corpus_is_removed_and_what_is_in_use_is_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RERANK_EVAL_CACHE", str(tmp_path / "cache"))
+    others = [
+        subprocess.Popen([sys.executable, "-c", LOADS, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for other in others:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"loaded\n"
+    killed, alive = others
+    killed.kill()
+    killed.communicate()
+    before = set((tmp_path / "cache" / "corpora").glob("beir-*"))
+    assert len(before) == 2
+    task = BeirFolder(folder)
+    task.load_data()
+    now = set((tmp_path / "cache" / "corpora").glob("beir-*"))
+    assert len(now) == 2
+    assert len(now & before) == 1
+    alive.communicate()
+    task.unload_data()
+    assert not list((tmp_path / "cache" / "corpora").glob("beir-*"))

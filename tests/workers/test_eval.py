@@ -62,6 +62,9 @@ def test_the_files_are_those_of_one_process(project: Path) -> None:
         )
         for key in ("identity", "scores", "digest", "counts", "config", "inputs"):
             assert mine[key] == theirs[key]
+        told = theirs["environment"]["workers"]  # two at most: who comes late may find everything done
+        assert [(one["device"], one["workers"] in {1, 2}) for one in told] == [("cpu", True)]
+        assert "workers" not in mine["environment"]
     (log,) = (project / "many" / "logs").glob("*.log")
     assert re.search(r"[12] of 2 workers: worker [01] \(.*items", log.read_text())
     again = evaluate(project, "results_dir=alone", WORKERS)  # nothing to do: no worker is started

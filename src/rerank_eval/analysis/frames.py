@@ -31,6 +31,8 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         OSError: It is not there or cannot be read.
         ValueError: It is no parquet file, lacks a column, or holds what no frame can.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("not a file")  # a pipe would be waited for
     try:
         rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
         if rows > _FEW and rows > _ROWS_PER_BYTE * size:

@@ -12,7 +12,7 @@ import pandas as pd
 from rerank_eval.analysis import metrics, trec
 from rerank_eval.analysis.frames import read_frame
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.files import load_json
+from rerank_eval.files import at_home, load_json
 from rerank_eval.names import did_you_mean
 
 UNIT = ["subset", "split", "query_id"]
@@ -166,7 +166,7 @@ def find_run(name: str, results_dir: Path, qrels: Path | None = None) -> list[St
         ConfigError: It stands for nothing, or for an identity of two rows.
         DataError: A file cannot be read.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_dir():
         row = read_stored(path)
         if row is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from mteb.models.model_meta import ModelMeta
 from rerank_eval.bench.scaling import say
 from rerank_eval.bench.scaling_driver import CHARACTERS, DOCUMENTS
 from rerank_eval.engine.interface import MarkerFinder, QueryGroup, RenderedPrompt
+from rerank_eval.engine.markers import Markers
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.qwen_vocabulary import build_qwen_tokenizer
 from rerank_eval.models.records import CellScores
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, GroupScores
+from rerank_eval.models.stored import ScoreStore
 from rerank_eval.pipeline.stages import evaluate
 
 QUERIES, CORPUS = 500, 20_000
@@ -68,21 +70,19 @@ class _Reading(AbsTaskRetrieval):  # type: ignore[misc] # mteb is not typed for 
         self.data_loaded = True
 
 
-class _Blind:
-    """Finds no markers, in no time."""
-
-    def found(self, text: str) -> tuple[str, ...]:
-        return ()
-
-
 class _Instant:
-    """A scorer that takes no time, so that what is left is reading."""
+    """A scorer that takes no time.
+
+    What is left is what the driver does with a pair besides handing it out: it reads it, looks for markers in it, looks
+    it up in the score store and writes its score there.
+    """
 
     names = ("nothing", "nothing")
 
-    def __init__(self) -> None:
+    def __init__(self, markers: MarkerFinder) -> None:
         self.policy = InstructionPolicy("none", None)
-        self.markers: MarkerFinder = _Blind()
+        self.markers = markers
+        self._scores = np.random.default_rng(3).normal(size=DOCUMENTS)
         self.first = self.last = 0.0
         self.pairs = 0
 
@@ -91,7 +91,8 @@ class _Instant:
         for group in groups:
             size = len(group.documents)
             self.pairs += size
-            yield GroupScores(np.zeros(size), np.zeros(size), np.zeros(size, dtype=np.bool_), np.ones(size, np.int64))
+            scores = self._scores[:size].copy()
+            yield GroupScores(scores, scores, np.zeros(size, dtype=np.bool_), np.ones(size, np.int64))
         self.last = time.process_time()
 
     def take_work(self) -> dict[str, float]:
@@ -120,24 +121,30 @@ def measure(folder: Path) -> dict[str, Any]:
         Pairs a second read and judged, tokens a second tokenised on one core, and what the file system takes.
     """
     found = {"characters": CHARACTERS, "documents": DOCUMENTS}
-    for name, part in {"reading": _reading, "tokenising": _tokenising}.items():
+    parts: dict[str, Callable[[], dict[str, Any]]] = {"reading": lambda: _reading(folder), "tokenising": _tokenising}
+    for name, part in parts.items():
         found |= part()
         say(f"rates: {name}: {found}")
     return found | _writing(folder)
 
 
-def _reading() -> dict[str, Any]:
+def _reading(folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    markers = Markers(build_qwen_tokenizer())
     warm, task = _Reading(), _Reading()
     warm.load_data()
     task.load_data()
-    scorer = _Instant()
+    scorer = _Instant(markers)
     meta = ModelMeta.create_empty(
         overwrites={"name": "bench/instant", "revision": "1", "model_type": ["cross-encoder"]}
     )
-    evaluate(RerankSearch(CrossEncoder(_Instant(), meta)), warm)  # imports what mteb imports when it is first used
-    started = time.process_time()
-    evaluate(RerankSearch(CrossEncoder(scorer, meta)), task)
-    seconds = time.process_time() - started
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        first, second = (ScoreStore(Path(temporary) / name, "instant", {"model": name}) for name in ("warm", "timed"))
+        # The first imports what mteb and the store import when they are first used.
+        evaluate(RerankSearch(CrossEncoder(_Instant(markers), meta, ledger=first.cell)), warm)
+        started = time.process_time()
+        evaluate(RerankSearch(CrossEncoder(scorer, meta, ledger=second.cell)), task)
+        seconds = time.process_time() - started
     reading = scorer.last - scorer.first
     return {
         "read_pairs": scorer.pairs,

@@ -7,7 +7,7 @@ begins, and an end, where workers wait for the last. Reading and handing out go 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def seconds_of(subset: Subset, workers: int, rates: Rates) -> float:
     return max(ends)
 
 
-def hours_of(work: list[Mapping[str, Any]], suite: str, workers: int, rates: Rates) -> float:
+def hours_of(work: Sequence[Mapping[str, Any]], suite: str, workers: int, rates: Rates) -> float:
     """Add up the subsets of a suite's tasks.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def to_markdown(files: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """
     machine = files["driver"]["machine"]
     parts = [
-        f"{machine['device']}, {machine['cpus']} CPUs shared with other work, ray {machine['ray']}, mteb "
+        f"{machine['device']}, {machine['cpus']} CPUs, ray {machine['ray']}, mteb "
         f"{machine['mteb']}, datasets {machine['datasets']}, torch {machine['torch']}.",
         _workers(files["workers"]),
         _driver(files["driver"]),
@@ -115,7 +115,7 @@ def _rates(found: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
     speeds = {row["speed"]: row["rate"] for row in driver["rows"]}
     rates = {
         "hand out blocks and take scores in": ceiling(driver),
-        "read pairs through mteb's loaders": found["read_pairs_per_second"],
+        "read pairs, look for markers, look up and keep scores": found["read_pairs_per_second"],
         "**both, one after the other: the ceiling while scoring**": together(found, driver),
         "prepare and judge (mteb, before and after scoring)": found["judged_pairs_per_second"],
         "write a table of scores": found["table_pairs_per_second"],
@@ -172,14 +172,42 @@ def _cost(plan: Mapping[str, Any], rates: Mapping[str, Any], driver: Mapping[str
     for gpus in GPUS:
         for drivers in DRIVERS if gpus == max(GPUS) else DRIVERS[:1]:
             at_work = (gpu_hours + embed) / gpus
-            scored = hours_of(work, SUITE, gpus // drivers, speed) / drivers + embed / gpus
-            judge = pairs / rates["judged_pairs_per_second"] / drivers / _HOUR
-            total = scored + judge
+            ends = []
+            for own, share in shared_out(work, gpus, drivers):
+                scored = hours_of(own, SUITE, share, speed) + embed / gpus
+                judge = sum(one["pairs"] for one in own) / rates["judged_pairs_per_second"] / _HOUR
+                ends.append((scored + judge, scored, judge))
+            total, scored, judge = max(ends)  # the driver that ends last
             lines.append(
                 f"| {gpus} | {drivers} | {at_work:,.2f} | {scored:,.2f} | {judge:,.2f} | {total:,.2f} "
                 f"| {total * gpus:,.0f} | {at_work / total:.0%} |"
             )
     return "\n".join(lines)
+
+
+def shared_out(work: Sequence[Mapping[str, Any]], gpus: int, drivers: int) -> list[tuple[list[Mapping[str, Any]], int]]:
+    """Share tasks out among drivers, which cannot part a task, and GPUs by what each driver's tasks take.
+
+    Args:
+        work: The tasks.
+        gpus: All GPUs.
+        drivers: How many drivers at most.
+
+    Returns:
+        Each driver's tasks and GPUs.
+    """
+    parts: list[list[Mapping[str, Any]]] = [[] for _ in range(drivers)]
+
+    def hours(part: Sequence[Mapping[str, Any]]) -> float:
+        return sum(float(one["hours"]) for one in part)
+
+    for one in sorted(work, key=lambda one: -one["hours"]):
+        min(parts, key=hours).append(one)
+    parts = [part for part in parts if part]
+    shares = [1] * len(parts)
+    for _ in range(gpus - len(parts)):  # one after the other, to whom it helps most
+        shares[max(range(len(parts)), key=lambda place: hours(parts[place]) / shares[place])] += 1
+    return list(zip(parts, shares, strict=True))
 
 
 if __name__ == "__main__":

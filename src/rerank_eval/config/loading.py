@@ -20,15 +20,21 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean
 
 _MAX_BYTES = 1_000_000
+_MAX_FILES = 100
+_PIPES = ("/dev/fd/", "/proc/self/fd/")  # what a shell makes of <(command)
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 _LONGEST_NUMBER = 100
 _DEEPEST = 8
 _BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, OverflowError)
 """What PyYAML raises besides its own errors: for `!!timestamp x`, `!!bool x`, `!!int ''`."""
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _OPTIONAL_SECTIONS = {"retriever": RetrieverConfig, "reranker": RerankerConfig, "workers": WorkersConfig}
+
+_SHORT = {"workers": "backend"}
+"""Section -> the key that a name in its place stands for: `workers: ray`."""
 
 Origins = dict[str, str]
 """Dotted key -> the file (or `--set`) that gave it its value: an error names the place a user has to edit."""
@@ -78,6 +84,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _BOOLEAN:  # a recipe's keys `yes` and `no`, which are truths in YAML 1.1
+                key_node.tag = _TEXT
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
@@ -101,9 +109,14 @@ def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
         ConfigError: The file is missing, too large, not UTF-8, or not a YAML mapping.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        # A device has no end and no size, and a pipe may never be written to.
+        if path.exists() and not path.is_file() and not path.is_dir() and not str(path).startswith(_PIPES):
+            raise ConfigError(f"{path}: cannot be read (a device or a pipe, not a {what})")
+        with path.open("rb") as handle:
+            content = handle.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
             raise ConfigError(f"{path}: larger than 1 MB; is this a {what}?")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except FileNotFoundError:
         siblings = [p.as_posix() for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such {what}; {did_you_mean(path.as_posix(), siblings)}") from None
@@ -144,7 +157,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     Raises:
         ConfigError: One line that names the file, the key path and the nearest valid name.
     """
-    merged, origins = _read_merged(path, ())
+    merged, origins = _read_merged(path, (), itertools.count(1))
     for key, value in (extra or {}).items():
         _merge(merged, {key: value}, origins, "command line", "")
     for override in overrides:
@@ -156,10 +169,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     return LoadedConfig(path, base.model_copy(update={"grid": {}}), tuple(runs), tuple(variants))
 
 
-def _read_merged(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], Origins]:
-    resolved = path.resolve()
+def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tuple[dict[str, Any], Origins]:
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # a link to itself; RuntimeError before Python 3.13
+        raise ConfigError(f"{path}: cannot be read (a link that leads to itself)") from None
     if resolved in chain:
         raise ConfigError(f"{path}: extends: the files extend each other in a circle")
+    if next(read) > _MAX_FILES:  # two parents a file, each the same two: thirty files are a thousand million
+        raise ConfigError(f"{path}: extends: more than {_MAX_FILES} files are read; is this meant?")
     own = read_yaml(path)
     parents = own.get("extends")
     names = [parents] if isinstance(parents, str) else (parents or [])
@@ -168,7 +186,7 @@ def _read_merged(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], O
     merged: dict[str, Any] = {}
     origins: Origins = {}
     for name in names:
-        parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved))
+        parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved), read)
         _merge(merged, parent, origins, "", "")
         origins.update(parent_origins)
     _put_on_top(merged, own, origins, str(path))
@@ -201,10 +219,13 @@ def _covers(fixed: str, key: str) -> bool:
 
 
 def _merge(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, origin: str, prefix: str) -> None:
-    for key, value in source.items():
+    for key, given in source.items():
         dotted = f"{prefix}{key}"
         if origin:
             origins[dotted] = origin
+        # A name for a section chooses, and leaves the section's other keys as they are.
+        named = dotted in _SHORT and isinstance(given, str) and isinstance(target.get(key), dict)
+        value = {_SHORT[dotted]: given} if named else given
         # `grid` maps whole dotted keys to lists, so its entries replace each other like any other list.
         if isinstance(value, Mapping):
             mine = target.get(key)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from rerank_eval.evals import instruction_set_names
+from rerank_eval.files import at_home
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
@@ -137,7 +138,7 @@ class RetrieverConfig(_Checkpoint):
     `sentence-transformers`: any other encoder; `auto`: packed where it can."""
     token_budget: int | None = Field(default=None, ge=256)
     """Tokens in one pack of the packed engine. Not part of a result's identity."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Texts embedded at a time by sentence-transformers. Not part of a result's identity."""
 
 
@@ -165,7 +166,7 @@ class RerankerConfig(_Checkpoint):
     """What becomes of a marker such as `<|im_end|>` inside a query, an instruction or a document. `keep`: the token of
     that name, as in every recipe's own code, so that a document can close its own turn; `neutralise`: plain text. Texts
     with markers are counted either way."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Pairs at a time in the reference engine. Not part of a result's identity."""
     dtype: RerankerDtype = "float32"  # type: ignore[assignment]
     """Number format of weights and activations; `float8` (a recent NVIDIA GPU) and `int8` quantise the layers' matrices
@@ -221,14 +222,20 @@ class WorkersConfig(_Model):
     `local`: always a new one; `host:port` or `ray://host:port`: that one."""
     num_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """Workers, each with a model of its own; `auto`: as many as the cluster has GPUs, or else CPUs, for now."""
-    gpus_per_worker: float = Field(default=1, gt=0)
-    """GPUs that a worker takes where there are any; below 1 several share one."""
-    cpus_per_worker: int = Field(default=1, ge=1)
+    gpus_per_worker: float = Field(default=1, ge=0.01, le=64)
+    """GPUs that a worker takes where there are any; below 1 several share one, above it is a whole number."""
+    cpus_per_worker: int = Field(default=1, ge=1, le=4096)
     """CPUs that a worker takes, and threads that it computes with."""
     block_tokens: int = Field(default=250_000, ge=256)
     """Tokens, estimated, that go to a worker at a time."""
-    hang_seconds: float = Field(default=300, gt=0)
+    hang_seconds: float = Field(default=300, gt=0, le=1_000_000)
     """A worker that takes longer than this for a block, and ten times longer than such blocks take, is replaced."""
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_shared(self) -> WorkersConfig:
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker: {self.gpus_per_worker:g} is neither a whole number nor below 1")
+        return self
 
 
 def _named_backend(value: Any) -> Any:
@@ -275,12 +282,12 @@ class RunConfig(_Model):
     @property
     def data_folder(self) -> Path | None:
         """`data_root` as a path."""
-        return Path(self.data_root).expanduser() if self.data_root else None
+        return at_home(self.data_root) if self.data_root else None
 
     @property
     def model_folder(self) -> Path | None:
         """`model_root` as a path."""
-        return Path(self.model_root).expanduser() if self.model_root else None
+        return at_home(self.model_root) if self.model_root else None
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rerank_eval.doctor.findings import Finding, failure, ok, warning
 from rerank_eval.errors import StorageError
-from rerank_eval.files import write_text
+from rerank_eval.files import at_home, write_text
 
 FLOOR = 1 << 30
 """Free bytes without which no run is begun: a large task's scores and the log of a day fit."""
@@ -44,7 +44,7 @@ def check_folder(
         One finding.
     """
     bad = failure if needed else warning
-    folder = folder.expanduser().absolute()
+    folder = at_home(folder).absolute()
     try:
         _try_writing(folder)
         free = shutil.disk_usage(_nearest(folder)).free

@@ -193,10 +193,13 @@ def check_complete(
             f"{model} lacks {len(absent)} weights that would be left random: {', '.join(absent[:3])}; "
             "the download is incomplete or the checkpoint is not a causal language model's"
         )
-    if len(tokenizer) > network.get_input_embeddings().num_embeddings:
-        raise EngineError(
-            f"{model}: the tokenizer has {len(tokenizer)} tokens, more than the model's embedding has rows"
-        )
+    if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
+        raise EngineError(f"{model}: the tokenizer has {tokens} tokens, more than the model's embedding has rows")
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many rows of an embedding a tokenizer's ids reach over; there may be fewer tokens than that."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
 def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:

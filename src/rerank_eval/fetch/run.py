@@ -18,6 +18,7 @@ from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ConfigError, DataError, ModelError, StorageError
 from rerank_eval.fetch.needs import DataNeed, ModelNeed, Need, data_needs, model_needs
 from rerank_eval.fetch.repository import Kind, Repository, look_up
+from rerank_eval.files import at_home
 from rerank_eval.tasks.registry import resolve
 
 DATA_ROOT, MODEL_ROOT = Path("mirror", "data"), Path("mirror", "models")
@@ -119,7 +120,7 @@ def _roots(request: Request, loaded: LoadedConfig | None) -> tuple[Path, Path]:
     base = None if loaded is None else loaded.base
     data = request.data_root or (base.data_folder if base is not None else None) or DATA_ROOT
     models = request.model_root or (base.model_folder if base is not None else None) or MODEL_ROOT
-    return data.expanduser(), models.expanduser()
+    return at_home(data), at_home(models)
 
 
 def _needs(request: Request, loaded: LoadedConfig | None) -> list[Need]:

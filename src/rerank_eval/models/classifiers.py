@@ -15,7 +15,7 @@ from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.encoders import is_packable
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import MarkerFinder, QueryGroup, RenderedPrompt
-from rerank_eval.engine.loading import resolve_device
+from rerank_eval.engine.loading import ids_of, resolve_device
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.architectures import (
@@ -125,8 +125,8 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
     try:
         network = _load_network(config, ref, folder, sources)
         tokenizer = _load_tokenizer(config, ref, folder, network.config)
-        if len(tokenizer) > network.get_input_embeddings().num_embeddings:
-            raise EngineError(f"its tokenizer has {len(tokenizer)} tokens, more than its embedding has rows")
+        if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
+            raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
         classifier = PairClassifier(
             network.to(resolve_device(device)).eval(),
             tokenizer,

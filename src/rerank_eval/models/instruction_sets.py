@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,6 +10,7 @@ from rerank_eval.config.loading import read_yaml
 from rerank_eval.config.schema import INSTRUCTION_NAMES, is_yaml_file
 from rerank_eval.errors import ConfigError
 from rerank_eval.evals import evals_root, instruction_set_names
+from rerank_eval.files import at_home
 from rerank_eval.models.recipes import explain
 from rerank_eval.names import did_you_mean, digest
 
@@ -133,7 +133,7 @@ def _read(setting: str, where: str, chain: tuple[str, ...]) -> InstructionSet:
     if setting in chain:
         raise ConfigError(f"{where}: the sets extend each other in a circle")
     if is_yaml_file(setting):
-        path = Path(setting).expanduser()
+        path = at_home(setting)
     elif setting in instruction_set_names():
         path = evals_root() / "instructions" / f"{setting}.yaml"
     else:

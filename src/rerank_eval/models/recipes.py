@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +12,7 @@ from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.recipe import RECIPES, Recipe, SoftmaxDtype, Truncation
 from rerank_eval.errors import ConfigError
+from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest
 
 _PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
@@ -72,7 +72,7 @@ def find_recipe(name: str, where: str) -> Recipe:
         return RECIPES[name]
     if not is_yaml_file(name):
         raise ConfigError(f"{where}: unknown recipe {name!r}; {did_you_mean(name, RECIPES)}")
-    path = Path(name).expanduser()
+    path = at_home(name)
     data = read_yaml(path, "file")
     try:
         told = RecipeFile.model_validate(data)

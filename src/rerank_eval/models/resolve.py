@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
 from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError, StorageError
-from rerank_eval.files import load_json, write_json
+from rerank_eval.files import at_home, load_json, write_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import did_you_mean, digest
 
@@ -80,7 +80,7 @@ def resolve_model(name: str, revision: str | None, where: str, model_root: Path 
     if name == DEMO_RERANKER:
         return _demo_reranker()
     if name.startswith((".", "/", "~")) or (Path(name) / "config.json").is_file():
-        return _local(Path(name).expanduser(), where)
+        return _local(at_home(name), where)
     return _hub(name, revision, where) if model_root is None else _mirrored(name, revision, where, model_root)
 
 

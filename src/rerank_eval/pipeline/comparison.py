@@ -16,6 +16,7 @@ from rerank_eval.analysis.runs import Run, Stored, find_run, load_run, named, re
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.errors import ConfigError, StorageError
+from rerank_eval.files import at_home
 from rerank_eval.names import digest, slug
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.tasks.suites import load_suites
@@ -119,7 +120,7 @@ def _load(name: str, request: Request) -> LoadedConfig:
 
 
 def _folder(loaded: LoadedConfig) -> Path:
-    return Path(loaded.base.results_dir).expanduser()
+    return at_home(loaded.base.results_dir)
 
 
 def _run(loaded: LoadedConfig, console: Console) -> None:

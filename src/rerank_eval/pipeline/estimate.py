@@ -13,7 +13,7 @@ from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
-from rerank_eval.files import load_json
+from rerank_eval.files import at_home, load_json
 from rerank_eval.models.checkpoint import read_json
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
@@ -259,7 +259,7 @@ def _tokenizer(ref: ModelRef | None) -> Any:
 def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> Texts | None:
     retriever = subject.run.retriever
     first = next((one.row for one in subjects if one.kind == "retriever" and one.run.retriever == retriever), None)
-    folder = None if first is None else first.folder(Path(loaded.base.results_dir).expanduser(), task.name)
+    folder = None if first is None else first.folder(at_home(loaded.base.results_dir), task.name)
     wish = Wish(
         retriever.top_k,
         retriever.candidates == "auto",
@@ -355,7 +355,7 @@ def _frame(subject: _Subject) -> tuple[float, float]:
 def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
     if subject.row is None:
         return False
-    root = Path(loaded.base.results_dir).expanduser()
+    root = at_home(loaded.base.results_dir)
     inputs: dict[str, Any] = {"data": prepare.fingerprint(build(task, size=loaded.base.embedded.size))}
     if subject.row.retriever is not None:
         first = results.read_manifest(subject.row.retriever.folder(root, task.name))

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.files import write_json
+from rerank_eval.files import at_home, write_json
 from rerank_eval.models.records import Recorder
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, Scorer
@@ -88,7 +88,7 @@ def run_lab(request: Request, console: Console) -> None:
     from rerank_eval.models.scorers import check_device
 
     check_device(loaded.base.device)
-    open_log(Path(loaded.base.results_dir).expanduser(), console)
+    open_log(at_home(loaded.base.results_dir), console)
     plan = make_plan(loaded)
     [task] = plan.tasks if len(plan.tasks) == 1 else [None]
     if task is None:

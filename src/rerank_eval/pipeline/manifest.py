@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Job:
         inputs: Digests of data and candidates: the result holds for these and no others.
         size: Size of embedded tasks.
         held: The lock under which it is done; None where nobody else can be at it.
+        workers: Says what computes for it in this process's place; empty where this process does.
     """
 
     row: Row
@@ -54,6 +55,7 @@ class Job:
     inputs: dict[str, Any]
     size: Any
     held: Held | None = None
+    workers: Callable[[], list[dict[str, Any]]] = list
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
         "mteb_result": mteb_json.relative_to(job.results_dir).as_posix(),
         # mteb's file holds times, so its digest stands among what may differ from run to run.
         "timings": {**_timings(finished), "mteb_result": file_digest(mteb_json)},
-        "environment": environment(),
+        "environment": environment() | ({"workers": workers} if (workers := job.workers()) else {}),
         **finished.facts,
     }
 

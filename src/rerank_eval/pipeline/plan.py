@@ -13,6 +13,7 @@ from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, Ru
 from rerank_eval.config.schema import BM25
 from rerank_eval.engine import interface
 from rerank_eval.engine.recipe import Recipe
+from rerank_eval.files import at_home
 from rerank_eval.models.architectures import check_classifier, effective_max_length, implementation, is_classifier
 from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
@@ -210,7 +211,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         second = Row("reranker", 0, run, ref, identity, first, recipe, theirs)
         rerankers.setdefault(second.digest, second)
     rows = _ordered(list(retrievers.values()), list(rerankers.values()))
-    return Plan(loaded, tuple(tasks), tuple(rows), Path(loaded.base.results_dir).expanduser())
+    return Plan(loaded, tuple(tasks), tuple(rows), at_home(loaded.base.results_dir))
 
 
 def _ordered(retrievers: Sequence[Row], rerankers: Sequence[Row]) -> list[Row]:

@@ -106,10 +106,13 @@ class Runner:
             if not self._is_done(row, task):
                 folder = row.folder(self.plan.results_dir, task.name)
                 size = self.plan.loaded.base.embedded.size
-                job = Job(row, task, folder, self.plan.results_dir, self._inputs(row, task), size, held)
+                job = Job(row, task, folder, self.plan.results_dir, self._inputs(row, task), size, held, self._workers)
                 do(job)
                 self._note(job)
         return True
+
+    def _workers(self) -> list[dict[str, Any]]:
+        return self._cluster.devices if self._cluster is not None else []
 
     def _waiting(self, row: Row, task: TaskRef) -> Callable[[], None]:
         return lambda: self.reporter.say(

@@ -10,6 +10,7 @@ from typing import Any
 import mteb
 
 from rerank_eval.analysis.judging import Cell, Qrels
+from rerank_eval.analysis.seal import file_digest
 from rerank_eval.errors import DataError
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder
@@ -125,14 +126,16 @@ def reranking_task(job: Job, *, native: bool | None = None) -> Any:
     """
     assert job.row.retriever is not None  # noqa: S101 - a reranker row has one by construction
     source = job.row.retriever.folder(job.results_dir, job.task.name)
+    manifest = results.read_manifest(source)
+    if manifest is None:
+        raise DataError(f"{source}: the candidates vanished while running; run again")
     if native is None:
-        manifest = results.read_manifest(source)
-        if manifest is None:
-            raise DataError(f"{source}: the candidates vanished while running; run again")
         native = bool(manifest["native"])
     task = _loaded(job)
     if not native:
-        _convert(task, results.predictions_path(source, job.task.name), job.row.config.retriever.top_k)
+        predictions = results.predictions_path(source, job.task.name)
+        _check_unaltered(predictions, manifest)
+        _convert(task, predictions, job.row.config.retriever.top_k)
     elif task.ignore_identical_ids:
         _drop_identical(task)
     return task
@@ -157,6 +160,19 @@ def _drop_identical(task: Any) -> None:
     """Take a query's own document from its candidates; mteb does so only when it scores, and our files would differ."""
     for _, _, data in prepare.cells(task):
         data["top_ranked"] = {query: [one for one in ids if one != query] for query, ids in data["top_ranked"].items()}
+
+
+def _check_unaltered(predictions: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse candidates that are not those of the manifest: mteb would rerank and average what is left of them."""
+    files = manifest.get("files")
+    written = files.get(predictions.name) if isinstance(files, dict) else None
+    if written is None or not predictions.is_file() or file_digest(predictions) == written:
+        return
+    results.begin(predictions.parent)  # so that the next run retrieves anew
+    raise DataError(
+        f"{predictions}: altered since it was written, so these are not the candidates that its manifest names; run "
+        "again, and they are retrieved anew"
+    )
 
 
 def _convert(task: Any, predictions: Path, top_k: int) -> None:

@@ -199,6 +199,8 @@ def read_owner(path: Path) -> dict[str, Any]:
         ShardError: It is no shard of this format, or it is torn.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")  # a pipe would be waited for
         # Opening checks the magic bytes at both ends and the footer's length: a file cut anywhere fails here.
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows

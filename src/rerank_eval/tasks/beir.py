@@ -14,12 +14,14 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
@@ -39,6 +41,7 @@ _MAX_EXPANSION = 200  # of a gzip file; JSON lines of real texts come to 3 to 20
 _MAX_EMPTY = 1_000_000
 _QRELS_COLUMNS = (3, 4)
 _BATCH = 10_000
+_IN_USE = "in-use"
 
 
 class _LineError(Exception):
@@ -125,7 +128,7 @@ def find_files(path: Path) -> FolderFiles:
                 f"{options[0]}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
             )
         found.append(file)
-    qrels = sorted((path / "qrels").glob("*.tsv"))
+    qrels = sorted(file for file in (path / "qrels").glob("*.tsv") if file.is_file())  # a pipe would be waited for
     chosen = next((file for file in qrels if file.stem == "test"), qrels[0] if len(qrels) == 1 else None)
     if chosen is None:
         names = ", ".join(file.name for file in qrels)
@@ -135,9 +138,8 @@ def find_files(path: Path) -> FolderFiles:
 
 
 def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - entered below
     try:
-        with opened as handle:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
             stream = cast("BinaryIO", handle)
             number = read = empty = 0
             most = _MAX_EXPANSION * path.stat().st_size + _MAX_LINE
@@ -253,6 +255,19 @@ def _scan_rows(path: Path, seen: dict[str, int], hasher: Any, problems: _Problem
         seen.setdefault(identifier, number)
 
 
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """Read a file that `scan` found good.
+
+    Raises:
+        DataError: It was altered since.
+    """
+    for number, line in _lines(path):
+        try:
+            yield _row(line)
+        except _LineError as error:
+            raise DataError(f"{path}:{number}: {error}; it was altered while it was read") from None
+
+
 def _judgements(path: Path, hasher: Any = None) -> Iterator[tuple[int, tuple[str, str, int] | _LineError]]:
     for number, line in _lines(path, hasher):
         if number == 1 and _HEADER.match(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")):
@@ -303,6 +318,38 @@ def scan(files: FolderFiles) -> str:
     return str(found.hasher.hexdigest()[:16])
 
 
+def _own_folder(place: Path) -> tuple[tempfile.TemporaryDirectory[str], IO[bytes]]:
+    """Make a folder for a mapped corpus, and remove those that killed processes left behind.
+
+    Args:
+        place: Where such folders are.
+
+    Returns:
+        The folder, and the file whose lock says that it is in use; the system gives it back when the process is gone.
+    """
+    with (place / ".lock").open("ab") as gate:  # a folder that is just being made is nobody's yet
+        _lock(gate, wait=True)
+        for mark in place.glob(f"beir-*/{_IN_USE}"):
+            with suppress(OSError), mark.open("ab") as handle:
+                if _lock(handle, wait=False):
+                    shutil.rmtree(mark.parent, ignore_errors=True)
+        made = tempfile.TemporaryDirectory(prefix="beir-", dir=place)
+        in_use = (Path(made.name) / _IN_USE).open("ab")
+        _lock(in_use, wait=False)
+    return made, in_use
+
+
+def _lock(handle: IO[bytes], *, wait: bool) -> bool:
+    """Lock a file for as long as it is open; False where another process has, or where there are no such locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
     """A BEIR folder as an mteb task, checked when it is made.
 
@@ -339,6 +386,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         )
         self.metadata = self._own
         self._mapped: tempfile.TemporaryDirectory[str] | None = None
+        self._in_use: IO[bytes] | None = None
         super().__init__()
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
@@ -351,7 +399,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         if getattr(self, "data_loaded", False):
             return
         self.metadata = self._own
-        queries = [_row(line) for _, line in _lines(self._files.queries)]
+        queries = list(_rows(self._files.queries))
         qrels: dict[str, dict[str, int]] = {}
         for _number, entry in _judgements(self._files.qrels):
             if not isinstance(entry, _LineError):
@@ -376,12 +424,11 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         place = cache_dir() / "corpora"
         place.mkdir(parents=True, exist_ok=True)
         # Not in the system's folder for such files, which may itself be memory.
-        self._mapped = tempfile.TemporaryDirectory(prefix="beir-", dir=place)
+        self._mapped, self._in_use = _own_folder(place)
         path = str(Path(self._mapped.name) / "corpus.arrow")
         features = Features({name: Value("string") for name in ("id", "title", "text")})
         with ArrowWriter(path=path, features=features, writer_batch_size=_BATCH) as writer:
-            for _, line in _lines(self._files.corpus):
-                row = _row(line)
+            for row in _rows(self._files.corpus):
                 writer.write({"id": row["id"], "title": row.get("title", ""), "text": row["text"]})
             writer.finalize()
         return Dataset.from_file(path)
@@ -390,6 +437,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         """Free the data; the task keeps its own metadata and can load again."""
         super().unload_data()
         self.metadata = self._own
-        if self._mapped is not None:
+        if self._mapped is not None and self._in_use is not None:
+            self._in_use.close()
             self._mapped.cleanup()
-            self._mapped = None
+            self._mapped = self._in_use = None

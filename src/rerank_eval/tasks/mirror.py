@@ -13,6 +13,7 @@ import yaml
 
 from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import DataError
+from rerank_eval.files import at_home
 from rerank_eval.names import digest
 from rerank_eval.tasks.layout import CARD, LayoutError, files_of, wanted
 
@@ -48,7 +49,7 @@ def find(task: Any, root: Path) -> MirrorFolder:
         DataError: Folder, configuration or file is missing, torn or of another revision.
     """
     name, revision = str(task.metadata.dataset["path"]), task.metadata.dataset.get("revision")
-    folder = root.expanduser() / name
+    folder = at_home(root) / name
     try:
         if not folder.is_dir():
             raise DownloadError("no such folder")

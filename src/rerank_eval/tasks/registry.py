@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rerank_eval.errors import ConfigError
+from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean
 from rerank_eval.tasks.suites import Suite, SuiteTask, load_suites
 
@@ -102,7 +103,7 @@ def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
 def _folder(name: str, where: str) -> TaskRef:
     from rerank_eval.tasks.beir import folder_name
 
-    path = Path(name).expanduser()
+    path = at_home(name)
     if not path.is_dir():
         raise ConfigError(
             f"{where}: {name}: no such folder; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/"

@@ -67,7 +67,8 @@ class Worker:
                 sys.modules["torch"].set_num_threads(self._threads)
             self._handler.take_work()  # warming up is nobody's work
             seconds = time.perf_counter() - started
-            return Loaded(socket.gethostname(), node, os.getpid(), self._handler.device, seconds, self._said())
+            device = _named(self._handler.device)
+            return Loaded(socket.gethostname(), node, os.getpid(), device, seconds, self._said())
 
         return _caught(load)
 
@@ -106,6 +107,15 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._heard.append(record.getMessage())
+
+
+def _named(device: str) -> str:
+    """Say which device a model is on: `auto` chooses, and `cuda` has a name."""
+    import torch
+
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return f"cuda, {torch.cuda.get_device_name()}"
+    return "cpu" if device == "auto" else device
 
 
 def _caught(call: Callable[[], Result]) -> Result | Refused | Broken:

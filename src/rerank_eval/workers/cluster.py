@@ -119,6 +119,11 @@ class Cluster:
         settings = PoolSettings(workers, block_tokens=self.config.block_tokens, hang_seconds=self.config.hang_seconds)
         return Pool(spec, settings, lambda _: actor.remote(self.config.cpus_per_worker, environment), self.needs)
 
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """What the workers at hand compute on, for a manifest; empty where this process computes, as with BM25."""
+        return self._pool.devices if self._pool is not None else []
+
     def end_pool(self) -> None:
         """End the workers that there are."""
         if self._pool is not None:

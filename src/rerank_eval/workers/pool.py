@@ -151,6 +151,7 @@ class Pool:
         self.tallies = [Tally() for _ in range(settings.workers)]
         self._spec_reference = ray.put(spec)
         self._rates: deque[float] = deque(maxlen=_REMEMBERED)
+        self._places: dict[tuple[str, str], set[int]] = {}
         self._deaths_while_loading = 0
         self._ever_loaded = False
         self._without_since = self._reminded = time.monotonic()
@@ -159,6 +160,14 @@ class Pool:
     def _new(self, number: int, tries: int = 0) -> Member:
         actor = self._start(number)
         return Member(number, actor, actor.load.remote(self._spec_reference), tries=tries)
+
+    @property
+    def devices(self) -> list[dict[str, Any]]:
+        """Hosts and devices that have held the model, those of lost workers among them, and how many workers each."""
+        return [
+            {"host": host, "device": device, "workers": len(numbers)}
+            for (host, device), numbers in sorted(self._places.items())
+        ]
 
     def count_anew(self) -> None:
         """Begin the tallies again, for another stream."""
@@ -251,6 +260,7 @@ class Pool:
         self._deaths_while_loading, self._ever_loaded = 0, True
         member.tries = 0
         self.tallies[member.number].host = loaded.host
+        self._places.setdefault((loaded.host, loaded.device), set()).add(member.number)
         logger.info("worker %d ready in %.1f s: %s, %s", member.number, loaded.seconds, member.where, loaded.device)
 
     def _take(self, member: Member, answer: Answered) -> Finished:
