@@ -20,7 +20,7 @@ from mteb import ResultCache
 
 from rerank_eval.cli import _run
 from rerank_eval.errors import StorageError
-from rerank_eval.pipeline import stages
+from rerank_eval.pipeline import run, stages
 from rerank_eval.store.locks import Held
 from tests.pipeline.folders import write_beir_folder
 
@@ -260,6 +260,24 @@ def test_an_altered_result_is_made_anew(project: Path, name: str) -> None:
     assert evaluate(*TOOLS) == 0
     assert path.read_bytes() == content
     assert fingerprint(project / "results") == before
+
+
+def test_scores_of_another_device_are_told_of(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(run, "maker", lambda workers: ["cuda (NVIDIA H100), torch 2.11.0"])
+        assert evaluate(*TOOLS, "--set", "retriever.top_k=5") == 0
+    assert "were computed by" not in capsys.readouterr().out
+    assert evaluate(*TOOLS) == 0
+    assert "were computed by 2: cpu (" in " ".join(capsys.readouterr().out.split())
+    [made] = [
+        one["environment"]["scores_made_by"]
+        for path in project.glob("results/runs/*/*/*/manifest.json")
+        if (one := json.loads(path.read_text()))["row"]["kind"] == "reranker" and one["retriever"]["top_k"] == 10
+    ]
+    assert made[1] == "cuda (NVIDIA H100), torch 2.11.0"
+    assert made[0].startswith("cpu (")
 
 
 def test_a_run_that_lost_its_lock_stops_at_its_next_block(

@@ -66,8 +66,10 @@ def test_gc_joins_shards_and_loses_no_score(results: Path, capsys: pytest.Captur
     folder = shards(results)[0].parent
     (folder / "000000-x.parquet.set-aside-1").write_bytes(b"old")
     again = scored("query 1", TEXTS[:5])
-    cell = StoredCell(folder, {"identity": ScoreStore(results, "words", IDENTITY).digest, **CELL})
+    owner = {"identity": ScoreStore(results, "words", IDENTITY).digest, **CELL}
+    cell = StoredCell(folder, owner, maker=lambda: ["cpu (a processor)"])
     cell.add(again)
+    cell.add(scored("query 3", TEXTS[:5]))
     cell.flush()
     before = len(shards(results))
     assert store("gc", "--dry-run", results=results) == 0
@@ -79,8 +81,9 @@ def test_gc_joins_shards_and_loses_no_score(results: Path, capsys: pytest.Captur
     assert [path.parent.parent.name for path in shards(results)] == ["T", "U"]
     assert not list(results.rglob("*.set-aside-*"))
     joined = StoredCell(folder, cell.owner)
-    assert joined.pairs == 15
-    for number in range(3):
+    assert joined.pairs == 20
+    assert joined.makers == {"cpu (a processor)"}
+    for number in range(4):
         own = scored(f"query {number}", TEXTS[:5])
         assert joined.find(own.query, own.documents).scores.tolist() == own.scores.tolist()
 

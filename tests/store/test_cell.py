@@ -194,7 +194,7 @@ def test_nothing_is_written_once_the_lock_is_anothers(tmp_path: Path) -> None:
     def lost() -> None:
         raise StorageError("another process has taken this work over")
 
-    cell = StoredCell(tmp_path, OWNER, Blocks(pairs=4), lost)
+    cell = StoredCell(tmp_path, OWNER, Blocks(pairs=4), check=lost)
     with pytest.raises(StorageError, match="taken this work over"):
         cell.add(scored("wrench", TEXTS[:5]))
     assert not list(tmp_path.iterdir())

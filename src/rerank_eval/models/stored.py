@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class ScoreStore:
         blocks: How much is written at a time.
         check: Called before a block is written; raises where the lock is another's by now, so that a process that
             slept does not go on scoring what the other one scores.
+        maker: Says what computes, in words such as a device and versions, for the shards that are written.
+
+    Attributes:
+        makers: What computed the scores of all cells that were opened, of earlier runs too.
     """
 
     def __init__(
@@ -44,13 +48,17 @@ class ScoreStore:
         label: str,
         identity: Mapping[str, Any],
         blocks: Blocks | None = None,
+        *,
         check: Callable[[], None] | None = None,
+        maker: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.identity = dict(identity)
         self.digest = digest(self.identity, 12)
         self.folder = results_dir / STORE / slug(label) / self.digest
         self.blocks = blocks or Blocks()
         self.check = check
+        self.maker = maker
+        self.makers: set[str] = set()
 
     @contextmanager
     def cell(self, task: str, subset: str, split: str) -> Iterator[_Ledger]:
@@ -74,7 +82,8 @@ class ScoreStore:
                 sweep(self.folder)
                 write_text(note, text)
         owner = {"identity": self.digest, "task": task, "subset": subset, "split": split}
-        stored = StoredCell(self.folder / slug(task) / cell_folder(subset, split), owner, self.blocks, self.check)
+        folder = self.folder / slug(task) / cell_folder(subset, split)
+        stored = StoredCell(folder, owner, self.blocks, check=self.check, maker=self.maker)
         try:
             yield _Ledger(stored)
         except BaseException:
@@ -84,6 +93,7 @@ class ScoreStore:
                 logger.warning("%s", error)
             raise
         stored.flush()
+        self.makers |= stored.makers
 
 
 def blocks(config: StoreConfig) -> Blocks:

@@ -31,6 +31,7 @@ from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row, make_plan
 from rerank_eval.pipeline.progress import Reporter, open_log
+from rerank_eval.pipeline.provenance import maker
 from rerank_eval.pipeline.run import Runner
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import prepare
@@ -194,7 +195,9 @@ class _Lab:
         with locked(lock, waiting=self._waiting) as held:  # as a run does: it may be at the very same pairs
             check = held.check if held is not None else None
             settings = blocks(row.config.store)
-            store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, settings, check)
+            store = ScoreStore(
+                self.plan.results_dir, row.ref.label, row.score_identity, settings, check=check, maker=maker
+            )
             model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
                 model.advance = bar.advance

@@ -46,6 +46,7 @@ class Job:
         size: Size of embedded tasks.
         held: The lock under which it is done; None where nobody else can be at it.
         workers: Says what computes for it in this process's place; empty where this process does.
+        makers: Says what computed its scores, those that an earlier run left in the score store among them.
     """
 
     row: Row
@@ -56,6 +57,7 @@ class Job:
     size: Any
     held: Held | None = None
     workers: Callable[[], list[dict[str, Any]]] = list
+    makers: Callable[[], list[str]] = list
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
         "mteb_result": mteb_json.relative_to(job.results_dir).as_posix(),
         # mteb's file holds times, so its digest stands among what may differ from run to run.
         "timings": {**_timings(finished), "mteb_result": file_digest(mteb_json)},
-        "environment": environment() | ({"workers": workers} if (workers := job.workers()) else {}),
+        "environment": environment()
+        | ({"workers": workers} if (workers := job.workers()) else {})
+        | ({"scores_made_by": makers} if (makers := job.makers()) else {}),
         **finished.facts,
     }
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ def environment() -> dict[str, Any]:
         "git": _git(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def maker(workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Say what computes scores, in a line for each kind of device: shards keep it, so that a result can tell.
+
+    Args:
+        workers: Workers' hosts and devices; none where this process computes.
+    """
+    devices = {str(one["device"]) for one in workers} or {_told(environment()["device"])}
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "rerank-eval"))
+    return sorted(f"{device}, {versions}" for device in devices)
+
+
+def _told(device: Mapping[str, Any]) -> str:
+    return f"{device['kind']} ({device['name']})"
 
 
 def _version(name: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank_eval.errors import RerankEvalError
@@ -18,6 +18,7 @@ from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row
 from rerank_eval.pipeline.progress import Reporter
+from rerank_eval.pipeline.provenance import maker
 from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
@@ -164,8 +165,16 @@ class Runner:
     def _rerank(self, job: Job) -> None:
         row = job.row
         check = job.held.check if job.held is not None else None
-        store = ScoreStore(self.plan.results_dir, row.ref.label, row.score_identity, blocks(row.config.store), check)
+        store = ScoreStore(
+            self.plan.results_dir,
+            row.ref.label,
+            row.score_identity,
+            blocks(row.config.store),
+            check=check,
+            maker=lambda: maker(self._workers()),
+        )
         model = CrossEncoder(self._load_scorer(row), row.meta(), ledger=store.cell)
+        job = replace(job, makers=lambda: sorted(store.makers))
         stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 
     def _load_scorer(self, row: Row) -> Scorer:
@@ -200,6 +209,14 @@ class Runner:
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
             f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s{_reservations(manifest)}"
         )
+        makers = manifest.get("environment", {}).get("scores_made_by", [])
+        if len(makers) > 1:
+            logger.warning(
+                "%s: the score store's pairs were computed by %d: %s; their last digits may differ",
+                job.task.name,
+                len(makers),
+                "; ".join(makers),
+            )
         marked = manifest.get("markers", {})
         if marked.get("pairs") and marked["mode"] == "keep":
             logger.warning(

@@ -21,7 +21,15 @@ from rerank_eval.names import digest, slug
 from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import Blocks
 from rerank_eval.store.locks import locked
-from rerank_eval.store.shards import SUFFIX, ShardError, as_digests, read_owner, read_shard, write_table
+from rerank_eval.store.shards import (
+    SUFFIX,
+    ShardError,
+    as_digests,
+    makers_of,
+    read_owner,
+    read_shard,
+    write_table,
+)
 
 
 @dataclass
@@ -268,7 +276,7 @@ def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: b
                         after += size
                         dropped += max(0, small - 1) if dry_run else 0
                         continue
-                    left = _join(folder, one.shards[paths[0]]["owner"], paths, console)
+                    left = _join(folder, one.shards, paths, console)
                     dropped += len(paths) - len(left)
                     after += sum(_size(path) for path in left)
     verb = "would be dropped or joined" if dry_run else "dropped or joined"
@@ -297,20 +305,22 @@ def _some_twice(paths: list[Path]) -> bool:
     return len(np.unique(joined)) < len(joined)
 
 
-def _join(folder: Path, owner: dict[str, Any], paths: list[Path], console: Console) -> list[Path]:
+def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], console: Console) -> list[Path]:
     """Write a cell's shards anew in full blocks; the old ones go when the new ones stand. Say which are left."""
     number = 1 + max((int(path.name[:6]) for path in paths if path.name[:6].isdecimal()), default=-1)
     seen = np.zeros(0, np.uint64)
     waiting: list[pa.Table] = []
     written: list[Path] = []
     read: list[Path] = []
+    makers: set[str] = set()
 
     def write() -> None:
         nonlocal number
         if waiting:
-            written.append(write_table(folder, number, owner, pa.concat_tables(waiting)))
+            written.append(write_table(folder, number, shards[paths[0]]["owner"], pa.concat_tables(waiting), makers))
             number += 1
             waiting.clear()
+            makers.clear()
 
     for path in paths:
         try:
@@ -326,6 +336,7 @@ def _join(folder: Path, owner: dict[str, Any], paths: list[Path], console: Conso
         seen = np.concatenate([seen, keys])
         if keep.any():
             waiting.append(table.filter(pa.array(keep)))
+            makers |= makers_of(shards[path])
         if sum(one.num_rows for one in waiting) >= Blocks().pairs:
             write()
     write()

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from rerank_eval.store.shards import (
     ScoredQuery,
     ShardError,
     as_digests,
+    makers_of,
     read_owner,
     read_queries,
     read_shard,
@@ -98,9 +99,11 @@ class StoredCell:
         owner: What its shards belong to.
         blocks: How much is written at a time.
         check: Called before a block is written; raises where the lock is another's by now.
+        maker: Says what computes, in words, for the shards that are written.
 
     Attributes:
         pairs: Pairs in the shards that were there or were written.
+        makers: What computed them, as far as the shards say it.
 
     Raises:
         StorageError: A bad shard cannot be set aside.
@@ -111,12 +114,16 @@ class StoredCell:
         folder: Path,
         owner: Mapping[str, Any],
         blocks: Blocks | None = None,
+        *,
         check: Callable[[], None] | None = None,
+        maker: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.folder = folder
         self.owner = dict(owner)
         self.blocks = blocks or Blocks()
         self._check = check
+        self._maker = maker
+        self.makers: set[str] = set()
         self.pairs = 0
         self._index: dict[bytes, list[_Span]] = {}
         self._tables: OrderedDict[Path, tuple[pa.Table, NDArray[np.void]]] = OrderedDict()
@@ -138,6 +145,7 @@ class StoredCell:
                 if facts["owner"] != self.owner:
                     raise ShardError("belongs to something else")
                 self._note(path, read_queries(path))
+                self.makers |= makers_of(facts)
             except ShardError as error:
                 self._set_aside(path, str(error))
 
@@ -249,7 +257,9 @@ class StoredCell:
         if self._check is not None:
             self._check()
         try:
-            path = write_shard(self.folder, self._next, self.owner, self._pending)
+            makers = set(self._maker())
+            path = write_shard(self.folder, self._next, self.owner, self._pending, makers)
+            self.makers |= makers
         except pa.ArrowException as error:  # a full disk met inside Arrow
             raise storage_error(OSError(errno.ENOSPC, str(error)), self.folder) or error from error
         self._next += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,9 @@ class ScoredQuery:
     tokens: NDArray[np.int64]
 
 
-def write_shard(folder: Path, number: int, owner: Mapping[str, Any], queries: Sequence[ScoredQuery]) -> Path:
+def write_shard(
+    folder: Path, number: int, owner: Mapping[str, Any], queries: Sequence[ScoredQuery], makers: Iterable[str] = ()
+) -> Path:
     """Write a shard atomically.
 
     Args:
@@ -110,6 +112,7 @@ def write_shard(folder: Path, number: int, owner: Mapping[str, Any], queries: Se
         number: Its place among the cell's shards.
         owner: What it belongs to: identity, task, subset, split.
         queries: What it holds; at least one.
+        makers: Devices and versions that computed it, for people: no part of what it belongs to.
 
     Returns:
         The file.
@@ -117,12 +120,16 @@ def write_shard(folder: Path, number: int, owner: Mapping[str, Any], queries: Se
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    return write_table(folder, number, owner, _table(queries))
+    return write_table(folder, number, owner, _table(queries), makers)
 
 
-def write_table(folder: Path, number: int, owner: Mapping[str, Any], table: pa.Table) -> Path:
+def write_table(
+    folder: Path, number: int, owner: Mapping[str, Any], table: pa.Table, makers: Iterable[str] = ()
+) -> Path:
     """Write a shard from a table with a shard's columns; see `write_shard`."""
     facts: dict[str, Any] = {"format": FORMAT, "owner": dict(owner), "rows": table.num_rows}
+    if told := sorted(set(makers)):
+        facts["made_by"] = told
     facts["seal"] = digest(facts)
     buffer = pa.BufferOutputStream()
     # Page checksums let a reader of a few columns notice a flipped bit; ids repeat, digests do not.
@@ -193,7 +200,7 @@ def read_owner(path: Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        `format`, `owner` and `rows`.
+        `format`, `owner` and `rows`, and `made_by` where the shard says it.
 
     Raises:
         ShardError: It is no shard of this format, or it is torn.
@@ -212,6 +219,12 @@ def read_owner(path: Path) -> dict[str, Any]:
     if facts.pop("seal", None) != _seal(facts) or facts.get("rows") != rows or not isinstance(facts.get("owner"), dict):
         raise ShardError("does not hold what it says")
     return facts
+
+
+def makers_of(facts: Mapping[str, Any]) -> set[str]:
+    """Return who computed a shard, from what `read_owner` gave; empty for shards of earlier releases."""
+    told = facts.get("made_by")
+    return {one for one in told if isinstance(one, str)} if isinstance(told, list) else set()
 
 
 def _seal(facts: dict[str, Any]) -> str | None:
