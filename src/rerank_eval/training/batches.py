@@ -28,6 +28,8 @@ INSTRUCTIONS = (
 
 
 KEPT_ROOTS = 5_000
+CHARACTERS_A_TOKEN = 5
+"""Of source with its indentation, of which the tokenizer makes little."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,11 @@ class Prompts:
         return GroupTokens(self.root(instruction) + asked, [self.closed(one) for one in ids])
 
 
-def _instructed_groups(data: TrainingData) -> list[InstructedGroups]:
-    """Make one source of instructed groups of each shard that has topics."""
+def _instructed_groups(data: TrainingData, tokens: int) -> list[InstructedGroups]:
+    """Make one source of instructed groups of each shard that has topics, of documents that are hardly ever cut."""
     shards = sorted(set(data.shard.tolist()) - {HELD_OUT})
-    made = (InstructedGroups([data.functions[i] for i in data.members(number)]) for number in shards)
+    longest = CHARACTERS_A_TOKEN * tokens
+    made = (InstructedGroups([data.functions[i] for i in data.members(number)], longest) for number in shards)
     return [one for one in made if len(one)]
 
 
@@ -131,7 +134,7 @@ class Batches:
         self._plan = plan
         self._seed = seed
         self._prompts = Prompts(data, plan.tokens)
-        self._instructed = _instructed_groups(data) if plan.instructed else []
+        self._instructed = _instructed_groups(data, plan.tokens) if plan.instructed else []
         self._members = {int(number): data.members(int(number)) for number in np.unique(data.shard)}
 
     @property
@@ -153,8 +156,10 @@ class Batches:
         share = self._plan.hard_start + (self._plan.hard_end - self._plan.hard_start) * done
         groups = [self._group(int(row), share, generator) for row in rows]
         # Instructed groups come in pairs: the same documents under two instructions.
-        if self._instructed and generator.random() < self._plan.instructed * len(groups) / 2:
-            groups[-2:] = self._pair(generator)
+        wanted = self._plan.instructed * len(groups) / 2 if self._instructed else 0.0
+        pairs = int(wanted) + bool(self._instructed and generator.random() < wanted % 1)
+        for place in range(len(groups) - 2, len(groups) - 2 - 2 * pairs, -2):
+            groups[place : place + 2] = self._pair(generator)
         return groups
 
     def _pair(self, generator: np.random.Generator) -> list[Group]:

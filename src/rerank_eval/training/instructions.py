@@ -136,10 +136,11 @@ class InstructedGroups:
 
     Args:
         functions: Functions of packages that may be trained on.
+        max_characters: Longer documents are not used: what an instruction asks for must not lie behind a cut.
     """
 
-    def __init__(self, functions: Sequence[Function]) -> None:
-        self._functions = [one for one in functions if len(document(one)) <= MAX_CHARACTERS]
+    def __init__(self, functions: Sequence[Function], max_characters: int = MAX_CHARACTERS) -> None:
+        self._functions = [one for one in functions if len(document(one)) <= max_characters]
         profiles = [profile(one) for one in self._functions]
         place = {id(one.function): number for number, one in enumerate(profiles)}
         self._topics = []
@@ -175,6 +176,10 @@ class InstructedGroups:
             options = [one for one in self._options(chosen[:count]) if FEWEST <= sum(one[1]) <= count - FEWEST]
             if not options:
                 continue
+            # A topic has as many restrictions to packages as packages, but each kind is drawn as often as any other.
+            kinds = sorted({_kind(key) for key, _ in options})
+            kind = kinds[int(generator.integers(len(kinds)))]
+            options = [one for one in options if _kind(one[0]) == kind]
             key, holds = options[int(generator.integers(len(options)))]
             return self._instructed(about.topic, chosen, key, holds, generator)
 
@@ -202,6 +207,10 @@ class InstructedGroups:
         order = generator.permutation(len(chosen))
         documents = tuple(document(chosen[i]) for i in order)
         return Instructed(topic.query, (first, second), documents, np.ascontiguousarray(relevant[:, order]))
+
+
+def _kind(key: str) -> str:
+    return key.partition(":")[0]
 
 
 def _opposite(key: str) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.pipeline.provenance import environment
 from rerank_eval.training.batches import Batches, BatchPlan, answer_ids
 from rerank_eval.training.corpus import package_of, packages
 from rerank_eval.training.data import TrainingData, mine_minilm, prepare
@@ -248,7 +249,12 @@ class Session:
     def _note_stage(self, step: int, decay: int | None) -> None:
         """Note from which step on a run goes by other settings, so that it can be done again stage by stage."""
         path = self._run_folder / STAGES
-        stage = {"settings": asdict(self.settings), "decay_steps": decay, "queries": len(self.data.bm25.queries)}
+        stage = {
+            "settings": asdict(self.settings),
+            "decay_steps": decay,
+            "queries": len(self.data.bm25.queries),
+            "code": environment()["git"],
+        }
         before = read_log(path)
         if not before or any(before[-1][key] != value for key, value in stage.items()):
             append_log(path, {"step": step, **stage})
@@ -261,7 +267,8 @@ class Session:
             changed = {key: [old[key], value] for key, value in new.items() if old[key] != value}
             if after["queries"] != before["queries"]:
                 changed["queries"] = [before["queries"], after["queries"]]
-            found.append({"step": after["step"], "changed": changed, "decay_steps": after["decay_steps"]})
+            kept = {key: after[key] for key in ("step", "decay_steps", "code")}
+            found.append({**kept, "changed": changed})
         return found
 
     def _report(self, run: Run, recent: Sequence[dict[str, float]]) -> None:
