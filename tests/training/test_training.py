@@ -290,6 +290,6 @@ def _plan() -> dict[str, object]:
 
 def _exported(session: Session, model: Qwen3ForCausalLM, target: Path) -> Path:
     """Export a model as if it were the best of a session's run."""
-    best = {"score": 0.0, "weights": dict(model.named_parameters()), "figures": _figures(), "plan": _plan()}
+    best = {"weights": dict(model.named_parameters()), "figures": _figures(), "plan": _plan()}
     torch.save(best, session.best)
     return session.export(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -292,14 +292,13 @@ class Session:
         row = {"step": run.step, "seconds": round(run.seconds, 1), **found}
         append_log(self._run_folder / "evaluation.jsonl", row)
         print("held-out packages: " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)  # noqa: T201
-        score = found["bm25_reranked"] + found["minilm_reranked"]
-        kept = torch.load(self.best, weights_only=True)["score"] if self.best.is_file() else -1.0
-        if score > kept:
+        kept = torch.load(self.best, weights_only=True)["figures"] if self.best.is_file() else None
+        if kept is None or merit(row) > merit(kept):
             weights = run.averaged(
                 lambda model: {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
             )
             temporary = self.best.with_suffix(".tmp")
-            torch.save({"score": score, "weights": weights, "figures": row, "plan": asdict(self.settings)}, temporary)
+            torch.save({"weights": weights, "figures": row, "plan": asdict(self.settings)}, temporary)
             temporary.rename(self.best)
 
     def mine(self, shards: int | None = None) -> None:
@@ -310,12 +309,11 @@ class Session:
         """
         mine_minilm(self.folder, self.data, shards)
 
-    def export(self, target: Path, test: str = "") -> Path:
-        """Write the best weights as a checkpoint.
+    def export(self, target: Path) -> Path:
+        """Write the best weights as a checkpoint; `training.figures` adds what it gains on the test split.
 
         Args:
             target: Folder to write.
-            test: Lines about the test split for the card.
 
         Raises:
             DataError: The run has no evaluated weights yet.
@@ -325,9 +323,9 @@ class Session:
         best = torch.load(self.best, weights_only=True)
         model = self._empty()
         model.load_state_dict(best["weights"], strict=False)
-        return export(model, self.data.tokenizer, target, self._record(model, best, test), packages())
+        return export(model, self.data.tokenizer, target, self._record(model, best), packages())
 
-    def _record(self, model: Qwen3ForCausalLM, best: dict[str, Any], test: str) -> dict[str, Any]:
+    def _record(self, model: Qwen3ForCausalLM, best: dict[str, Any]) -> dict[str, Any]:
         figures, plan, data = best["figures"], best["plan"], self.data
         batches = plan["batches"]
         pairs = figures["step"] * batches["groups"] * (batches["negatives"] + 1)
@@ -340,7 +338,8 @@ class Session:
             "parameters": sum(value.numel() for value in model.parameters()),
             "vocabulary": len(data.tokenizer),
             "queries": len(data.bm25.queries),
-            "functions": int((data.shard != HELD_OUT).sum()),
+            "functions": int(np.isin(data.shard, np.unique(data.shard[data.bm25.queries])).sum()),
+            "instructed_functions": int((data.shard != HELD_OUT).sum()),
             "steps": figures["step"],
             "groups": batches["groups"],
             "documents": batches["negatives"] + 1,
@@ -359,9 +358,9 @@ class Session:
             "eval_depth": plan["evaluation"]["depth"],
             **{key: figures[key] for key in ("bm25", "bm25_reranked", "minilm", "minilm_reranked")},
             "followed": figures.get("followed", 0.5),
-            "test": test,
+            "test": [],
             "settings": plan,
-            "stages": self._stages(),
+            "stages": [stage for stage in self._stages() if stage["step"] < figures["step"]],
         }
 
 
@@ -374,6 +373,15 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
         for key, one in value.items()
     }
     return {**{key: value for key, value in settings.items() if not isinstance(value, dict)}, **nested}
+
+
+def merit(figures: Mapping[str, float]) -> float:
+    """Say how good weights are on held-out packages: both reranked lists' nDCG@10, and instructions that were followed.
+
+    Args:
+        figures: A row of `evaluation.jsonl`.
+    """
+    return figures["bm25_reranked"] + figures["minilm_reranked"] + figures.get("followed", 0.0)
 
 
 def token_rarity(data: TrainingData, sample: int = 20_000) -> torch.Tensor:
