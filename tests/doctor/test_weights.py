@@ -118,6 +118,12 @@ def test_random_weights_are_not_asked_for_an_order() -> None:
     assert "not applicable: random weights" in order.found
 
 
+def test_the_reranker_that_comes_with_the_project_is_asked_about_python() -> None:
+    order, engines = check_reranker(reranker("demo:qwen3-python"), "cpu")
+    assert "4 of 4 pairs as expected" in order.found
+    assert engines.level == "ok", engines.found
+
+
 @pytest.mark.slow
 def test_an_embedder_that_knows_the_pairs_is_right(taught_embedder: Path) -> None:
     order, engines = check_retriever(retriever(taught_embedder), "cpu")

@@ -82,6 +82,7 @@ def test_an_absent_folder(tmp_path):
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "not a causal language model"),
         ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}, "sliding-window attention"),
         ({"hidden_size": 32}, "weights that would be left random|cannot be loaded"),
+        ({"num_hidden_layers": 10**6}, "has 1,000,000 layers by its config.json"),
         ({"num_hidden_layers": 3}, "lacks 11 weights that would be left random: model.layers.2"),
     ],
 )

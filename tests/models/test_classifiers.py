@@ -155,6 +155,13 @@ def test_a_causal_reranker_s_length_is_what_it_was() -> None:
     assert effective_max_length(RerankerConfig(max_length=512), ref) == 512
 
 
+def test_a_causal_reranker_reads_no_more_than_it_was_made_for() -> None:
+    ref = resolve_model("demo:qwen3-python", None, "reranker.model")
+    assert effective_max_length(RerankerConfig(), ref) == 512
+    with pytest.raises(ModelError, match=r"reranker\.max_length: 513 exceeds the 512 positions that"):
+        effective_max_length(RerankerConfig(max_length=513), ref)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -49,11 +49,11 @@ def only(project: Path, pattern: str) -> Path:
 def test_it_runs_what_is_missing_and_compares(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(only(project, "mine-*.json").read_text())
     assert [run["name"] for run in told["runs"]] == [
-        f"Qwen3-random (demo), instruction={one}" for one in ("default", "none")
+        f"Qwen3-python (demo), instruction={one}" for one in ("default", "none")
     ]
     (difference,) = told["differences"]
     frames = [
-        pd.read_parquet(project / f"results/runs/Qwen3-random_demo_/{run['identity']}/tools/per_query.parquet")
+        pd.read_parquet(project / f"results/runs/Qwen3-python_demo_/{run['identity']}/tools/per_query.parquet")
         for run in told["runs"]
     ]
     gains = (frames[1]["ndcg_at_10"] - frames[0]["ndcg_at_10"]).to_numpy()

@@ -129,7 +129,7 @@ def test_results_reload_in_plain_mteb(project: Path) -> None:
     scores = {result.model_name: result.task_results[0].get_score() for result in loaded.model_results}
     assert scores == {
         "mteb/baseline-bm25s": pytest.approx(found["retriever"]["scores"]["main"]),
-        "rerank-eval/qwen3-random": pytest.approx(found["reranker"]["scores"]["main"]),
+        "rerank-eval/qwen3-python": pytest.approx(found["reranker"]["scores"]["main"]),
     }
 
 
@@ -142,7 +142,7 @@ def test_the_same_config_gives_the_same_bytes_and_a_second_run_does_nothing(
     assert evaluate("--task", "data/tools") == 0
     printed = capsys.readouterr().out
     assert "computed 0, done before 2" in printed
-    assert "done before: reranker Qwen3-random (demo) on tools" in printed
+    assert "done before: reranker Qwen3-python (demo) on tools" in printed
     assert fingerprint(project / "results") == first
     assert evaluate("--task", "data/tools", "--set", "results_dir=other") == 0
     assert fingerprint(project / "other") == first
@@ -171,13 +171,13 @@ def test_reference_and_packed_rank_alike(project: Path) -> None:
     assert evaluate("--task", "data/tools", "--set", "grid.reranker.engine=[packed, reference]") == 0
     frames = [
         pd.read_parquet(path).set_index(["query_id", "doc_id"])["score"].sort_index()
-        for path in sorted((project / "results" / "runs").glob("Qwen3-random*/*/*/scores.parquet"))
+        for path in sorted((project / "results" / "runs").glob("Qwen3-python*/*/*/scores.parquet"))
     ]
     assert len(frames) == 2
     assert (frames[0] - frames[1]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("moment", ["results/runs/BM25", "results/runs/Qwen3-random*"])
+@pytest.mark.parametrize("moment", ["results/runs/BM25", "results/runs/Qwen3-python*"])
 def test_an_interrupted_run_says_so_and_goes_on(project: Path, moment: str) -> None:
     if moment.endswith("*"):
         write_beir_folder(project / "data" / "more", queries=400)

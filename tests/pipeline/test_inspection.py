@@ -47,7 +47,7 @@ def frame(project: Path, model: str, name: str, file: str) -> pd.DataFrame:
 
 
 def test_the_worst_queries_are_those_that_lost_most(project: Path) -> None:
-    rows = inspected("Qwen3-random (demo)", "--task", "./tools", "--worst", "3")["tools"]
+    rows = inspected("Qwen3-python (demo)", "--task", "./tools", "--worst", "3")["tools"]
     own = frame(project, "Qwen3*", "tools", "per_query")
     lost = (own["oracle_ndcg_at_10"] - own["ndcg_at_10"]).sort_values(ascending=False).tolist()
     assert [row["lost"] for row in rows] == pytest.approx(lost[:3])
@@ -57,7 +57,7 @@ def test_the_worst_queries_are_those_that_lost_most(project: Path) -> None:
 def test_one_query_with_ranks_before_and_after(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = (frame(project, model, "tools", "scores") for model in ("BM25", "Qwen3*"))
     query = after["query_id"].iloc[0]
-    row = inspected("Qwen3-random (demo)", "--task", "./tools", "--query", query, "--render", "2")["tools"]
+    row = inspected("Qwen3-python (demo)", "--task", "./tools", "--query", query, "--render", "2")["tools"]
     expected = dict(zip(*(before[before["query_id"] == query][name] for name in ("doc_id", "rank")), strict=True))
     assert {one["doc_id"]: one["before"] for one in row["candidates"]} == expected
     assert [one["rank"] for one in row["candidates"]] == list(range(1, len(expected) + 1))
@@ -71,7 +71,7 @@ def test_one_query_with_ranks_before_and_after(project: Path, capsys: pytest.Cap
 def test_a_query_s_own_instruction_is_shown(project: Path) -> None:
     own = frame(project, "Qwen3*", "PyInstructionRetrieval", "scores")
     query = own["query_id"].iloc[0]
-    (row,) = inspected("Qwen3-random (demo)", "--query", query).values()
+    (row,) = inspected("Qwen3-python (demo)", "--query", query).values()
     from rerank_eval.tasks.embedded import EMBEDDED
 
     content = EMBEDDED["PyInstructionRetrieval"].content("small", "test")

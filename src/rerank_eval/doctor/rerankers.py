@@ -19,8 +19,9 @@ from rerank_eval.config import RerankerConfig
 from rerank_eval.doctor.checkpoints import Subject, bytes_needed
 from rerank_eval.doctor.device import GIB, memory
 from rerank_eval.doctor.findings import Finding, failure, ok, warning
-from rerank_eval.doctor.pairs import PAIRS, KnownPair
+from rerank_eval.doctor.pairs import PAIRS, PYTHON_PAIRS, KnownPair
 from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.models.resolve import DEMO_NAME
 from rerank_eval.models.scorers import EngineScorer, load_scorer
 
 GAP = 1.0
@@ -67,6 +68,11 @@ def expectation(subject: Subject) -> Expectation:
     """Choose what is expected of a reranker."""
     known = subject.ref.published and subject.ref.name.startswith("Qwen/Qwen3-Reranker")
     return PUBLISHED if known else ANY_RERANKER
+
+
+def known_pairs(subject: Subject) -> tuple[KnownPair, ...]:
+    """Choose pairs of the texts that a reranker was made for."""
+    return PYTHON_PAIRS if subject.ref.name == DEMO_NAME else PAIRS
 
 
 def check_memory(subject: Subject, parameters: int, device: torch.device) -> Iterator[Finding]:
@@ -133,7 +139,7 @@ def score_pairs(config: RerankerConfig, subject: Subject, device: str) -> tuple[
     """
     scorer = load_scorer(config, subject.ref, device)
     instruction = scorer.policy.choose(None, None)
-    groups = [QueryGroup(pair.query, instruction, [pair.relevant, pair.irrelevant]) for pair in PAIRS]
+    groups = [QueryGroup(pair.query, instruction, [pair.relevant, pair.irrelevant]) for pair in known_pairs(subject)]
     margins = np.array([result.margins for result in scorer.score_groups(groups)])
     causal = isinstance(scorer, EngineScorer)
     del scorer
@@ -169,8 +175,8 @@ def judge_order(subject: Subject, margins: Margins, how: str) -> Finding:
     expected = expectation(subject)
     gaps = margins[:, 0] - margins[:, 1]
     short = (gaps <= expected.gap) | (expected.signs & ((margins[:, 0] <= 0) | (margins[:, 1] >= 0)))
-    worst = int(gaps.argmin())
-    told = f"{int((~short).sum())} of {len(PAIRS)} pairs as expected ({how}), {_told(PAIRS[worst], margins[worst])}"
+    worst, pairs = int(gaps.argmin()), known_pairs(subject)
+    told = f"{int((~short).sum())} of {len(pairs)} pairs as expected ({how}), {_told(pairs[worst], margins[worst])}"
     if not short.any():
         return ok(name, told)
     wanted = f"relevant above irrelevant by more than {expected.gap:g}" + (
@@ -180,7 +186,7 @@ def judge_order(subject: Subject, margins: Margins, how: str) -> Finding:
         f"compare `rerank-eval score` with the model card; fetch {subject.ref.name} again if its files may be damaged, "
         "and check reranker.recipe and reranker.instruction"
     )
-    serious = expected.strict or 2 * int(short.sum()) >= len(PAIRS)
+    serious = expected.strict or 2 * int(short.sum()) >= len(pairs)
     tell = failure if serious else warning
     return tell(name, f"{told}; {wanted} is expected, {expected.reason}", remedy)
 

@@ -18,13 +18,15 @@ from rerank_eval.engine.markers import MarkerMode
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
-from rerank_eval.engine.recipe import Recipe, get_recipe
+from rerank_eval.engine.recipe import MAX_LENGTH, Recipe, get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
 from rerank_eval.engine.runner import AttentionName, choose_attention
 
 DtypeName = Literal["float32", "bfloat16", "float16", "float8", "int8"]
 EngineName = Literal["packed", "reference"]
 
+MAX_LAYERS = 1_000
+"""Far more than any model has: a number beyond it is built, layer by layer, for hours before weights are missed."""
 MODEL_TYPES = ("qwen3",)
 """Model types whose attention takes its function from transformers' interface and whose layers all attend in full."""
 
@@ -38,7 +40,7 @@ def load_engine(
     device: str = "auto",
     engine: EngineName = "packed",
     head: HeadName = "float32",
-    max_length: int = 8192,
+    max_length: int | None = None,
     batch_size: int = 16,
     token_budget: int = 0,
     attention: AttentionName = "auto",
@@ -56,7 +58,8 @@ def load_engine(
         device: `auto` (CUDA, else MPS, else CPU), or a torch device.
         engine: `packed`, or `reference` for the recipe's plain padded code.
         head: `float32` for the margin, or `faithful` for the recipe's own arithmetic.
-        max_length: Limit in tokens, as the recipe's truncation mode reads it.
+        max_length: Limit in tokens, as the recipe's truncation mode reads it; None takes `MAX_LENGTH`, or the
+            checkpoint's positions where they are fewer.
         batch_size: Prompts in a batch of the reference engine.
         token_budget: Most tokens in a row of the packed engine; 0 chooses it from free memory.
         attention: How the packed engine attends: `segments` by SDPA, document by document; `cpu_flash`,
@@ -84,6 +87,8 @@ def load_engine(
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     check_quantization(dtype, target)
     tokenizer, network = _load_checkpoint(str(model), engine, dtype, target, hub)
+    if max_length is None:
+        max_length = min(MAX_LENGTH, getattr(network.config, "max_position_embeddings", MAX_LENGTH))
     check_positions(str(model), network, max_length)
     quantize(network, dtype)
     parts = EngineParts(
@@ -221,6 +226,8 @@ def check_attention(model: str, config: Any) -> None:
         raise EngineError(f"{model} is of type {config.model_type!r}; the engine runs {', '.join(MODEL_TYPES)}")
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
+    if config.num_hidden_layers > MAX_LAYERS:
+        raise EngineError(f"{model} has {config.num_hidden_layers:,} layers by its config.json, which is damaged")
 
 
 def _check_config(model: str, config: Any) -> None:

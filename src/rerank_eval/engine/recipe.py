@@ -19,6 +19,9 @@ from rerank_eval.engine.errors import EngineError
 Truncation = Literal["body", "message"]
 SoftmaxDtype = Literal["model", "float32"]
 
+MAX_LENGTH = 8192
+"""Longest prompt in tokens where nobody says: that of all three sources."""
+
 _SYSTEM_AND_USER = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'

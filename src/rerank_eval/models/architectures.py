@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.engine.recipe import MAX_LENGTH
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import code_folder, read_json
 from rerank_eval.models.resolve import ModelRef
 
 Implementation = Literal["transformers", "xlm-roberta-flash", "gte-new", "own code"]
-
-CAUSAL_MAX_LENGTH = 8192
-"""Longest prompt of a causal reranker where the config names none: the recipes' own."""
 
 CODE_CLASSES = ("AutoConfig", "AutoModelForSequenceClassification")
 """Entries of `auto_map` that a sequence classifier with code of its own is built from."""
@@ -62,16 +60,14 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
         ref: The model, resolved.
 
     Returns:
-        The config's; where it names none, 8192 for a causal reranker, and for a sequence classifier the smaller of what
-        its tokenizer and its positions allow: 8192 for bge-reranker-v2-m3 (trained at 1024, which its authors
-        recommend, https://huggingface.co/BAAI/bge-reranker-v2-m3/discussions/9) and for gte-multilingual-reranker-base,
-        1024 for jina-reranker-v2-base-multilingual.
+        The config's. Where it names none, for a causal reranker 8192, or its positions where they are fewer; for a
+        sequence classifier the smaller of what its tokenizer and its positions allow: 8192 for bge-reranker-v2-m3
+        (trained at 1024, which its authors recommend, https://huggingface.co/BAAI/bge-reranker-v2-m3/discussions/9)
+        and for gte-multilingual-reranker-base, 1024 for jina-reranker-v2-base-multilingual.
 
     Raises:
-        ModelError: The config's is longer than a classifier's positions, or neither is known.
+        ModelError: The config's is longer than the model's positions, or a classifier's is not known.
     """
-    if not is_classifier(config, ref):
-        return config.max_length or CAUSAL_MAX_LENGTH
     positions = _positions(ref)
     if config.max_length is not None:
         if positions is not None and config.max_length > positions:
@@ -80,6 +76,8 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
                 "for; lower it, or set it to null for the model's own limit"
             )
         return config.max_length
+    if not is_classifier(config, ref):
+        return MAX_LENGTH if positions is None else min(MAX_LENGTH, positions)
     limit = (read_json(ref, "tokenizer_config.json") or {}).get("model_max_length")
     known = [
         value for value in (limit, positions) if isinstance(value, int | float) and value < _LARGEST_TOKENIZER_LIMIT

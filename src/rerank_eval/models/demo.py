@@ -1,6 +1,7 @@
-"""A tiny Qwen3 reranker with random weights: real code paths and the real vocabulary, no quality.
+"""Two rerankers that need no hub: a small trained one that comes with the project, and a tiny one with random weights.
 
-It lets `make eval`, the tests and the benchmarks run without a hub. Its scores mean nothing.
+The trained one lies beside this file, as `rerank_eval.training` exported it. The random one, real code paths and the
+real vocabulary without quality, is built here, for tests and benchmarks and as the floor that others are held against.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from rerank_eval.files import load_json, storage_error
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 
 WEIGHTS = "model.safetensors"
+SHIPPED = Path(__file__).with_name("qwen3-python")
+"""The trained reranker's folder, in the hub's layout."""
 _SEED = 20_250_605
 _README = """---
 license: apache-2.0

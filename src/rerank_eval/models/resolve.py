@@ -11,12 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM
+from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM, RANDOM_RERANKER
 from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError, StorageError
 from rerank_eval.files import at_home, load_json, write_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import did_you_mean, digest
+
+DEMO_NAME = "rerank-eval/qwen3-python"
+"""Name in results of the small reranker that comes with the project."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def resolve_model(name: str, revision: str | None, where: str, model_root: Path 
         return _minilm(where)
     if name == DEMO_RERANKER:
         return _demo_reranker()
+    if name == RANDOM_RERANKER:
+        return _random_reranker()
     if name.startswith((".", "/", "~")) or (Path(name) / "config.json").is_file():
         return _local(at_home(name), where)
     return _hub(name, revision, where) if model_root is None else _mirrored(name, revision, where, model_root)
@@ -104,6 +109,21 @@ def _minilm(where: str) -> ModelRef:
 
 
 def _demo_reranker() -> ModelRef:
+    from rerank_eval.models.demo import SHIPPED, demo_revision
+
+    note = "trained by this project on Python functions alone (docs/training.md): no guide to rerankers on other texts"
+    return ModelRef(
+        DEMO_NAME,
+        "Qwen3-python (demo)",
+        str(SHIPPED),
+        demo_revision(SHIPPED),
+        "built-in",
+        "Qwen3ForCausalLM",
+        (note,),
+    )
+
+
+def _random_reranker() -> ModelRef:
     from rerank_eval.models.demo import build_demo_reranker, demo_revision
 
     folder = build_demo_reranker(cache_dir() / "models" / "qwen3-random")

@@ -14,6 +14,7 @@ from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home, load_json
+from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import read_json
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
@@ -300,7 +301,7 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
         return _embedded(subject, cell, query)
     config = subject.run.reranker
     assert config is not None  # noqa: S101 - a reranker has one
-    limit = config.max_length or _LONGEST
+    limit = (config.max_length or _LONGEST) if subject.ref is None else effective_max_length(config, subject.ref)
     mean = cell.document_characters / cell.characters_a_token
     documents = [mean * part for part in cell.spread]
     if isinstance(subject.shape, EncoderShape):
