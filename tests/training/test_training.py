@@ -17,15 +17,18 @@ from transformers import Qwen3ForCausalLM
 from rerank_eval.engine import loading
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.tasks.embedded import rules as rules_module
+from rerank_eval.tasks.embedded.rules import RULES, package_rules
 from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Group, Prompts, answer_ids
 from rerank_eval.training.corpus import Package
 from rerank_eval.training.data import TrainingData, mine_minilm, prepare
 from rerank_eval.training.evaluation import instructions_followed, score_group
 from rerank_eval.training.initialisation import initialise
-from rerank_eval.training.instructions import WORDINGS, InstructedGroups
+from rerank_eval.training.instructions import InstructedGroups
 from rerank_eval.training.loop import Run, RunPlan, group_loss
 from rerank_eval.training.network import Shape, lay_out, margins
 from rerank_eval.training.session import Session, Settings, token_rarity
+from rerank_eval.training.wordings import LIMITED, OPEN, PHRASES, Wordings, kind_of, opposite, sentences
 
 SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
 PLAN = BatchPlan(groups=3, negatives=5, tokens=48, instructed=0.0)
@@ -221,11 +224,32 @@ def test_a_beginner_does_not_follow_instructions_yet(data: TrainingData, initial
 
 
 def test_no_instruction_is_worded_as_the_task_words_it() -> None:
-    from rerank_eval.tasks.embedded.rules import RULES
+    rules = {rule.key: rule for rule in RULES}
+    rules |= {f"{rule.key}:numpy": rule for rule in package_rules("numpy")}
+    assert {kind_of(key) for key in rules} == set(PHRASES)
+    tasks = {sentence for rule in rules.values() for sentence in rule.wordings}
+    assert not tasks & {sentence for key in rules for sentence in sentences(key)}
+    assert not {*OPEN, *LIMITED} & {*rules_module.OPEN, *rules_module.LIMITED}
 
-    assert set(WORDINGS) == {rule.key for rule in RULES}
-    tasks = {sentence for rule in RULES for sentence in rule.wordings}
-    assert not tasks & {sentence for wordings in WORDINGS.values() for sentence in wordings}
+
+def test_wordings_of_the_evaluation_are_not_trained_on() -> None:
+    generator = np.random.default_rng(0)
+    trained, asked = (
+        {Wordings(held_out=held_out).sentence(key, generator) for key in PHRASES for _ in range(100)}
+        for held_out in (False, True)
+    )
+    assert len(trained) > 500
+    assert not trained & asked
+
+
+def test_an_opposite_excludes_what_a_restriction_wants(data: TrainingData) -> None:
+    assert all(opposite(opposite(key)) == key for key in PHRASES)
+    assert opposite("package:numpy") == "package-not:numpy"
+    rules = {rule.key: rule for rule in RULES}
+    for key, rule in rules.items():
+        assert [rule.holds(one) for one in data.functions] == [
+            not rules[opposite(key)].holds(one) for one in data.functions
+        ]
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ instruction on unfamiliar code.
 all-MiniLM-L6-v2's own softmax), plus {pointwise} x binary cross-entropy. Negatives: random ones of the same ten
 thousand functions, and a share of {hard_start:.0%} growing to {hard_end:.0%} out of {sources}. Documents were cut at
 {cut} tokens. The weights are a running average. Embeddings begin as all-MiniLM-L6-v2's vectors of the tokens
-(Apache-2.0), attention as a search for equal tokens.{stages}
+(Apache-2.0), attention as a search for equal tokens.{begun}{stages}
 
 ## Figures
 
@@ -69,7 +69,7 @@ def model_card(record: Mapping[str, Any]) -> str:
     """
     packages = ", ".join(f"{one['name']} {one['version']} ({one['licence']})" for one in record["packages"])
     rows = {key: value for key, value in record.items() if key != "packages"}
-    rows |= {"test": _test(record["test"]), "stages": _stages(record["stages"])}
+    rows |= {"test": _test(record["test"]), "stages": _stages(record["stages"]), "begun": _begun(record["begun"])}
     return _CARD.format(**rows, package_count=len(record["packages"]), packages=packages)
 
 
@@ -93,6 +93,14 @@ def _test(rows: Sequence[Mapping[str, Any]]) -> str:
             f"| {one['baseline']:.3f} ({one['baseline_name']}) | {interval} | {p} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _begun(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Tell of the runs whose weights this one began with."""
+    told = [
+        f"{one['steps']:,} steps ({one['pairs']:,} pairs, {one['hours']:.1f} hours, seed {one['seed']})" for one in runs
+    ]
+    return f"\nThis run began with the weights of an earlier one: {', then '.join(told)}." if told else ""
 
 
 def _stages(stages: Sequence[Mapping[str, Any]]) -> str:

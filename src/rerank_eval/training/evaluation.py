@@ -119,7 +119,7 @@ def evaluate(
 def instructions_followed(
     model: Qwen3ForCausalLM, data: TrainingData, *, groups: int, documents: int = 16, tokens: int = 256
 ) -> float:
-    """Say how often a ranking follows an instruction, over functions of held-out packages.
+    """Say how often a ranking follows an instruction in words that are not trained on, over held-out packages.
 
     Args:
         model: The network.
@@ -133,7 +133,7 @@ def instructions_followed(
         first; one that keeps its rank counts half, so a model that does not read instructions gets 0.5.
     """
     model.eval()
-    source = InstructedGroups([data.functions[i] for i in data.members(HELD_OUT)])
+    source = InstructedGroups([data.functions[i] for i in data.members(HELD_OUT)], held_out=True)
     prompts, answers, generator = Prompts(data, tokens), answer_ids(data), np.random.default_rng(11)
     found: list[float] = []
     for _ in range(groups if len(source) else 0):

@@ -16,95 +16,19 @@ from rerank_eval.tasks.embedded.instruction_task import document
 from rerank_eval.tasks.embedded.rules import RULES
 from rerank_eval.tasks.embedded.stdlib import Function
 from rerank_eval.tasks.embedded.topics import Topic, profile, topics
+from rerank_eval.training.wordings import Wordings, kind_of, opposite
 
-OPEN = (
-    "Any function or method on the subject counts, wherever it comes from.",
-    "Find code about the topic. There are no further conditions.",
-    "Everything that concerns the topic is welcome, whatever its kind.",
-    "Given a topic, retrieve the Python code that deals with it",
-)
-LIMITED = (
-    "Find code about the topic that also meets a condition.",
-    "Not all code on the subject counts.",
-    "Code must be about the topic and fulfil this.",
-    "Given a topic and a condition, retrieve the Python code that satisfies both.",
-)
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "methods": (
-        "Restrict yourself to methods; plain functions outside a class are irrelevant.",
-        "It must be defined in a class.",
-        "Functions at module level should be ignored, methods are fine.",
-    ),
-    "functions": (
-        "Restrict yourself to plain functions outside any class; methods are irrelevant.",
-        "It must not be defined in a class.",
-        "Ignore methods: only functions at the level of the module are wanted.",
-    ),
-    "raises": (
-        "It must raise an exception somewhere in its body.",
-        "Without a raise statement it is irrelevant.",
-        "Only functions that may raise errors on their own are wanted.",
-    ),
-    "raises-not": (
-        "It must not raise any exception in its body.",
-        "With a raise statement in it, it is irrelevant.",
-        "Functions that raise errors on their own are unwanted.",
-    ),
-    "asyncio": (
-        "It must be asynchronous: a coroutine written as async def.",
-        "Synchronous code is irrelevant, only async def is wanted.",
-        "Restrict yourself to asyncio code and coroutines.",
-    ),
-    "asyncio-not": (
-        "It must not be asynchronous: no coroutine, no asyncio.",
-        "Anything written as async def is irrelevant.",
-        "Restrict yourself to synchronous code.",
-    ),
-    "public": (
-        "It must be public: its name may not start with an underscore.",
-        "Private helpers and special methods, whose names start with an underscore, are irrelevant.",
-        "Ignore everything with a leading underscore in its name.",
-    ),
-    "private": (
-        "It must be private or special: its name has to start with an underscore.",
-        "Public functions are irrelevant, only internal ones with a leading underscore are wanted.",
-        "Restrict yourself to names that start with an underscore.",
-    ),
-    "returns": (
-        "It must return a value.",
-        "Without a return statement that gives a value it is irrelevant.",
-        "Ignore procedures: something has to be returned.",
-    ),
-    "returns-not": (
-        "It must not return any value.",
-        "If it returns a value it is irrelevant: only procedures are wanted.",
-        "Ignore everything that gives back a result.",
-    ),
-    "decorated": (
-        "It must carry a decorator.",
-        "Without an @ decorator it is irrelevant.",
-        "Restrict yourself to decorated definitions, for instance properties.",
-    ),
-    "decorated-not": (
-        "It must not carry a decorator.",
-        "With an @ decorator, for instance as a property, it is irrelevant.",
-        "Ignore decorated definitions.",
-    ),
-}
-PACKAGE = (
-    "It must belong to {package}.",
-    "Anything outside {package} is irrelevant.",
-    "Restrict yourself to the package {package}.",
-)
-PACKAGE_NOT = (
-    "It must not belong to {package}.",
-    "Anything inside {package} is irrelevant.",
-    "Ignore the package {package}.",
-)
 MAX_CHARACTERS = 2_000
 MIN_TOPIC, MAX_TOPIC = 6, 400
 FEWEST = 2
 """Documents that a restriction has to leave, and to exclude, among those drawn for a topic."""
+COMPOUND = 1 / 3
+"""Share of groups both of whose instructions have a restriction in common, as every third of the task's."""
+_ASPECTS = {rule.key: rule.aspect for rule in RULES}
+
+
+Restriction = tuple[str, list[bool]]
+"""A restriction's key, and of which documents it holds."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +61,13 @@ class InstructedGroups:
     Args:
         functions: Functions of packages that may be trained on.
         max_characters: Longer documents are not used: what an instruction asks for must not lie behind a cut.
+        held_out: Word instructions as none is worded that is trained on.
     """
 
-    def __init__(self, functions: Sequence[Function], max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(
+        self, functions: Sequence[Function], max_characters: int = MAX_CHARACTERS, *, held_out: bool = False
+    ) -> None:
+        self._wordings = Wordings(held_out=held_out)
         self._functions = [one for one in functions if len(document(one)) <= max_characters]
         profiles = [profile(one) for one in self._functions]
         place = {id(one.function): number for number, one in enumerate(profiles)}
@@ -163,7 +91,8 @@ class InstructedGroups:
             generator: Decides all.
 
         Returns:
-            The group: under the first instruction the restriction holds, under the second its opposite or none.
+            The group: under the first instruction the restriction holds, under the second its opposite or none; a third
+            of the groups have a second restriction under both.
         """
         while True:
             about = self._topics[int(generator.integers(len(self._topics)))]
@@ -173,56 +102,66 @@ class InstructedGroups:
             chosen = [self._functions[i] for i in on_topic + off_topic]
             if len(chosen) < documents:
                 continue
-            options = [one for one in self._options(chosen[:count]) if FEWEST <= sum(one[1]) <= count - FEWEST]
-            if not options:
+            options = self._options(chosen[:count])
+            first = _draw([one for one in options if FEWEST <= sum(one[1]) <= count - FEWEST], generator)
+            if first is None:
                 continue
-            # A topic has as many restrictions to packages as packages, but each kind is drawn as often as any other.
-            kinds = sorted({_kind(key) for key, _ in options})
-            kind = kinds[int(generator.integers(len(kinds)))]
-            options = [one for one in options if _kind(one[0]) == kind]
-            key, holds = options[int(generator.integers(len(options)))]
-            return self._instructed(about.topic, chosen, key, holds, generator)
+            base = _draw(_bases(options, first), generator) if generator.random() < COMPOUND else None
+            return self._instructed(about.topic, chosen, first, base, generator)
 
-    def _options(self, on_topic: Sequence[Function]) -> list[tuple[str, list[bool]]]:
+    def _options(self, on_topic: Sequence[Function]) -> list[Restriction]:
         """List restrictions with whether each document on the topic meets them."""
-        found = [(rule.key, [rule.holds(one) for one in on_topic]) for rule in RULES]
+        found: list[Restriction] = [(rule.key, [rule.holds(one) for one in on_topic]) for rule in RULES]
         for package in sorted({one.package for one in on_topic}):
             found.append((f"package:{package}", [one.package == package for one in on_topic]))
             found.append((f"package-not:{package}", [one.package != package for one in on_topic]))
         return found
 
     def _instructed(
-        self, topic: Topic, chosen: Sequence[Function], key: str, holds: list[bool], generator: np.random.Generator
+        self,
+        topic: Topic,
+        chosen: Sequence[Function],
+        first: Restriction,
+        base: Restriction | None,
+        generator: np.random.Generator,
     ) -> Instructed:
+        key, holds = first
+        common = np.array(base[1] if base is not None else [True] * len(holds))
         relevant = np.zeros((2, len(chosen)), dtype=np.float32)
-        relevant[0, : len(holds)] = holds
-        opposite = _opposite(key) if generator.random() < 0.5 else None  # noqa: PLR2004 - a coin
-        relevant[1, : len(holds)] = 1.0 if opposite is None else 1.0 - relevant[0, : len(holds)]
-
-        def pick(wordings: Sequence[str]) -> str:
-            return wordings[int(generator.integers(len(wordings)))]
-
-        first = f"{pick(LIMITED)} {pick(_wordings(key))}"
-        second = pick(OPEN) if opposite is None else f"{pick(LIMITED)} {pick(_wordings(opposite))}"
+        relevant[0, : len(holds)] = common & np.array(holds)
+        turned = generator.random() < 0.5  # noqa: PLR2004 - a coin
+        relevant[1, : len(holds)] = common & ~np.array(holds) if turned else common
+        shared = [base[0]] if base is not None else []
+        asked = [[*shared, key], [*shared, opposite(key)] if turned else shared]
+        words = self._wordings
+        one, other = (words.limited(keys, generator) if keys else words.open(generator) for keys in asked)
         order = generator.permutation(len(chosen))
         documents = tuple(document(chosen[i]) for i in order)
-        return Instructed(topic.query, (first, second), documents, np.ascontiguousarray(relevant[:, order]))
+        return Instructed(topic.query, (one, other), documents, np.ascontiguousarray(relevant[:, order]))
 
 
-def _kind(key: str) -> str:
-    return key.partition(":")[0]
+def _draw(options: Sequence[Restriction], generator: np.random.Generator) -> Restriction | None:
+    """Draw a restriction, or None where there is none.
+
+    A topic has as many restrictions to packages as packages, but each kind is drawn as often as any other.
+    """
+    kinds = sorted({kind_of(key) for key, _ in options})
+    if not kinds:
+        return None
+    kind = kinds[int(generator.integers(len(kinds)))]
+    own = [one for one in options if kind_of(one[0]) == kind]
+    return own[int(generator.integers(len(own)))]
 
 
-def _opposite(key: str) -> str:
-    name, colon, package = key.partition(":")
-    if colon:
-        return f"{'package' if name == 'package-not' else 'package-not'}:{package}"
-    pairs = {"methods": "functions", "functions": "methods", "public": "private", "private": "public"}
-    return pairs.get(key) or (key.removesuffix("-not") if key.endswith("-not") else f"{key}-not")
+def _bases(options: Sequence[Restriction], first: Restriction) -> list[Restriction]:
+    """List restrictions to other aspects that leave enough documents on either side of the first one."""
+    found = []
+    for key, holds in options:
+        left = sum(a and b for a, b in zip(holds, first[1], strict=True))
+        if _aspect(key) != _aspect(first[0]) and left >= FEWEST and sum(holds) - left >= FEWEST:
+            found.append((key, holds))
+    return found
 
 
-def _wordings(key: str) -> tuple[str, ...]:
-    name, colon, package = key.partition(":")
-    if not colon:
-        return WORDINGS[key]
-    return tuple(one.format(package=package) for one in (PACKAGE if name == "package" else PACKAGE_NOT))
+def _aspect(key: str) -> str:
+    return _ASPECTS.get(key, "package")

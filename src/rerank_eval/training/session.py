@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,20 @@ from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.pipeline.provenance import environment
 from rerank_eval.training.batches import Batches, BatchPlan, answer_ids
 from rerank_eval.training.corpus import package_of, packages
 from rerank_eval.training.data import TrainingData, mine_minilm, prepare
 from rerank_eval.training.evaluation import evaluate, held_out, instructions_followed
 from rerank_eval.training.export import export
 from rerank_eval.training.initialisation import Scales, initialise, rarity
-from rerank_eval.training.loop import Run, RunPlan, append_log, read_log
+from rerank_eval.training.loop import Run, RunPlan, append_log
 from rerank_eval.training.mining import HELD_OUT
 from rerank_eval.training.network import Shape
+from rerank_eval.training.stages import earlier_runs, note_begin, note_stage, stages
 from rerank_eval.training.tokenizer import load_tokenizer
 
 SAVE_SECONDS = 180.0
 PRINT_STEPS = 20
-STAGES = "stages.jsonl"
 
 
 @dataclass(frozen=True)
@@ -162,6 +160,7 @@ class Session:
             model.load_state_dict(torch.load(initial, weights_only=True, map_location="cpu"), strict=False)
         elif begin is not None:
             model = self._exported(begin)
+            note_begin(self._run_folder, begin)
             torch.save(dict(model.named_parameters()), initial)
         else:
             model = initialise(
@@ -188,11 +187,10 @@ class Session:
 
     def _exported(self, checkpoint: Path) -> Qwen3ForCausalLM:
         """Read the weights of a checkpoint that `export` wrote."""
-        vocabulary, weights = checkpoint / "tokenizer.json", checkpoint / "model.safetensors"
-        if not vocabulary.is_file() or not weights.is_file():
-            raise DataError(
-                f"{checkpoint} is no checkpoint of this training: {vocabulary.name} or {weights.name} lacks"
-            )
+        weights = checkpoint / "model.safetensors"
+        lacking = [one for one in ("tokenizer.json", "training.json", weights.name) if not (checkpoint / one).is_file()]
+        if lacking:
+            raise DataError(f"{checkpoint} is no checkpoint of this training: it has no {' and no '.join(lacking)}")
         if load_tokenizer(checkpoint).get_vocab() != self.data.tokenizer.get_vocab():
             raise DataError(f"{checkpoint} has another vocabulary than the corpus in {self.folder}; begin without it")
         model = self._empty()
@@ -221,7 +219,8 @@ class Session:
         run = self.start(begin)
         settings = json.dumps(asdict(self.settings), indent=1)
         self.settings_file(self.folder, self._run_folder.name).write_text(settings + "\n", encoding="utf-8")
-        self._note_stage(run.step, decay)
+        stage = {"settings": asdict(self.settings), "decay_steps": decay, "queries": len(self.data.bm25.queries)}
+        note_stage(self._run_folder, run.step, stage)
         if decay is not None:
             run.plan = replace(run.plan, decay_from=run.step, decay_steps=decay)
             steps = run.step + decay
@@ -245,31 +244,6 @@ class Session:
         run.save(self.state)
         self._evaluate(run, held)
         return run
-
-    def _note_stage(self, step: int, decay: int | None) -> None:
-        """Note from which step on a run goes by other settings, so that it can be done again stage by stage."""
-        path = self._run_folder / STAGES
-        stage = {
-            "settings": asdict(self.settings),
-            "decay_steps": decay,
-            "queries": len(self.data.bm25.queries),
-            "code": environment()["git"],
-        }
-        before = read_log(path)
-        if not before or any(before[-1][key] != value for key, value in stage.items()):
-            append_log(path, {"step": step, **stage})
-
-    def _stages(self) -> list[dict[str, Any]]:
-        """Say what each stage of the run changed, the first one's settings left out."""
-        rows, found = read_log(self._run_folder / STAGES), []
-        for before, after in pairwise(rows):
-            old, new = _flat(before["settings"]), _flat(after["settings"])
-            changed = {key: [old[key], value] for key, value in new.items() if old[key] != value}
-            if after["queries"] != before["queries"]:
-                changed["queries"] = [before["queries"], after["queries"]]
-            kept = {key: after[key] for key in ("step", "decay_steps", "code")}
-            found.append({**kept, "changed": changed})
-        return found
 
     def _report(self, run: Run, recent: Sequence[dict[str, float]]) -> None:
         row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent])) for key in recent[0]}
@@ -360,19 +334,9 @@ class Session:
             "followed": figures.get("followed", 0.5),
             "test": [],
             "settings": plan,
-            "stages": [stage for stage in self._stages() if stage["step"] < figures["step"]],
+            "begun": earlier_runs(self._run_folder),
+            "stages": [stage for stage in stages(self._run_folder) if stage["step"] < figures["step"]],
         }
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Name nested settings as `--set` does."""
-    nested = {
-        f"{part}.{key}": one
-        for part, value in settings.items()
-        if isinstance(value, dict)
-        for key, one in value.items()
-    }
-    return {**{key: value for key, value in settings.items() if not isinstance(value, dict)}, **nested}
 
 
 def merit(figures: Mapping[str, float]) -> float:
