@@ -138,7 +138,7 @@ def test_score_shows_the_exact_prompt(capsys: pytest.CaptureFixture[str], monkey
     assert "<Query>: What is the capital of China?\n<Document>: The capital of China is Beijing.<|im_end|>" in printed
     assert re.search(r"tokens:  \d+\n", printed)
     assert re.search(r"margin:  -?\d+\.\d{6}\nP\(yes\):  0\.\d{6}\n", printed)
-    assert "random weights" in printed
+    assert "trained by this project on Python functions alone" in " ".join(printed.split())
 
 
 def test_tasks_lists_every_suite_with_its_pairs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.pipeline import results, stages
-from rerank_eval.store import admin
+from rerank_eval.store import admin, cell_folder
 from rerank_eval.store.cell import StoredCell
 from rerank_eval.store.shards import write_shard
 from rerank_eval.tasks.beir import BeirFolder
@@ -187,11 +187,14 @@ def _model(folder: Path) -> object:
     return embedding_engine(RetrieverConfig(model="./model"), ref)
 
 
+CELL = cell_folder(samples.OWNER["subset"], samples.OWNER["split"])
+
+
 def _shard(folder: Path) -> object:
     root = folder / "results"
     own = root / "scores" / "m" / samples.OWNER["identity"]
     (own / "identity.json").write_text(json.dumps(samples.IDENTITY))
-    cell = StoredCell(own / "Task" / "cell", samples.OWNER)
+    cell = StoredCell(own / "Task" / CELL, samples.OWNER)
     cell.find(samples.SCORED.query, samples.SCORED.documents)
     admin.show(root, None, Console(file=io.StringIO()))
     return admin.verify(root, None, Console(file=io.StringIO()))
@@ -268,7 +271,7 @@ YAML = (
 def targets() -> dict[str, Target]:
     """Return every target by name."""
     name, shard = _shard_bytes()
-    cell = f"results/scores/m/{samples.OWNER['identity']}/Task/cell/{name}"
+    cell = f"results/scores/m/{samples.OWNER['identity']}/Task/{CELL}/{name}"
     own = "results/runs/m/0123456789ab/Task"
     good = samples.per_query()
     frames = (_parquet(good), _any_json(good.to_dict("list")), _any_json(good.to_dict("list")))

@@ -74,7 +74,7 @@ def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "random weights" not in done.stdout  # that note belongs to the demo model, not to a name on the hub
+    assert "Python functions alone" not in done.stdout  # that note belongs to the demo model, not to a name on the hub
     found = {}
     for path in (tmp_path / "results").glob("runs/*/*/*/manifest.json"):
         manifest = json.loads(path.read_text())
