@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with results of BM25 and the demo reranker."""
+    """A project with results of BM25 and of random weights, whose numbers are no round ones."""
     folder = tmp_path_factory.mktemp("verify")
     shutil.copytree(ROOT / "configs", folder / "configs")
+    base = folder / "configs" / "base.yaml"
+    base.write_text(base.read_text().replace("demo:qwen3-python", "demo:qwen3-random"))
     write_beir_folder(folder / "data" / "tools")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
