@@ -24,6 +24,10 @@ BM25 = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=10")
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    base = (
+        tmp_path / "configs" / "base.yaml"
+    )  # random weights: the trained ones are right about all of so small a folder
+    base.write_text(base.read_text().replace("demo:qwen3-python", "demo:qwen3-random"))
     write_beir_folder(tmp_path / "tools")
     monkeypatch.chdir(tmp_path)
     return tmp_path
