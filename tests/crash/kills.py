@@ -30,11 +30,10 @@ from rerank_eval.files import write_json
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.store.cell import StoredCell
 from rerank_eval.store.shards import ScoredQuery
-from tests.pipeline.folders import write_beir_folder
+from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 from tests.pipeline.test_end_to_end import fingerprint
 from tests.tiny_embedding import write_qwen3_embedding
 
-ROOT = Path(__file__).parents[2]
 BLOCK = 64
 TASKS = {"tools": 40, "more": 60}
 TOP_K = 20
@@ -59,7 +58,7 @@ class Kill:
 
 def prepare(folder: Path) -> list[str]:
     """Write tasks, an encoder and configs into a folder, and return the run's arguments."""
-    shutil.copytree(ROOT / "configs", folder / "configs")
+    configs_with_random_weights(folder)
     demo = Path(resolve_model("demo:qwen3-random", None, "test").source)
     write_qwen3_embedding(folder / "encoder", demo)
     tasks = [part for name, queries in TASKS.items() for part in ("--task", str(write(folder, name, queries)))]

@@ -23,16 +23,14 @@ from rerank_eval.store.cell import Blocks
 from tests.crash.kills import stored_pairs
 from tests.models.test_reranker import WordOverlap, policy
 from tests.models.test_retriever import meta
-from tests.pipeline.folders import write_beir_folder
+from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 from tests.pipeline.test_end_to_end import fingerprint
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the configs and a task of 400 queries."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    configs_with_random_weights(tmp_path)
     write_beir_folder(tmp_path / "data" / "tools", queries=400)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 TOOLS = ["hammer", "saw", "drill", "chisel", "wrench", "level", "clamp", "file", "plane", "vise"]
 USES = ["drive nails", "cut wood", "bore holes", "carve joints", "turn bolts", "check floors"]
@@ -31,3 +34,13 @@ def write_beir_folder(folder: Path, queries: int = 12) -> Path:
             qrels.append(f"q{number}\t{document_id}\t1")
     (folder / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
     return folder
+
+
+def configs_with_random_weights(folder: Path) -> None:
+    """Copy the project's configs with random weights for the reranker, which are fast and right about nothing.
+
+    The trained default is right about all of so small a folder, so that every number would be 1.
+    """
+    target = shutil.copytree(ROOT / "configs", folder / "configs")
+    base = target / "base.yaml"
+    base.write_text(base.read_text().replace("demo:qwen3-python", "demo:qwen3-random"))

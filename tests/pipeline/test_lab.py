@@ -15,19 +15,14 @@ import pytest
 from rerank_eval.cli import _run
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
-from tests.pipeline.folders import write_beir_folder
+from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 
-ROOT = Path(__file__).parents[2]
 BM25 = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=10")
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    base = (
-        tmp_path / "configs" / "base.yaml"
-    )  # random weights: the trained ones are right about all of so small a folder
-    base.write_text(base.read_text().replace("demo:qwen3-python", "demo:qwen3-random"))
+    configs_with_random_weights(tmp_path)
     write_beir_folder(tmp_path / "tools")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -12,18 +12,14 @@ import pytest
 
 from rerank_eval.analysis.seal import sealed
 from rerank_eval.cli import _run
-from tests.pipeline.folders import write_beir_folder
-
-ROOT = Path(__file__).parents[2]
+from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with results of BM25 and of random weights, whose numbers are no round ones."""
     folder = tmp_path_factory.mktemp("verify")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    base = folder / "configs" / "base.yaml"
-    base.write_text(base.read_text().replace("demo:qwen3-python", "demo:qwen3-random"))
+    configs_with_random_weights(folder)
     write_beir_folder(folder / "data" / "tools")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
