@@ -101,33 +101,27 @@ def test_the_count_does_not_depend_on_how_texts_come() -> None:
     }
 
 
-def test_the_default_is_no_part_of_an_identity(tmp_path: Path) -> None:
-    ref = resolve_model("demo:qwen3-random", None, "")
-    recipe = find_recipe("card", "")
-
+def _identity(config: RerankerConfig) -> dict[str, Any]:
     class First:
         digest = "0" * 12
 
     first: Any = First()
-    kept = reranker_identity(RerankerConfig(), ref, first, recipe=recipe)
+    return reranker_identity(
+        config, resolve_model("demo:qwen3-random", None, ""), first, recipe=find_recipe("card", "")
+    )
+
+
+def test_the_default_is_no_part_of_an_identity() -> None:
+    kept = _identity(RerankerConfig())
     assert "markers" not in kept
-    assert reranker_identity(RerankerConfig(markers="keep"), ref, first, recipe=recipe) == kept
-    assert reranker_identity(RerankerConfig(markers="neutralise"), ref, first, recipe=recipe) == kept | {
-        "markers": "neutralise"
-    }
+    assert _identity(RerankerConfig(markers="keep")) == kept
+    assert _identity(RerankerConfig(markers="neutralise")) == kept | {"markers": "neutralise"}
 
 
 def test_a_new_arithmetic_is_another_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that scores otherwise must not serve what the one before has stored."""
-    ref = resolve_model("demo:qwen3-random", None, "")
-    recipe = find_recipe("card", "")
-
-    class First:
-        digest = "0" * 12
-
-    first: Any = First()
-    now = reranker_identity(RerankerConfig(), ref, first, recipe=recipe)
+    now = _identity(RerankerConfig())
     monkeypatch.setattr("rerank_eval.engine.interface.ARITHMETIC", 2)
-    later = reranker_identity(RerankerConfig(), ref, first, recipe=recipe)
+    later = _identity(RerankerConfig())
     assert later == now | {"arithmetic": 2}
     assert score_identity(later) != score_identity(now)

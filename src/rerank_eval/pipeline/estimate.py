@@ -10,7 +10,7 @@ from typing import Any
 
 from rerank_eval.config import LoadedConfig, RunConfig
 from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
-from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
 from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home, load_json
@@ -32,7 +32,6 @@ BENCH = Path("results/bench")
 # Characters a token of a prompt without query and document, and of what follows the document, where no tokenizer is at
 # hand: the three recipes with their default instructions, in Qwen's vocabulary, are 69 to 73 and 9 to 11 tokens.
 _FRAME, _BEHIND = 4.8, 5.75
-_LONGEST = 8192
 _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
 _RERANKED, _RETRIEVED = 112, 165
@@ -301,7 +300,7 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
         return _embedded(subject, cell, query)
     config = subject.run.reranker
     assert config is not None  # noqa: S101 - a reranker has one
-    limit = (config.max_length or _LONGEST) if subject.ref is None else effective_max_length(config, subject.ref)
+    limit = (config.max_length or MAX_LENGTH) if subject.ref is None else effective_max_length(config, subject.ref)
     mean = cell.document_characters / cell.characters_a_token
     documents = [mean * part for part in cell.spread]
     if isinstance(subject.shape, EncoderShape):
@@ -326,7 +325,7 @@ def _mean(values: Sequence[float]) -> float:
 def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
-    limit = subject.run.retriever.max_length or _LONGEST
+    limit = subject.run.retriever.max_length or MAX_LENGTH
     query, mean = query + _RETRIEVER_FRAME, cell.corpus_characters / cell.characters_a_token
     documents = [min(mean * part, limit) for part in cell.corpus_spread]
     tokens = cell.queries * query + cell.documents * _mean(documents)
