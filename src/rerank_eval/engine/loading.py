@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -147,6 +148,24 @@ def resolve_device(device: str) -> torch.device:
     if not present[chosen.type]:
         raise EngineError(f"device {device!r} is not available on this machine; use auto or cpu")
     return chosen
+
+
+def device_name(device: str = "auto") -> str:
+    """Say for people, and for the manifest, which device a model is on.
+
+    Args:
+        device: As `resolve_device` takes it.
+
+    Returns:
+        Such as `cuda (NVIDIA H100 80GB HBM3)` and `cpu (x86_64)`.
+
+    Raises:
+        EngineError: As `resolve_device` does.
+    """
+    chosen = resolve_device(device)
+    cuda = chosen.type == "cuda"
+    name = torch.cuda.get_device_name(chosen) if cuda else platform.processor() or platform.machine()
+    return f"{chosen.type} ({name})"
 
 
 def _load_checkpoint(

@@ -196,7 +196,12 @@ class _Lab:
             check = held.check if held is not None else None
             settings = blocks(row.config.store)
             store = ScoreStore(
-                self.plan.results_dir, row.ref.label, row.score_identity, settings, check=check, maker=maker
+                self.plan.results_dir,
+                row.ref.label,
+                row.score_identity,
+                settings,
+                check=check,
+                maker=lambda: maker(row.config.device),
             )
             model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:

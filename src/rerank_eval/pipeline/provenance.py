@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.engine.loading import device_name
+
 PACKAGES = (
     "rerank-eval",
     "mteb",
@@ -44,19 +46,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def maker(workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def maker(device: str, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Say what computes scores, in a line for each kind of device: shards keep it, so that a result can tell.
 
     Args:
+        device: The config's, as this process uses it.
         workers: Workers' hosts and devices; none where this process computes.
     """
-    devices = {str(one["device"]) for one in workers} or {_told(environment()["device"])}
+    devices = {str(one["device"]) for one in workers} or {device_name(device)}
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers", "rerank-eval"))
     return sorted(f"{device}, {versions}" for device in devices)
-
-
-def _told(device: Mapping[str, Any]) -> str:
-    return f"{device['kind']} ({device['name']})"
 
 
 def _version(name: str) -> str | None:

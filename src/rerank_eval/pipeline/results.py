@@ -199,7 +199,7 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("inputs") != dict(inputs) or not (folder / PAIRS).is_file():
         return False
-    altered = _altered(folder, manifest.get("files"))
+    altered = altered_file(folder, manifest.get("files"))
     if altered is not None:
         logger.warning("%s is not as it was written; the result is made anew", folder / altered)
         return False
@@ -208,8 +208,16 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
     return manifest["row"]["kind"] != "retriever" or predictions.is_file()
 
 
-def _altered(folder: Path, files: Any) -> str | None:
-    """Name a file that is not what the manifest says; None where there is none, or an older release named none."""
+def altered_file(folder: Path, files: Any) -> str | None:
+    """Name a file that is not what the manifest says.
+
+    Args:
+        folder: The row's folder for the task.
+        files: The manifest's names and digests, or what stands there instead.
+
+    Returns:
+        The first such file; None where there is none, or an older release named none.
+    """
     for name, written in files.items() if isinstance(files, dict) else ():
         path = folder / Path(str(name)).name
         try:

@@ -171,7 +171,7 @@ class Runner:
             row.score_identity,
             blocks(row.config.store),
             check=check,
-            maker=lambda: maker(self._workers()),
+            maker=lambda: maker(row.config.device, self._workers()),
         )
         model = CrossEncoder(self._load_scorer(row), row.meta(), ledger=store.cell)
         job = replace(job, makers=lambda: sorted(store.makers))

@@ -10,7 +10,6 @@ from typing import Any
 import mteb
 
 from rerank_eval.analysis.judging import Cell, Qrels
-from rerank_eval.analysis.seal import file_digest
 from rerank_eval.errors import DataError
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder
@@ -165,8 +164,10 @@ def _drop_identical(task: Any) -> None:
 def _check_unaltered(predictions: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse candidates that are not those of the manifest: mteb would rerank and average what is left of them."""
     files = manifest.get("files")
-    written = files.get(predictions.name) if isinstance(files, dict) else None
-    if written is None or not predictions.is_file() or file_digest(predictions) == written:
+    own = (
+        {name: digest for name, digest in files.items() if name == predictions.name} if isinstance(files, dict) else {}
+    )
+    if not predictions.is_file() or results.altered_file(predictions.parent, own) is None:
         return
     results.begin(predictions.parent)  # so that the next run retrieves anew
     raise DataError(

@@ -14,11 +14,9 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -33,6 +31,7 @@ from rerank_eval.analysis.metrics import MAX_GRADE
 from rerank_eval.errors import DataError
 from rerank_eval.models.resolve import cache_dir
 from rerank_eval.names import digest, slug
+from rerank_eval.tasks.mapped import own_folder
 
 _HEADER = re.compile(r"^\s*query[-_ ]?id\b", re.IGNORECASE)
 _BLANK = re.compile(r"\s")
@@ -41,7 +40,6 @@ _MAX_EXPANSION = 200  # of a gzip file; JSON lines of real texts come to 3 to 20
 _MAX_EMPTY = 1_000_000
 _QRELS_COLUMNS = (3, 4)
 _BATCH = 10_000
-_IN_USE = "in-use"
 
 
 class _LineError(Exception):
@@ -318,38 +316,6 @@ def scan(files: FolderFiles) -> str:
     return str(found.hasher.hexdigest()[:16])
 
 
-def _own_folder(place: Path) -> tuple[tempfile.TemporaryDirectory[str], IO[bytes]]:
-    """Make a folder for a mapped corpus, and remove those that killed processes left behind.
-
-    Args:
-        place: Where such folders are.
-
-    Returns:
-        The folder, and the file whose lock says that it is in use; the system gives it back when the process is gone.
-    """
-    with (place / ".lock").open("ab") as gate:  # a folder that is just being made is nobody's yet
-        _lock(gate, wait=True)
-        for mark in place.glob(f"beir-*/{_IN_USE}"):
-            with suppress(OSError), mark.open("ab") as handle:
-                if _lock(handle, wait=False):
-                    shutil.rmtree(mark.parent, ignore_errors=True)
-        made = tempfile.TemporaryDirectory(prefix="beir-", dir=place)
-        in_use = (Path(made.name) / _IN_USE).open("ab")
-        _lock(in_use, wait=False)
-    return made, in_use
-
-
-def _lock(handle: IO[bytes], *, wait: bool) -> bool:
-    """Lock a file for as long as it is open; False where another process has, or where there are no such locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
     """A BEIR folder as an mteb task, checked when it is made.
 
@@ -424,7 +390,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         place = cache_dir() / "corpora"
         place.mkdir(parents=True, exist_ok=True)
         # Not in the system's folder for such files, which may itself be memory.
-        self._mapped, self._in_use = _own_folder(place)
+        self._mapped, self._in_use = own_folder(place)
         path = str(Path(self._mapped.name) / "corpus.arrow")
         features = Features({name: Value("string") for name in ("id", "title", "text")})
         with ArrowWriter(path=path, features=features, writer_batch_size=_BATCH) as writer:

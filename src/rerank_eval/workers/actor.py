@@ -110,12 +110,14 @@ class _Listener(logging.Handler):
 
 
 def _named(device: str) -> str:
-    """Say which device a model is on: `auto` chooses, and `cuda` has a name."""
-    import torch
+    """Say which device a model is on, as a single process does; a model of unknown kind may not tell."""
+    from rerank_eval.engine.errors import EngineError
+    from rerank_eval.engine.loading import device_name
 
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return f"cuda, {torch.cuda.get_device_name()}"
-    return "cpu" if device == "auto" else device
+    try:
+        return device_name(device)
+    except EngineError:
+        return device
 
 
 def _caught(call: Callable[[], Result]) -> Result | Refused | Broken:
