@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ from rerank_eval.training.evaluation import instructions_followed, score_group
 from rerank_eval.training.initialisation import initialise
 from rerank_eval.training.instructions import InstructedGroups
 from rerank_eval.training.loop import Run, RunPlan, group_loss
-from rerank_eval.training.network import Shape, lay_out, margins
+from rerank_eval.training.network import GroupTokens, Shape, lay_out, margins
+from rerank_eval.training.probes import KEYS, PROPERTIES
 from rerank_eval.training.session import Session, Settings, token_rarity
 from rerank_eval.training.wordings import LIMITED, OPEN, PHRASES, Wordings, kind_of, opposite, sentences
 
@@ -223,6 +225,79 @@ def test_a_beginner_does_not_follow_instructions_yet(data: TrainingData, initial
     assert 0.2 < followed < 0.8
 
 
+def _moved(first: list[float], second: list[float], plan: RunPlan) -> tuple[float, dict[str, float]]:
+    """The loss of three documents under two instructions, the first of which wants document 0, the second not."""
+    tokens = GroupTokens([0], [[0]] * 3)
+    groups = [
+        Group(tokens, np.array([1, 1, 0], dtype=np.float32), parted=True),
+        Group(tokens, np.array([0, 1, 0], dtype=np.float32)),
+    ]
+    loss, told = group_loss(torch.tensor([*first, *second]), groups, plan)
+    return float(loss), told
+
+
+def test_documents_that_two_instructions_part_have_to_move() -> None:
+    plan = RunPlan(pointwise=0.0, contrast=1.0)
+    alone = replace(plan, contrast=0.0)
+    followed, against = ([2.0, 1.0, 0.0], [0.0, 1.0, 0.0]), ([0.0, 1.0, 0.0], [2.0, 1.0, 0.0])
+    for margins_, right in ((followed, 1.0), (against, 0.0)):
+        loss, told = _moved(*margins_, plan)
+        assert told["moved"] == right
+        # Document 0 moves by 2, the mean of all by 2/3.
+        moved = (2 - 2 / 3) * (1 if right else -1)
+        assert loss - _moved(*margins_, alone)[0] == pytest.approx(math.log1p(math.exp(-moved)), rel=1e-5)
+    # A margin that moves all of them alike moves none against the others.
+    assert _moved([5.0, 6.0, 5.0], [0.0, 1.0, 0.0], plan)[0] - _moved([5.0, 6.0, 5.0], [0.0, 1.0, 0.0], alone)[
+        0
+    ] == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_probes_learn_what_instructions_want_and_what_documents_are(
+    data: TrainingData, initial: Qwen3ForCausalLM, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, groups=2, tokens=96, instructed=1.0)
+    rates = RunPlan(warmup=1, learning_rate=4e-3, embedding_rate=2e-3, compiled=False, parts=1, contrast=0.0)
+    runs = [
+        Run(copy.deepcopy(initial), Batches(data, plan, 0), replace(rates, probes=weight), answer_ids(data))
+        for weight in (1.0, 0.0)
+    ]
+    told = [[run.train_step() for _ in range(40)] for run in runs]
+    asked = [one["seen"] for one in told[0]]
+    assert np.mean(asked[-10:]) > np.mean(asked[:3]) + 0.1
+    assert not any("seen" in one for one in told[1])
+    # They are kept with a run, and are none of the weights that a checkpoint gets.
+    runs[0].save(tmp_path / "state.pt")
+    runs[1].load(tmp_path / "state.pt")
+    assert torch.equal(runs[1].probes.met.weight, runs[0].probes.met.weight)
+    assert runs[0].probes.met.weight.abs().sum() > 0
+    assert not any("probe" in name for name, _ in runs[0].model.named_parameters())
+
+
+def test_a_state_of_an_earlier_release_is_named(data: TrainingData, initial: Qwen3ForCausalLM, tmp_path: Path) -> None:
+    run = _run(data, initial)
+    run.save(tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["probes"]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(DataError, match="an earlier release left this run; begin another with --run NAME"):
+        run.load(tmp_path / "state.pt")
+
+
+def test_what_an_instruction_wants_is_told_by_its_restrictions(data: TrainingData) -> None:
+    source = InstructedGroups([one for one, shard in zip(data.functions, data.shard, strict=True) if shard >= 0])
+    drawn = [source.draw(12, np.random.default_rng(seed)) for seed in range(30)]
+    for one in drawn:
+        assert one.restrictions[0, : len(KEYS)].sum() in (1, 2)
+        for wanted, relevant in zip(one.restrictions, one.relevant, strict=True):
+            for key in (key for key, there in zip(KEYS, wanted, strict=False) if there and key in PROPERTIES):
+                met = one.properties[:, PROPERTIES.index(key)]
+                assert (met >= relevant).all(), key
+    assert {key for one in drawn for key, there in zip(KEYS, one.restrictions.max(axis=0), strict=False) if there} > {
+        "methods",
+        "functions",
+    }
+
+
 def test_no_instruction_is_worded_as_the_task_words_it() -> None:
     rules = {rule.key: rule for rule in RULES}
     rules |= {f"{rule.key}:numpy": rule for rule in package_rules("numpy")}
@@ -235,7 +310,7 @@ def test_no_instruction_is_worded_as_the_task_words_it() -> None:
 def test_wordings_of_the_evaluation_are_not_trained_on() -> None:
     generator = np.random.default_rng(0)
     trained, asked = (
-        {Wordings(held_out=held_out).sentence(key, generator) for key in PHRASES for _ in range(100)}
+        {Wordings(held_out=held_out).sentence(key, generator)[0] for key in PHRASES for _ in range(100)}
         for held_out in (False, True)
     )
     assert len(trained) > 500

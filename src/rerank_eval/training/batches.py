@@ -44,15 +44,17 @@ class BatchPlan:
         hard_end: The same from `hard_steps` on.
         hard_steps: Steps over which the share grows.
         instructed: Share of groups whose relevance follows an instruction.
+        alone: Instructions of a step that come without documents, for the probes; they cost little.
     """
 
-    groups: int = 6
+    groups: int = 8
     negatives: int = 11
     tokens: int = 128
     hard_start: float = 0.4
     hard_end: float = 0.9
     hard_steps: int = 4000
     instructed: float = 0.15
+    alone: int = 32
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,17 @@ class Group:
         tokens: Its prompts.
         relevant: (documents,) 1.0 where relevant.
         teacher: (documents,) MiniLM's cosines; None where there are none.
+        restrictions: (RESTRICTIONS,) what the instruction wants, for the probes; None where it is not known.
+        properties: (documents, PROPERTIES) what the documents are; None where it is not known.
+        parted: The next group holds the same documents under another instruction.
     """
 
     tokens: GroupTokens
     relevant: NDArray[np.float32]
     teacher: NDArray[np.float32] | None = None
+    restrictions: NDArray[np.float32] | None = None
+    properties: NDArray[np.float32] | None = None
+    parted: bool = False
 
 
 class Prompts:
@@ -86,6 +94,7 @@ class Prompts:
         self._tokens = tokens
         self._roots: dict[str, list[int]] = {}
         self._suffix = token_ids(data.tokenizer, [CARD.suffix])[0]
+        self._query_marker = token_ids(data.tokenizer, [CARD.query_text("")])[0][0]
 
     def root(self, instruction: str) -> list[int]:
         """Return the ids of system turn and instruction."""
@@ -102,14 +111,21 @@ class Prompts:
 
     def group(self, query: int, documents: Sequence[int], instruction: str) -> GroupTokens:
         """Make the prompts of a function's summary with some functions' codes."""
-        prefix = self.root(instruction) + self._data.queries[query]
-        return GroupTokens(prefix, [self.closed(self._data.documents[i]) for i in documents])
+        root = self.root(instruction)
+        closed = [self.closed(self._data.documents[i]) for i in documents]
+        return GroupTokens(root + self._data.queries[query], closed, len(root))
+
+    def alone(self, instruction: str) -> GroupTokens:
+        """Make the beginning of a prompt, as far as the query's marker."""
+        root = self.root(instruction)
+        return GroupTokens([*root, self._query_marker], [], len(root))
 
     def text_group(self, query: str, documents: Sequence[str], instruction: str) -> GroupTokens:
         """Make the prompts of any texts."""
         texts = [CARD.query_text(query), *(CARD.document_text(text) for text in documents)]
         asked, *ids = token_ids(self._data.tokenizer, texts)
-        return GroupTokens(self.root(instruction) + asked, [self.closed(one) for one in ids])
+        root = self.root(instruction)
+        return GroupTokens(root + asked, [self.closed(one) for one in ids], len(root))
 
 
 def _instructed_groups(data: TrainingData, tokens: int) -> list[InstructedGroups]:
@@ -162,13 +178,27 @@ class Batches:
             groups[place : place + 2] = self._pair(generator)
         return groups
 
+    def alone(self, number: int) -> list[Group]:
+        """Make a step's instructions without documents.
+
+        Args:
+            number: From 0.
+        """
+        generator = np.random.default_rng([self._seed, number, 1])
+        found = []
+        for _ in range(self._plan.alone if self._instructed else 0):
+            source = self._instructed[int(generator.integers(len(self._instructed)))]
+            instruction, wanted = source.instruction(generator)
+            found.append(Group(self._prompts.alone(instruction), np.zeros(0, dtype=np.float32), None, wanted))
+        return found
+
     def _pair(self, generator: np.random.Generator) -> list[Group]:
         source = self._instructed[int(generator.integers(len(self._instructed)))]
         drawn = source.draw(self._plan.negatives + 1, generator)
-        found = []
-        for instruction, relevant in zip(drawn.instructions, drawn.relevant, strict=True):
+        found: list[Group] = []
+        for instruction, relevant, wanted in zip(drawn.instructions, drawn.relevant, drawn.restrictions, strict=True):
             tokens = self._prompts.text_group(drawn.query, drawn.documents, instruction)
-            found.append(Group(tokens, relevant))
+            found.append(Group(tokens, relevant, None, wanted, drawn.properties, parted=not found))
         return found
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

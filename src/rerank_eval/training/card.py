@@ -33,7 +33,7 @@ instruction on unfamiliar code.
 
 {steps:,} steps of {groups} groups of {documents} documents ({pairs:,} pairs), {hours:.1f} hours on {hardware}, seed
 {seed}. Listwise softmax over a group (what is wanted: the relevant documents, mixed with {teacher:.0%} of
-all-MiniLM-L6-v2's own softmax), plus {pointwise} x binary cross-entropy. Negatives: random ones of the same ten
+all-MiniLM-L6-v2's own softmax), plus {pointwise} x binary cross-entropy.{told} Negatives: random ones of the same ten
 thousand functions, and a share of {hard_start:.0%} growing to {hard_end:.0%} out of {sources}. Documents were cut at
 {cut} tokens. The weights are a running average. Embeddings begin as all-MiniLM-L6-v2's vectors of the tokens
 (Apache-2.0), attention as a search for equal tokens.{begun}{stages}
@@ -70,6 +70,7 @@ def model_card(record: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{one['name']} {one['version']} ({one['licence']})" for one in record["packages"])
     rows = {key: value for key, value in record.items() if key != "packages"}
     rows |= {"test": _test(record["test"]), "stages": _stages(record["stages"]), "begun": _begun(record["begun"])}
+    rows |= {"told": _instructed(record)}
     return _CARD.format(**rows, package_count=len(record["packages"]), packages=packages)
 
 
@@ -93,6 +94,17 @@ def _test(rows: Sequence[Mapping[str, Any]]) -> str:
             f"| {one['baseline']:.3f} ({one['baseline_name']}) | {interval} | {p} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _instructed(record: Mapping[str, Any]) -> str:
+    """Tell what the loss has for instructions; nothing where an earlier release trained."""
+    if "contrast" not in record:
+        return ""
+    return (
+        f"\nWhere two instructions part documents, {record['contrast']} x the logistic loss of how these move between "
+        f"them against the\nothers; and {record['probes']} x the cross-entropy of linear probes that ask what an "
+        "instruction wants and what a\ndocument is, which are left behind."
+    )
 
 
 def _begun(runs: Sequence[Mapping[str, Any]]) -> str:

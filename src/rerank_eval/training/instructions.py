@@ -16,6 +16,7 @@ from rerank_eval.tasks.embedded.instruction_task import document
 from rerank_eval.tasks.embedded.rules import RULES
 from rerank_eval.tasks.embedded.stdlib import Function
 from rerank_eval.tasks.embedded.topics import Topic, profile, topics
+from rerank_eval.training.probes import KEYS, properties, restrictions
 from rerank_eval.training.wordings import Wordings, kind_of, opposite
 
 MAX_CHARACTERS = 2_000
@@ -40,12 +41,16 @@ class Instructed:
         instructions: Two instructions.
         documents: Rendered documents.
         relevant: (2, documents) relevance under each.
+        restrictions: (2, RESTRICTIONS) what each instruction wants, and how it says so.
+        properties: (documents, PROPERTIES) what the documents are.
     """
 
     query: str
     instructions: tuple[str, str]
     documents: tuple[str, ...]
     relevant: NDArray[np.float32]
+    restrictions: NDArray[np.float32]
+    properties: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,23 @@ class InstructedGroups:
             base = _draw(_bases(options, first), generator) if generator.random() < COMPOUND else None
             return self._instructed(about.topic, chosen, first, base, generator)
 
+    def instruction(self, generator: np.random.Generator) -> tuple[str, NDArray[np.float32]]:
+        """Draw an instruction without documents: as often as any restriction, none.
+
+        Returns:
+            Its text, and its restrictions, (RESTRICTIONS,).
+        """
+        kinds: list[str | None] = [None, *KEYS]
+        first = kinds[int(generator.integers(len(kinds)))]
+        if first is None:
+            return self._wordings.open(generator), restrictions([], [])
+        others = [key for key in KEYS if _aspect(key) != _aspect(first)]
+        second = others[int(generator.integers(len(others)))] if generator.random() < COMPOUND else None
+        package = self._functions[int(generator.integers(len(self._functions)))].package
+        keys = [f"{key}:{package}" if _aspect(key) == "package" else key for key in (first, second) if key is not None]
+        text, named = self._wordings.limited(keys, generator)
+        return text, restrictions(keys, named)
+
     def _options(self, on_topic: Sequence[Function]) -> list[Restriction]:
         """List restrictions with whether each document on the topic meets them."""
         found: list[Restriction] = [(rule.key, [rule.holds(one) for one in on_topic]) for rule in RULES]
@@ -134,10 +156,19 @@ class InstructedGroups:
         shared = [base[0]] if base is not None else []
         asked = [[*shared, key], [*shared, opposite(key)] if turned else shared]
         words = self._wordings
-        one, other = (words.limited(keys, generator) if keys else words.open(generator) for keys in asked)
+        (one, first_named), (other, other_named) = (
+            words.limited(keys, generator) if keys else (words.open(generator), []) for keys in asked
+        )
         order = generator.permutation(len(chosen))
-        documents = tuple(document(chosen[i]) for i in order)
-        return Instructed(topic.query, (one, other), documents, np.ascontiguousarray(relevant[:, order]))
+        ordered = [chosen[i] for i in order]
+        return Instructed(
+            topic.query,
+            (one, other),
+            tuple(map(document, ordered)),
+            np.ascontiguousarray(relevant[:, order]),
+            np.stack([restrictions(asked[0], first_named), restrictions(asked[1], other_named)]),
+            properties(ordered),
+        )
 
 
 def _draw(options: Sequence[Restriction], generator: np.random.Generator) -> Restriction | None:

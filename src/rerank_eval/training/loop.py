@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 from transformers import Qwen3ForCausalLM
 
+from rerank_eval.errors import DataError
 from rerank_eval.training.batches import Batches, Group, relevance
-from rerank_eval.training.network import lay_out, margins
+from rerank_eval.training.network import Outputs, lay_out, run
+from rerank_eval.training.probes import Probes
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class RunPlan:
         clip: Largest norm of a gradient.
         average: Decay of the weights' running average, which is what is evaluated and exported.
         pointwise: Weight of the binary cross-entropy, which gives P(yes) a meaning.
+        contrast: Weight of what two instructions do to the same documents: those that one wants and the other excludes
+            have to move. In the cross-entropy of either alone the topic outweighs the instruction by far.
+        probes: Weight of the probes' loss.
         buckets: Runs of like length in a row.
         teacher: Share of MiniLM's opinion in the wanted distribution.
         sharpness: Factor on MiniLM's cosines before their softmax; 20 is what it was trained with
@@ -52,6 +58,8 @@ class RunPlan:
     clip: float = 1.0
     average: float = 0.998
     pointwise: float = 0.1
+    contrast: float = 1.0
+    probes: float = 1.0
     buckets: int = 3
     teacher: float = 0.3
     sharpness: float = 20.0
@@ -97,6 +105,8 @@ class Run:
         self._device = model.model.embed_tokens.weight.device
         threads = plan.parts if self._device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(threads, initializer=_one_thread) if threads > 1 else None
+        self.probes = Probes(model.config.hidden_size).to(self._device)
+        self._moved = [*model.parameters(), *self.probes.parameters()]
         self._average = {name: value.detach().clone() for name, value in model.named_parameters()}
         embedding = model.model.embed_tokens.weight
         others = [one for one in model.parameters() if one is not embedding]
@@ -105,6 +115,7 @@ class Run:
                 {"params": [embedding], "lr": plan.embedding_rate, "weight_decay": 0.0},
                 {"params": [one for one in others if one.dim() > 1], "lr": plan.learning_rate},
                 {"params": [one for one in others if one.dim() == 1], "lr": plan.learning_rate, "weight_decay": 0.0},
+                {"params": list(self.probes.parameters()), "lr": plan.learning_rate, "weight_decay": 0.0},
             ],
             weight_decay=plan.weight_decay,
             betas=(0.9, 0.98),
@@ -116,11 +127,11 @@ class Run:
         """Take one step.
 
         Returns:
-            The loss, and the share of groups whose relevant document came first.
+            The loss and what `group_loss` tells of a step besides.
         """
         begun = time.monotonic()
         groups = self._batches.step(self.step)
-        loss, right = self._backward(groups)
+        told = self._backward(groups, self._batches.alone(self.step) if self.plan.probes else [])
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         factor = self.plan.rate(self.step)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
@@ -130,33 +141,54 @@ class Run:
         self._follow()
         self.step += 1
         self.seconds += time.monotonic() - begun
-        return {"loss": loss, "right": right}
+        return told
 
-    def _backward(self, groups: Sequence[Group]) -> tuple[float, float]:
-        """Set the gradients; returns loss and share of groups with a relevant document first."""
-        size = math.ceil(len(groups) / self.plan.parts)
-        parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+    def _backward(self, groups: Sequence[Group], alone: Sequence[Group]) -> dict[str, float]:
+        """Set the gradients; returns the loss and what else a step tells."""
+        size = math.ceil(len(groups) / self.plan.parts / 2) * 2  # even, so that two instructions' groups stay together
+        starts = range(0, len(groups), size)
+        parts = [(groups[start : start + size], alone[place :: len(starts)]) for place, start in enumerate(starts)]
         if self._pool is None:
-            done = [self._part(part) for part in parts]
+            done = [self._part(*part) for part in parts]
         elif not self._warm:  # a network's first pass compiles, which is no work for two threads at once
-            done = [self._pool.submit(self._part, part).result() for part in parts]
+            done = [self._pool.submit(self._part, *part).result() for part in parts]
         else:
-            done = list(self._pool.map(self._part, parts))
+            done = list(self._pool.map(self._part, *zip(*parts, strict=True)))
         self._warm = True
-        shares = [len(part) / len(groups) for part in parts]
-        for place, parameter in enumerate(self.model.parameters()):
+        shares = [len(part) / len(groups) for part, _ in parts]
+        for place, parameter in enumerate(self._moved):
             gradient = done[0][0][place] * shares[0]
-            for (gradients, _, _), share in zip(done[1:], shares[1:], strict=True):
+            for (gradients, _), share in zip(done[1:], shares[1:], strict=True):
                 gradient.add_(gradients[place], alpha=share)
             parameter.grad = gradient
-        loss = sum(one[1] * share for one, share in zip(done, shares, strict=True))
-        return loss, sum(one[2] * share for one, share in zip(done, shares, strict=True))
+        return _told([one[1] for one in done], shares)
 
-    def _part(self, groups: Sequence[Group]) -> tuple[tuple[torch.Tensor, ...], float, float]:
-        row = lay_out([group.tokens for group in groups], self.plan.buckets).to(self._device)
-        scores = margins(self.model, row, *self._answers, dtype=self._dtype, compiled=self.plan.compiled)
-        loss, right = group_loss(scores, groups, self.plan)
-        return torch.autograd.grad(loss, list(self.model.parameters())), float(loss.detach()), right
+    def _part(
+        self, groups: Sequence[Group], alone: Sequence[Group]
+    ) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
+        row = lay_out([group.tokens for group in (*groups, *alone)], self.plan.buckets).to(self._device)
+        out = run(self.model, row, *self._answers, dtype=self._dtype, compiled=self.plan.compiled)
+        loss, told = group_loss(out.margins, groups, self.plan)
+        if self.plan.probes and any(group.properties is not None for group in groups):
+            asked, shares = self._asked(out, groups, alone)
+            loss, told = loss + self.plan.probes * asked, told | shares
+        gradients = torch.autograd.grad(loss, self._moved, allow_unused=True, materialize_grads=True)
+        return gradients, {"loss": float(loss.detach()), **told}
+
+    def _asked(
+        self, out: Outputs, groups: Sequence[Group], alone: Sequence[Group]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Ask the probes about what is known of instructions and documents."""
+        known = {n: group.restrictions for n, group in enumerate([*groups, *alone]) if group.restrictions is not None}
+        met = {n: group.properties for n, group in enumerate(groups) if group.properties is not None}
+        documents = out.documents.view(len(groups), -1, out.documents.shape[-1])[list(met)].flatten(0, 1)
+        return self.probes.loss(
+            out.early[list(known)],
+            out.late[list(known)],
+            documents,
+            torch.from_numpy(np.stack(list(known.values()))).to(self._device),
+            torch.from_numpy(np.concatenate(list(met.values()))).to(self._device),
+        )
 
     def _follow(self) -> None:
         keep = min(self.plan.average, (self.step + 1) / (self.step + 10))
@@ -186,6 +218,7 @@ class Run:
             "seconds": self.seconds,
             "model": {name: value.detach() for name, value in self.model.named_parameters()},
             "average": self._average,
+            "probes": self.probes.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "plan": asdict(self.plan),
         }
@@ -193,19 +226,35 @@ class Run:
         temporary.rename(path)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote; the plan stays this run's own."""
+        """Take up what `save` wrote; the plan stays this run's own.
+
+        Raises:
+            DataError: An earlier release wrote it.
+        """
         state = torch.load(path, weights_only=True, map_location=self._device)
+        if "probes" not in state:
+            raise DataError(f"{path}: an earlier release left this run; begin another with --run NAME")
+        self.probes.load_state_dict(state["probes"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
         self._put(state["model"])
         self._average = state["average"]
         self._optimizer.load_state_dict(state["optimizer"])
 
 
+def _told(parts: Sequence[dict[str, float]], shares: Sequence[float]) -> dict[str, float]:
+    """Average what the parts of a step tell; not all tell all."""
+    told = {}
+    for key in {key: None for part in parts for key in part}:
+        own = [(part[key], share) for part, share in zip(parts, shares, strict=True) if key in part]
+        told[key] = sum(value * share for value, share in own) / sum(share for _, share in own)
+    return told
+
+
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> tuple[torch.Tensor, float]:
+def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> tuple[torch.Tensor, dict[str, float]]:
     """Compute the loss of a step.
 
     Args:
@@ -215,8 +264,9 @@ def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> 
 
     Returns:
         Cross-entropy between each group's softmax and what is wanted (the relevant documents alike, mixed with the
-        teacher's softmax where a group has one), plus binary cross-entropy; and the share of groups whose best
-        document is relevant.
+        teacher's softmax where a group has one), plus binary cross-entropy, plus what parts two instructions; and
+        `right`, the share of groups whose best document is relevant, and `moved`, the share of documents that two
+        instructions part and the margins too, where there are such.
     """
     wanted = relevance(groups).to(scores.device)
     table = scores.view(wanted.shape)
@@ -228,8 +278,29 @@ def group_loss(scores: torch.Tensor, groups: Sequence[Group], plan: RunPlan) -> 
     loss = cross_entropy(table, share)
     if plan.pointwise:
         loss = loss + plan.pointwise * binary_cross_entropy_with_logits(table, wanted)
-    right = float(wanted.gather(1, table.argmax(dim=1, keepdim=True)).mean())
-    return loss, right
+    told = {"right": float(wanted.gather(1, table.argmax(dim=1, keepdim=True)).mean())}
+    if moves := _moves(table, wanted, groups):
+        told["moved"] = float((torch.cat(moves) > 0).float().mean())
+        if plan.contrast:
+            parted = torch.stack([softplus(-one).mean() for one in moves]).sum()
+            loss = loss + plan.contrast * parted * 2 / len(groups)
+    return loss, told
+
+
+def _moves(table: torch.Tensor, wanted: torch.Tensor, groups: Sequence[Group]) -> list[torch.Tensor]:
+    """List how documents that two instructions part move between them, against all of their group: up is right.
+
+    Args:
+        table: (groups, documents) margins.
+        wanted: (groups, documents) relevance.
+        groups: The groups.
+    """
+    found = []
+    for first in (number for number, group in enumerate(groups) if group.parted):
+        moved = table[first] - table[first + 1]
+        parts = wanted[first] - wanted[first + 1]
+        found.append((parts * (moved - moved.mean()))[parts != 0])
+    return found
 
 
 def append_log(path: Path, row: dict[str, Any]) -> None:

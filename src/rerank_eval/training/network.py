@@ -62,10 +62,12 @@ class GroupTokens:
     Attributes:
         prefix: What all prompts of the group begin with.
         documents: What each adds, the recipe's suffix included.
+        told: Place in the prefix from which on the instruction is known: the marker of the query.
     """
 
     prefix: list[int]
     documents: list[list[int]]
+    told: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Row:
         positions: (1, tokens), each token's position in its own prompt.
         prefixes: Groups and tokens of the longest prefix.
         buckets: The documents.
+        told: (groups,) rows of the tokens from which on the instructions are known.
         sorted_last: (documents,) rows of the documents' last tokens, in the order of the buckets.
         restore: (documents,) where each document stands in the order of the buckets.
     """
@@ -107,6 +110,7 @@ class Row:
     positions: torch.Tensor
     prefixes: tuple[int, int]
     buckets: tuple[Bucket, ...]
+    told: torch.Tensor
     sorted_last: torch.Tensor
     restore: torch.Tensor
 
@@ -114,7 +118,8 @@ class Row:
         """Move to a device."""
         if device.type == "cpu":
             return self
-        moved = {name: getattr(self, name).to(device) for name in ("ids", "positions", "sorted_last", "restore")}
+        names = ("ids", "positions", "told", "sorted_last", "restore")
+        moved = {name: getattr(self, name).to(device) for name in names}
         buckets = tuple(replace(one, group=one.group.to(device), mask=one.mask.to(device)) for one in self.buckets)
         return replace(self, buckets=buckets, **moved)
 
@@ -123,7 +128,7 @@ def lay_out(groups: Sequence[GroupTokens], buckets: int) -> Row:
     """Lay groups out in one row.
 
     Args:
-        groups: The groups, at least one.
+        groups: The groups, at least one; one may have no documents, but not all.
         buckets: Into how many runs of like length the documents are divided.
     """
     width = max(len(group.prefix) for group in groups)
@@ -153,6 +158,7 @@ def lay_out(groups: Sequence[GroupTokens], buckets: int) -> Row:
         torch.from_numpy(np.concatenate(positions))[None],
         (len(groups), width),
         tuple(laid),
+        torch.tensor([number * width + group.told for number, group in enumerate(groups)]),
         torch.tensor(last),
         torch.from_numpy(restore),
     )
@@ -165,6 +171,23 @@ def _mask(prefixes: NDArray[np.int64], width: int, length: int) -> torch.Tensor:
     filling = torch.arange(width)[None] >= torch.from_numpy(prefixes)[:, None]
     mask[:, 0, :, :width].masked_fill_(filling[:, None, :], MASKED)
     return mask
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of a row, group by group.
+
+    Attributes:
+        margins: (documents,) float32 log-odds.
+        early: (groups, hidden) float32 states two layers before the end, where the instruction is known.
+        late: (groups, hidden) the same one layer before the end.
+        documents: (documents, hidden) states of the documents' last tokens one layer before the end.
+    """
+
+    margins: torch.Tensor
+    early: torch.Tensor
+    late: torch.Tensor
+    documents: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -201,6 +224,19 @@ def margins(
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
 ) -> torch.Tensor:
+    """Run the network, for its margins alone; see `run`."""
+    return run(model, row, yes_id, no_id, dtype=dtype, compiled=compiled).margins
+
+
+def run(
+    model: Qwen3ForCausalLM,
+    row: Row,
+    yes_id: int,
+    no_id: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
+) -> Outputs:
     """Run the network.
 
     Args:
@@ -212,12 +248,13 @@ def margins(
         compiled: Use the compiled pieces.
 
     Returns:
-        (documents,) float32 log-odds, group by group.
+        Margins, and what the probes look at.
     """
     body, use = model.model, pieces(compiled=compiled)
     weight = body.embed_tokens.weight
     states = embedding(row.ids, weight)
     turns = body.rotary_emb(states, row.positions)
+    early = late = documents = states
     for layer in body.layers:
         last = layer is body.layers[-1]
         module = layer.self_attn
@@ -230,14 +267,18 @@ def margins(
         )
         attended = _attention((query, key, value), row, module.scaling, use, only_last=last)
         if last:
-            states = states.index_select(1, row.sorted_last)
+            late, states = states.index_select(1, row.told), states.index_select(1, row.sorted_last)
+            documents = states
+        elif layer is body.layers[-2]:
+            early = states.index_select(1, row.told)
         matrices = (module.o_proj.weight, layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight)
         states = use.after(
             states, attended, layer.post_attention_layernorm.weight, (*matrices, layer.mlp.down_proj.weight), dtype
         )
     hidden = _normed(states, body.norm.weight)[0]
     scores: torch.Tensor = (hidden * (weight[yes_id] - weight[no_id])).sum(dim=-1)
-    return scores.index_select(0, row.restore)
+    back = row.restore
+    return Outputs(scores.index_select(0, back), early[0], late[0], documents[0].index_select(0, back))
 
 
 def _attention(

@@ -246,15 +246,16 @@ class Session:
         return run
 
     def _report(self, run: Run, recent: Sequence[dict[str, float]]) -> None:
-        row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent])) for key in recent[0]}
+        keys = {key: None for one in recent for key in one}
+        row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent if key in one])) for key in keys}
+        told = "".join(
+            f"  {key} {row[key]:.3f}" for key in ("loss", "right", "moved", "named", "read", "seen") if key in row
+        )
         plan = self.settings.batches
         pairs = run.step * plan.groups * (plan.negatives + 1)
         row |= {"step": run.step, "seconds": round(run.seconds, 1), "pairs_per_second": round(pairs / run.seconds, 1)}
         append_log(self._run_folder / "log.jsonl", row)
-        print(  # noqa: T201
-            f"step {run.step}  loss {row['loss']:.3f}  first {row['right']:.3f}  {row['pairs_per_second']:.0f} pairs/s",
-            flush=True,
-        )
+        print(f"step {run.step}{told}  {row['pairs_per_second']:.0f} pairs/s", flush=True)  # noqa: T201
 
     def _evaluate(self, run: Run, held: Any) -> None:
         plan = self.settings.evaluation
@@ -322,6 +323,8 @@ class Session:
             "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()})",
             "seed": plan["seed"],
             "pointwise": plan["run"]["pointwise"],
+            "contrast": plan["run"]["contrast"],
+            "probes": plan["run"]["probes"],
             "teacher": plan["run"]["teacher"] if data.teacher is not None else 0.0,
             "hard_start": batches["hard_start"],
             "hard_end": batches["hard_end"],

@@ -2,7 +2,7 @@
 
 A network that sees the same few sentences over and over learns those sentences; one that sees "ignore methods" beside
 "only plain functions count" has to learn what they mean. No sentence is one of PyInstructionRetrieval's. The last
-phrase of each restriction and the last frames of either polarity are never trained on: the evaluation while training
+phrases of each restriction and the last frames of either polarity are never trained on: the evaluation while training
 asks with them.
 """
 
@@ -31,6 +31,44 @@ LIMITED = (
     "",
 )
 WANTED = (
+    "Only {x} matter.",
+    "Only {x} are of interest.",
+    "Only {x} are what I want, that is all.",
+    "Nothing counts but {x}.",
+    "I need {x}, and only those.",
+    "I am looking for {x}.",
+    "Just {x}, please.",
+    "Show {x} only.",
+    "Show me only {x}.",
+    "Return {x} alone.",
+    "Give me {x} exclusively.",
+    "Relevant are {x} and no others.",
+    "What counts are {x}; the rest is not relevant.",
+    "A document counts if it is among {x}.",
+    "A document is relevant only if it belongs to {x}.",
+    "Documents must be {x}.",
+    "It must be one of the {x}.",
+    "What I want must be found among {x}.",
+    "Everything but {x} is to be left out.",
+    "Leave out all but {x}.",
+    "Leave out whatever does not belong to {x}.",
+    "Drop what is not among {x}.",
+    "I have to work with {x}.",
+    "I work with {x} and with nothing else.",
+    "My interest is in {x}.",
+    "Prefer {x} to all others.",
+    "The code has to be among {x}.",
+    "{x} are relevant, others are not.",
+    "{x} are what I want to see.",
+    "{x} alone are relevant.",
+    "{x} alone will help me.",
+    "{x} it has to be.",
+    "Only {x} count.",
+    "I only want {x}.",
+    "There have to be {x}.",
+    "I am interested in {x}, so leave out the rest.",
+    "Limit yourself to {x}.",
+    "A document must be among {x}.",
     "Only {x} are wanted.",
     "Only {x} are relevant.",
     "Restrict yourself to {x}.",
@@ -46,6 +84,45 @@ WANTED = (
     "Confine the search to {x}.",
 )
 UNWANTED = (
+    "Leave {x} out.",
+    "Leave out all {x}.",
+    "Please leave out {x}.",
+    "Drop {x}.",
+    "Omit {x}.",
+    "Hide {x}.",
+    "Remove {x} from the answer.",
+    "Do not show {x}.",
+    "Do not return {x}.",
+    "Do not give me {x}.",
+    "Never mind {x}.",
+    "Nothing of {x}, please.",
+    "I am not looking for {x}.",
+    "I am not interested in {x}.",
+    "I do not need {x}.",
+    "I know {x} already.",
+    "I must not use {x}.",
+    "I cannot work with {x}.",
+    "I must do without {x}.",
+    "It must not be one of the {x}.",
+    "A document must not be among {x}.",
+    "A document among {x} is not relevant.",
+    "A document does not count if it belongs to {x}.",
+    "{x} are not what I want.",
+    "{x} are not of interest.",
+    "{x} are of no use to me.",
+    "{x} must be left out.",
+    "{x} must not appear.",
+    "{x} do not matter.",
+    "{x} would not help.",
+    "All but {x} are relevant.",
+    "Everything is relevant except {x}.",
+    "Leave out {x}.",
+    "{x} do not help me.",
+    "I do not want {x}.",
+    "There is no need for {x}, so drop them.",
+    "Without {x}.",
+    "{x} are out of the question.",
+    "I cannot use {x}.",
     "{x} are irrelevant.",
     "{x} are not relevant.",
     "Ignore {x}.",
@@ -64,105 +141,158 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "methods": (
         "methods",
         "methods of a class",
-        "functions inside classes",
+        "{head} inside a class",
         "members of some class",
+        "{head} that belong to a class",
         "methods, which a class defines",
-        "functions that a class has",
+        "{head} with a self",
+        "class members",
+        "{head} that a class has",
     ),
     "functions": (
         "plain functions",
-        "functions at the top level of their module",
-        "functions without a class",
+        "{head} at the top level of a module",
+        "{head} without a class",
+        "module-level {head}",
+        "{head} that stand alone in their module",
+        "free functions",
+        "{head} of no class",
         "ordinary functions that are no methods",
-        "functions outside of all classes",
+        "{head} outside of all classes",
     ),
     "raises": (
-        "functions that raise an exception",
-        "functions with a raise statement",
-        "functions that may raise errors on their own",
-        "functions in which something is raised",
-        "functions that throw by themselves",
+        "{head} that raise an exception",
+        "{head} with a raise statement",
+        "{head} that may raise errors on their own",
+        "{head} with raise in the body",
+        "{head} that signal errors by raise",
+        "raising {head}",
+        "{head} in which something is raised",
+        "{head} that throw by themselves",
     ),
     "raises-not": (
-        "functions that raise no exception",
-        "functions in which nothing is raised",
-        "functions that never raise on their own",
-        "functions with no raise in them",
-        "functions free of raise statements",
+        "{head} that raise no exception",
+        "{head} in which nothing is raised",
+        "{head} that never raise on their own",
+        "{head} without raise in the body",
+        "{head} that do not raise",
+        "{head} lacking a raise statement",
+        "{head} with no raise in them",
+        "{head} free of raise statements",
     ),
     "asyncio": (
         "coroutines",
-        "asynchronous functions",
-        "async functions",
+        "asynchronous {head}",
+        "async {head}",
+        "{head} of the package asyncio",
+        "{head} with async in front of def",
+        "{head} for the event loop",
         "pieces of asyncio code",
-        "functions written as async def",
+        "{head} written as async def",
     ),
     "asyncio-not": (
-        "synchronous functions",
-        "functions that are not async",
-        "ordinary blocking functions",
-        "functions without async",
-        "functions other than coroutines",
+        "synchronous {head}",
+        "{head} that are not async",
+        "ordinary blocking {head}",
+        "{head} with a plain def and no async",
+        "{head} that have nothing to do with asyncio",
+        "{head} that need no event loop",
+        "{head} without async",
+        "{head} other than coroutines",
     ),
     "public": (
-        "public functions",
-        "functions with public names",
-        "functions named without a leading underscore",
-        "functions that are not private",
-        "functions whose name starts with a letter",
+        "public {head}",
+        "{head} with public names",
+        "{head} named without a leading underscore",
+        "{head} of the public interface",
+        "{head} with no underscore in front of the name",
+        "{head} meant for users",
+        "{head} that are not private",
+        "{head} whose name starts with a letter",
     ),
     "private": (
-        "private functions",
+        "private {head}",
         "internal helpers",
-        "functions named with a leading underscore",
-        "functions with private or special names",
-        "functions whose name starts with an underscore",
+        "{head} named with a leading underscore",
+        "{head} with an underscore in front of the name",
+        "internal {head}",
+        "{head} that users do not call",
+        "{head} with private or special names",
+        "{head} whose name starts with an underscore",
     ),
     "returns": (
-        "functions that return a value",
-        "functions with a return value",
-        "functions that give something back",
-        "functions that return a result",
-        "functions that deliver a result",
+        "{head} that return a value",
+        "{head} with a return value",
+        "{head} that give something back",
+        "{head} that hand back a value",
+        "{head} that end in the return of something",
+        "{head} with a result to use",
+        "{head} that return a result",
+        "{head} that deliver a result",
     ),
     "returns-not": (
         "procedures",
-        "functions without a return value",
-        "functions that return nothing",
-        "functions that give nothing back",
-        "functions that deliver no result",
+        "{head} without a return value",
+        "{head} that return nothing",
+        "{head} called for their effects",
+        "{head} that return None",
+        "{head} without a result",
+        "{head} that give nothing back",
+        "{head} that deliver no result",
     ),
     "decorated": (
-        "decorated functions",
-        "functions with a decorator",
-        "functions under an @ line",
+        "decorated {head}",
+        "{head} with a decorator",
+        "{head} under an @ line",
+        "{head} with one decorator or more",
+        "properties, class methods and other decorated {head}",
+        "{head} below a line that starts with @",
         "properties and other decorated definitions",
-        "definitions that carry a decorator",
+        "{head} that carry a decorator",
     ),
     "decorated-not": (
-        "undecorated functions",
-        "functions without a decorator",
-        "functions with no @ line above them",
-        "definitions that are not decorated",
-        "definitions that carry no decorator",
+        "undecorated {head}",
+        "{head} without a decorator",
+        "{head} with no @ line above them",
+        "{head} that have no decorator",
+        "bare {head} without decorators",
+        "{head} with nothing above their def",
+        "{head} that are not decorated",
+        "{head} that carry no decorator",
     ),
     "package": (
-        "functions of {package}",
+        "{head} of {package}",
         "parts of {package}",
-        "functions in the package {package}",
+        "{head} in the package {package}",
+        "{package} {head}",
+        "{head} out of {package}",
+        "{head} that belong to {package}",
         "things from {package}",
-        "functions that {package} brings",
+        "{head} that {package} brings",
     ),
     "package-not": (
-        "functions outside {package}",
-        "functions from elsewhere than {package}",
+        "{head} outside {package}",
+        "{head} from elsewhere than {package}",
         "parts of packages other than {package}",
+        "{head} that do not belong to {package}",
+        "{head} of other packages than {package}",
+        "non-{package} {head}",
         "things that are not from {package}",
-        "functions that {package} does not bring",
+        "{head} that {package} does not bring",
     ),
 }
+HELD_OUT_PHRASES = 2
+"""Phrases of each restriction that are not trained on."""
+BEFORE = ("", "", "", "", "Here, ", "This time, ", "For my program: ", "One more thing. ", "In short: ")
+"""What may stand in front of a sentence."""
+HEADS = ("functions", "code", "functions or methods", "definitions", "things", "functions and methods", "documents")
+"""What a phrase speaks of."""
 HELD_OUT_FRAMES = 2
 """Frames of either polarity that are not trained on."""
+BOTH = 0.2
+"""Share of restrictions that are worded from both sides."""
+Named = tuple[str, bool]
+"""What a sentence names, and whether as wanted."""
 _OPPOSITES = {"methods": "functions", "functions": "methods", "public": "private", "private": "public"}
 
 
@@ -192,22 +322,39 @@ class Wordings:
         """Word an instruction without a restriction."""
         return _pick(OPEN, generator)
 
-    def limited(self, keys: Sequence[str], generator: np.random.Generator) -> str:
+    def limited(self, keys: Sequence[str], generator: np.random.Generator) -> tuple[str, list[Named]]:
         """Word an instruction with restrictions.
 
         Args:
             keys: The restrictions, such as `methods` and `package-not:numpy`.
             generator: Decides.
-        """
-        return " ".join([_pick(LIMITED, generator), *(self.sentence(key, generator) for key in keys)]).strip()
 
-    def sentence(self, key: str, generator: np.random.Generator) -> str:
-        """Word a restriction: what is wanted, or what its opposite is, unwanted."""
-        wanted = generator.random() < 0.5  # noqa: PLR2004 - a coin
-        named = key if wanted else opposite(key)
-        phrase = _pick(self._part(PHRASES[kind_of(named)], 1), generator)
-        frame = _pick(self._part(WANTED if wanted else UNWANTED, HELD_OUT_FRAMES), generator)
-        return _filled(frame, phrase.format(package=named.partition(":")[2]))
+        Returns:
+            The text, and what it names.
+        """
+        texts, named = [_pick(LIMITED, generator)], []
+        for key in keys:
+            text, own = self.sentence(key, generator)
+            texts.append(text)
+            named += own
+        return " ".join(texts).strip(), named
+
+    def sentence(self, key: str, generator: np.random.Generator) -> tuple[str, list[Named]]:
+        """Word a restriction: what is wanted, or what its opposite is, unwanted, or both.
+
+        Returns:
+            The text, and what it names.
+        """
+        forms = [(key, True), (opposite(key), False)]
+        drawn = generator.random()
+        chosen = forms if drawn < BOTH else forms[:1] if drawn < (1 + BOTH) / 2 else forms[1:]
+        frames = {True: WANTED, False: UNWANTED}
+        return " ".join(self._framed(named, frames[wanted], generator) for named, wanted in chosen), chosen
+
+    def _framed(self, named: str, frames: Sequence[str], generator: np.random.Generator) -> str:
+        phrase = _pick(self._part(PHRASES[kind_of(named)], HELD_OUT_PHRASES), generator)
+        frame = _pick(self._part(frames, HELD_OUT_FRAMES), generator)
+        return _pick(BEFORE, generator) + _filled(frame, phrase, named, _pick(HEADS, generator))
 
     def _part(self, texts: Sequence[str], kept: int) -> Sequence[str]:
         return texts[-kept:] if self._held_out else texts[:-kept]
@@ -218,11 +365,11 @@ def sentences(key: str) -> Iterator[str]:
     for named, frames in ((key, WANTED), (opposite(key), UNWANTED)):
         for phrase in PHRASES[kind_of(named)]:
             for frame in frames:
-                yield _filled(frame, phrase.format(package=named.partition(":")[2]))
+                yield from (_filled(frame, phrase, named, head) for head in HEADS)
 
 
-def _filled(frame: str, phrase: str) -> str:
-    text = frame.format(x=phrase)
+def _filled(frame: str, phrase: str, key: str, head: str) -> str:
+    text = frame.format(x=phrase.format(package=key.partition(":")[2], head=head))
     return text[0].upper() + text[1:]
 
 
