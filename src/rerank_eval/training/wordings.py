@@ -82,6 +82,10 @@ WANTED = (
     "I am after {x}.",
     "Nothing but {x} will do.",
     "Confine the search to {x}.",
+    "{x} are all that I want.",
+    "Only {x} will help me.",
+    "I would like to see {x} alone.",
+    "A document has to be one of the {x}.",
 )
 UNWANTED = (
     "Leave {x} out.",
@@ -136,6 +140,10 @@ UNWANTED = (
     "Anything except {x}.",
     "Spare me {x}.",
     "{x} should be filtered out.",
+    "{x} are not needed.",
+    "Do not include {x}.",
+    "I have no interest in {x}.",
+    "Please show nothing of {x}.",
 )
 PHRASES: dict[str, tuple[str, ...]] = {
     "methods": (
@@ -287,7 +295,7 @@ BEFORE = ("", "", "", "", "Here, ", "This time, ", "For my program: ", "One more
 """What may stand in front of a sentence."""
 HEADS = ("functions", "code", "functions or methods", "definitions", "things", "functions and methods", "documents")
 """What a phrase speaks of."""
-HELD_OUT_FRAMES = 2
+HELD_OUT_FRAMES = 4
 """Frames of either polarity that are not trained on."""
 BOTH = 0.2
 """Share of restrictions that are worded from both sides."""
