@@ -266,7 +266,7 @@ def test_scores_of_another_device_are_told_of(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(run, "maker", lambda workers: ["cuda (NVIDIA H100), torch 2.11.0"])
+        elsewhere.setattr(run, "maker", lambda device, workers: ["cuda (NVIDIA H100), torch 2.11.0"])
         assert evaluate(*TOOLS, "--set", "retriever.top_k=5") == 0
     assert "were computed by" not in capsys.readouterr().out
     assert evaluate(*TOOLS) == 0

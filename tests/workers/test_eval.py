@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rerank_eval.engine.loading import device_name
 from rerank_eval.models.resolve import resolve_model
 from tests.pipeline.folders import write_beir_folder
 from tests.tiny_embedding import write_qwen3_embedding
@@ -63,7 +64,9 @@ def test_the_files_are_those_of_one_process(project: Path) -> None:
         for key in ("identity", "scores", "digest", "counts", "config", "inputs"):
             assert mine[key] == theirs[key]
         told = theirs["environment"]["workers"]  # two at most: who comes late may find everything done
-        assert [(one["device"], one["workers"] in {1, 2}) for one in told] == [("cpu", True)]
+        assert [(one["device"], one["workers"] in {1, 2}) for one in told] == [(device_name("cpu"), True)]
+        if "scores_made_by" in mine["environment"]:  # one maker, so that a run that goes from one to the other has one
+            assert mine["environment"]["scores_made_by"] == theirs["environment"]["scores_made_by"]
         assert "workers" not in mine["environment"]
     (log,) = (project / "many" / "logs").glob("*.log")
     assert re.search(r"[12] of 2 workers: worker [01] \(.*items", log.read_text())
