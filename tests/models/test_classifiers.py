@@ -123,8 +123,18 @@ def test_half_precision_loads(folders: dict[str, Path], name: str, dtype: str) -
         ({"model_type": "new", "max_position_embeddings": 8192, "auto_map": "new"}, 32_768, 8192),
         ({"model_type": "bert", "max_position_embeddings": 512}, int(1e30), 512),
         ({"model_type": "modernbert", "max_position_embeddings": 8192}, 512, 512),
+        ({"model_type": {"a": 1}, "max_position_embeddings": 256}, 512, 256),
+        ({"model_type": "new", "rope_scaling": "ntk", "max_position_embeddings": 256, "auto_map": "new"}, 512, 256),
     ],
-    ids=["bge", "jina", "gte", "no tokenizer limit", "tokenizer below"],
+    ids=[
+        "bge",
+        "jina",
+        "gte",
+        "no tokenizer limit",
+        "tokenizer below",
+        "a type that is none",
+        "a scaling that is none",
+    ],
 )
 def test_the_model_s_own_length(tmp_path: Path, config: dict[str, Any], tokenizer_limit: int, expected: int) -> None:
     codes = {

@@ -93,7 +93,7 @@ def _positions(ref: ModelRef) -> int | None:
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or isinstance(positions, bool):
         return None
-    counted = config.get("model_type") in _COUNTS_FROM_PAD or implementation(ref) == "xlm-roberta-flash"
+    counted = str(config.get("model_type")) in _COUNTS_FROM_PAD or implementation(ref) == "xlm-roberta-flash"
     # RoBERTa's positions begin behind the padding token's id, so that its 514 rows hold 512 tokens.
     pad = config.get("pad_token_id")
     return positions - (pad if isinstance(pad, int) else 1) - 1 if counted else positions
@@ -138,7 +138,7 @@ def _is_flash(config: Mapping[str, Any]) -> bool:
 def _is_new(config: Mapping[str, Any]) -> bool:
     """Recognise gte's new-impl where it is transformers' Gte: rotary positions, perhaps NTK-scaled, LayerNorm, GELU."""
     scaling = config.get("rope_scaling") or {}
-    return (
+    return isinstance(scaling, dict) and (
         config.get("model_type") == "new"
         and config.get("architectures") == ["NewForSequenceClassification"]
         and config.get("position_embedding_type", "rope") == "rope"
