@@ -27,7 +27,7 @@ from rerank_eval.training.evaluation import instructions_followed, score_group
 from rerank_eval.training.initialisation import initialise
 from rerank_eval.training.instructions import InstructedGroups
 from rerank_eval.training.loop import Run, RunPlan, group_loss
-from rerank_eval.training.network import GroupTokens, Shape, lay_out, margins
+from rerank_eval.training.network import GroupTokens, Shape, forward, lay_out
 from rerank_eval.training.probes import KEYS, PROPERTIES, RESTRICTIONS, Probes
 from rerank_eval.training.session import Session, Settings, token_rarity
 from rerank_eval.training.wordings import LIMITED, OPEN, PHRASES, Wordings, kind_of, opposite, sentences
@@ -104,7 +104,7 @@ def test_compiled_pieces_give_the_same_margins_and_gradients(data: TrainingData,
     found = []
     for compiled in (False, True):
         model = copy.deepcopy(initial)
-        scores = margins(model, lay_out(groups, 3), *answer_ids(data), compiled=compiled)
+        scores = forward(model, lay_out(groups, 3), *answer_ids(data), compiled=compiled).margins
         found.append((scores.detach(), *torch.autograd.grad(scores.square().sum(), list(model.parameters()))))
     for plain, fused in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, atol=1e-3 * float(plain.abs().max()), rtol=1e-3)
@@ -203,8 +203,8 @@ def test_documents_of_a_row_do_not_see_each_other(data: TrainingData, initial: Q
     model = initial
     groups = [group.tokens for group in Batches(data, PLAN, 0).step(0)]
     with torch.inference_mode():
-        together = margins(model, lay_out(groups, 3), *answer_ids(data))
-        alone = torch.cat([margins(model, lay_out([one], 1), *answer_ids(data)) for one in groups])
+        together = forward(model, lay_out(groups, 3), *answer_ids(data)).margins
+        alone = torch.cat([forward(model, lay_out([one], 1), *answer_ids(data)).margins for one in groups])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
 
 

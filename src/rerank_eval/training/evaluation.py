@@ -16,7 +16,7 @@ from rerank_eval.training.batches import INSTRUCTIONS, Prompts, answer_ids
 from rerank_eval.training.data import TrainingData, held_out_documents, held_out_queries
 from rerank_eval.training.instructions import InstructedGroups
 from rerank_eval.training.mining import HELD_OUT, Candidates, bm25_candidates, dense_candidates, minilm_vectors
-from rerank_eval.training.network import GroupTokens, lay_out, margins
+from rerank_eval.training.network import GroupTokens, forward, lay_out
 
 MINILM_TOKENS = 256
 DOCUMENTS_A_ROW = 64
@@ -75,7 +75,7 @@ def score_group(
         for start in range(0, len(order), DOCUMENTS_A_ROW):
             part = [tokens.documents[i] for i in order[start : start + DOCUMENTS_A_ROW]]
             row = lay_out([GroupTokens(tokens.prefix, part)], 2).to(device)
-            found.append(margins(model, row, *answers, dtype=dtype))
+            found.append(forward(model, row, *answers, dtype=dtype).margins)
     scores = torch.cat(found).cpu().numpy()
     back = np.empty_like(scores)
     back[order] = scores

@@ -18,7 +18,7 @@ from transformers import Qwen3ForCausalLM
 
 from rerank_eval.errors import DataError
 from rerank_eval.training.batches import Batches, Group, relevance
-from rerank_eval.training.network import Outputs, lay_out, run
+from rerank_eval.training.network import Outputs, forward, lay_out
 from rerank_eval.training.probes import Probes
 
 
@@ -166,10 +166,12 @@ class Run:
     def _part(
         self, groups: Sequence[Group], alone: Sequence[Group]
     ) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
-        row = lay_out([group.tokens for group in (*groups, *alone)], self.plan.buckets).to(self._device)
-        out = run(self.model, row, *self._answers, dtype=self._dtype, compiled=self.plan.compiled)
+        asking = self.plan.probes and any(group.properties is not None for group in groups)
+        asked_alone = alone if asking else ()  # of no use where the probes are not asked
+        row = lay_out([group.tokens for group in (*groups, *asked_alone)], self.plan.buckets).to(self._device)
+        out = forward(self.model, row, *self._answers, dtype=self._dtype, compiled=self.plan.compiled)
         loss, told = group_loss(out.margins, groups, self.plan)
-        if self.plan.probes and any(group.properties is not None for group in groups):
+        if asking:
             asked, shares = self._asked(out, groups, alone)
             loss, told = loss + self.plan.probes * asked, told | shares
         gradients = torch.autograd.grad(loss, self._moved, allow_unused=True, materialize_grads=True)

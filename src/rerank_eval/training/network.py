@@ -215,20 +215,7 @@ def pieces(*, compiled: bool) -> Pieces:
     )
 
 
-def margins(
-    model: Qwen3ForCausalLM,
-    row: Row,
-    yes_id: int,
-    no_id: int,
-    *,
-    dtype: torch.dtype = torch.float32,
-    compiled: bool = False,
-) -> torch.Tensor:
-    """Run the network, for its margins alone; see `run`."""
-    return run(model, row, yes_id, no_id, dtype=dtype, compiled=compiled).margins
-
-
-def run(
+def forward(
     model: Qwen3ForCausalLM,
     row: Row,
     yes_id: int,
