@@ -20,6 +20,7 @@ from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.tasks.embedded import rules as rules_module
 from rerank_eval.tasks.embedded.rules import RULES, package_rules
+from rerank_eval.training import frames
 from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Group, Prompts, answer_ids
 from rerank_eval.training.corpus import Package
 from rerank_eval.training.data import TrainingData, mine_minilm, prepare
@@ -28,9 +29,9 @@ from rerank_eval.training.initialisation import initialise
 from rerank_eval.training.instructions import InstructedGroups
 from rerank_eval.training.loop import Run, RunPlan, group_loss
 from rerank_eval.training.network import GroupTokens, Shape, forward, lay_out
-from rerank_eval.training.probes import KEYS, PROPERTIES, RESTRICTIONS, Probes
+from rerank_eval.training.probes import KEYS, PROPERTIES, RESTRICTIONS, Probes, States
 from rerank_eval.training.session import Session, Settings, token_rarity
-from rerank_eval.training.wordings import LIMITED, OPEN, PHRASES, Wordings, kind_of, opposite, sentences
+from rerank_eval.training.wordings import PHRASES, Clause, Wordings, kind_of, opposite, sentences
 
 SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
 PLAN = BatchPlan(groups=3, negatives=5, tokens=48, instructed=0.0)
@@ -254,28 +255,70 @@ def test_documents_that_two_instructions_part_have_to_move() -> None:
 
 def test_probes_ask_for_what_is_named_wanted_and_met() -> None:
     generator = torch.Generator().manual_seed(0)
-    told = (torch.rand(40, RESTRICTIONS, generator=generator) < 0.2).float()
+    told, said = ((torch.rand(n, RESTRICTIONS, generator=generator) < 0.2).float() for n in (40, 50))
     met = (torch.rand(60, len(PROPERTIES), generator=generator) < 0.3).float()
     hidden = 64
-    early, late, documents = (torch.randn(n, hidden, generator=generator) / 10 for n in (40, 40, 60))
+    states = States(*(torch.randn(n, hidden, generator=generator) / 10 for n in (40, 40, 60, 50)))
     named = RESTRICTIONS - len(KEYS)
-    late[:, : len(KEYS)] += told[:, : len(KEYS)]
-    early[:, :named] += told[:, len(KEYS) :]
-    documents[:, : len(PROPERTIES)] += met
+    states.late[:, : len(KEYS)] += told[:, : len(KEYS)]
+    states.early[:, :named] += told[:, len(KEYS) :]
+    states.documents[:, : len(PROPERTIES)] += met
+    states.clauses[:, :RESTRICTIONS] += said
     probes = Probes(hidden)
-    begun, _ = probes.loss(early, late, documents, told, met)
-    assert begun.item() == pytest.approx(3 * math.log(2), rel=1e-5)
+    begun, _ = probes.loss(states, told, met, said)
+    assert begun.item() == pytest.approx(4 * math.log(2), rel=1e-5)
     optimizer = torch.optim.Adam(probes.parameters(), lr=0.05)
     for _ in range(300):
         optimizer.zero_grad()
-        probes.loss(early, late, documents, told, met)[0].backward()
+        probes.loss(states, told, met, said)[0].backward()
         optimizer.step()
-    _, shares = probes.loss(early, late, documents, told, met)
-    assert shares == {"named": 1.0, "read": 1.0, "seen": 1.0}
+    _, shares = probes.loss(states, told, met, said)
+    assert shares == {"named": 1.0, "said": 1.0, "read": 1.0, "seen": 1.0}
     # What is wanted does not stand in the early states, nor what is named in the late ones.
-    _, crossed = probes.loss(late, early, documents, told, met)
+    _, crossed = probes.loss(replace(states, early=states.late, late=states.early), told, met, said)
     assert crossed["named"] < 0.5
     assert crossed["read"] < 0.5
+    # A batch may have instructions without a restriction alone.
+    unsaid, _ = probes.loss(replace(states, clauses=states.clauses[:0]), told, met, said[:0])
+    assert torch.isfinite(unsaid)
+
+
+def test_every_sentence_of_an_instruction_ends_where_it_is_asked_about(data: TrainingData) -> None:
+    source = InstructedGroups([one for one, shard in zip(data.functions, data.shard, strict=True) if shard >= 0])
+    prompts, generator, asked = Prompts(data, 96), np.random.default_rng(0), set()
+    for _ in range(300):
+        text, told, clauses = source.instruction(generator)
+        alone = prompts.alone(text, clauses)
+        assert len(alone.clauses) == len(clauses)
+        for end, one in zip(alone.clauses, clauses, strict=True):
+            # The tokenizer keeps no blanks and no capitals, which is all that decoding loses.
+            read = data.tokenizer.decode(alone.prefix[: end + 1])
+            assert _letters(read).endswith(_letters(text[: one.end])), text
+            assert text[one.end - 1] in ".;:,"
+        assert {kind_of(one.key) for one in clauses} == {
+            key for key, wanted in zip(KEYS, told[: len(KEYS)], strict=True) if wanted
+        }
+        asked.add(len(clauses))
+    assert asked == {0, 1, 2, 3, 4}
+
+
+def _letters(text: str) -> str:
+    return "".join(text.lower().split())
+
+
+def test_either_polarity_has_the_same_words() -> None:
+    generator = np.random.default_rng(0)
+    texts = {wanted: " ".join(frames.draw(wanted, False, generator) for _ in range(4000)) for wanted in (True, False)}
+    for word in ("drop ", "keep ", " not ", " relevant", " except "):
+        assert min(text.lower().count(word) for text in texts.values()) > 10, word
+    for wanted, text in texts.items():
+        kept = {True: frames.WANTED, False: frames.UNWANTED}[wanted][-frames.HELD_OUT_FRAMES :]
+        assert not any(frame in text for frame in kept)
+
+
+def test_a_clause_wants_what_it_names_or_the_opposite() -> None:
+    assert Clause("methods", wanted=True, end=9).key == "methods"
+    assert Clause("package:numpy", wanted=False, end=9).key == "package-not:numpy"
 
 
 def test_probes_move_the_network_and_stay_out_of_it(
@@ -289,8 +332,8 @@ def test_probes_move_the_network_and_stay_out_of_it(
     )
     for _ in range(3):  # of zeros, they have no gradient for the network yet in the first step
         told, untold = asked.train_step(), silent.train_step()
-    assert {"named", "read", "seen"} <= set(told)
-    assert not {"named", "read", "seen"} & set(untold)
+    assert {"named", "said", "read", "seen"} <= set(told)
+    assert not {"named", "said", "read", "seen"} & set(untold)
     assert not torch.equal(*(_weights(run)["model.layers.0.mlp.up_proj.weight"] for run in (asked, silent)))
     assert not any("probe" in name for name in _weights(asked))
     asked.save(tmp_path / "state.pt")
@@ -330,7 +373,7 @@ def test_no_instruction_is_worded_as_the_task_words_it() -> None:
     assert {kind_of(key) for key in rules} == set(PHRASES)
     tasks = {sentence for rule in rules.values() for sentence in rule.wordings}
     assert not tasks & {sentence for key in rules for sentence in sentences(key)}
-    assert not {*OPEN, *LIMITED} & {*rules_module.OPEN, *rules_module.LIMITED}
+    assert not {*frames.OPEN, *frames.LIMITED} & {*rules_module.OPEN, *rules_module.LIMITED}
 
 
 def test_wordings_of_the_evaluation_are_not_trained_on() -> None:

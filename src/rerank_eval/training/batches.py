@@ -15,6 +15,8 @@ from rerank_eval.training.data import TrainingData
 from rerank_eval.training.instructions import InstructedGroups
 from rerank_eval.training.mining import HELD_OUT, Candidates
 from rerank_eval.training.network import GroupTokens
+from rerank_eval.training.probes import sentences
+from rerank_eval.training.wordings import Clause
 
 INSTRUCTIONS = (
     "Given a function's description, retrieve the Python function that it describes",
@@ -67,6 +69,7 @@ class Group:
         teacher: (documents,) MiniLM's cosines; None where there are none.
         restrictions: (RESTRICTIONS,) what the instruction wants, for the probes; None where it is not known.
         properties: (documents, PROPERTIES) what the documents are; None where it is not known.
+        clauses: (clauses, RESTRICTIONS) what the instruction's sentences want; None where it is not known.
         parted: The next group holds the same documents under another instruction.
     """
 
@@ -75,6 +78,7 @@ class Group:
     teacher: NDArray[np.float32] | None = None
     restrictions: NDArray[np.float32] | None = None
     properties: NDArray[np.float32] | None = None
+    clauses: NDArray[np.float32] | None = None
     parted: bool = False
 
 
@@ -115,17 +119,27 @@ class Prompts:
         closed = [self.closed(self._data.documents[i]) for i in documents]
         return GroupTokens(root + self._data.queries[query], closed, len(root))
 
-    def alone(self, instruction: str) -> GroupTokens:
+    def ends(self, instruction: str, clauses: Sequence[Clause]) -> tuple[int, ...]:
+        """Return the places of the tokens that end an instruction's sentences."""
+        text = CARD.prefix + CARD.instruct_text(instruction)
+        start = text.rindex(instruction)
+        parts = [text[: start + one.end] for one in clauses]
+        return tuple(len(ids) - 1 for ids in token_ids(self._data.tokenizer, parts)) if parts else ()
+
+    def alone(self, instruction: str, clauses: Sequence[Clause] = ()) -> GroupTokens:
         """Make the beginning of a prompt, as far as the query's marker."""
         root = self.root(instruction)
-        return GroupTokens([*root, self._query_marker], [], len(root))
+        return GroupTokens([*root, self._query_marker], [], len(root), self.ends(instruction, clauses))
 
-    def text_group(self, query: str, documents: Sequence[str], instruction: str) -> GroupTokens:
+    def text_group(
+        self, query: str, documents: Sequence[str], instruction: str, clauses: Sequence[Clause] = ()
+    ) -> GroupTokens:
         """Make the prompts of any texts."""
         texts = [CARD.query_text(query), *(CARD.document_text(text) for text in documents)]
         asked, *ids = token_ids(self._data.tokenizer, texts)
         root = self.root(instruction)
-        return GroupTokens(root + asked, [self.closed(one) for one in ids], len(root))
+        ends = self.ends(instruction, clauses)
+        return GroupTokens(root + asked, [self.closed(one) for one in ids], len(root), ends)
 
 
 def _instructed_groups(data: TrainingData, tokens: int) -> list[InstructedGroups]:
@@ -188,17 +202,20 @@ class Batches:
         found = []
         for _ in range(self._plan.alone if self._instructed else 0):
             source = self._instructed[int(generator.integers(len(self._instructed)))]
-            instruction, wanted = source.instruction(generator)
-            found.append(Group(self._prompts.alone(instruction), np.zeros(0, dtype=np.float32), None, wanted))
+            instruction, wanted, clauses = source.instruction(generator)
+            tokens, nothing = self._prompts.alone(instruction, clauses), np.zeros(0, dtype=np.float32)
+            found.append(Group(tokens, nothing, restrictions=wanted, clauses=sentences(clauses)))
         return found
 
     def _pair(self, generator: np.random.Generator) -> list[Group]:
         source = self._instructed[int(generator.integers(len(self._instructed)))]
         drawn = source.draw(self._plan.negatives + 1, generator)
         found: list[Group] = []
-        for instruction, relevant, wanted in zip(drawn.instructions, drawn.relevant, drawn.restrictions, strict=True):
-            tokens = self._prompts.text_group(drawn.query, drawn.documents, instruction)
-            found.append(Group(tokens, relevant, None, wanted, drawn.properties, parted=not found))
+        told = zip(drawn.instructions, drawn.relevant, drawn.restrictions, drawn.clauses, strict=True)
+        for instruction, relevant, wanted, clauses in told:
+            tokens = self._prompts.text_group(drawn.query, drawn.documents, instruction, clauses)
+            said = sentences(clauses)
+            found.append(Group(tokens, relevant, None, wanted, drawn.properties, said, parted=not found))
         return found
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

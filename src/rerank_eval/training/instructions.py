@@ -17,7 +17,7 @@ from rerank_eval.tasks.embedded.rules import RULES
 from rerank_eval.tasks.embedded.stdlib import Function
 from rerank_eval.tasks.embedded.topics import Topic, profile, topics
 from rerank_eval.training.probes import KEYS, properties, restrictions
-from rerank_eval.training.wordings import Wordings, kind_of, opposite
+from rerank_eval.training.wordings import Clause, Wordings, kind_of, opposite
 
 MAX_CHARACTERS = 2_000
 MIN_TOPIC, MAX_TOPIC = 6, 400
@@ -42,6 +42,7 @@ class Instructed:
         documents: Rendered documents.
         relevant: (2, documents) relevance under each.
         restrictions: (2, RESTRICTIONS) what each instruction wants, and how it says so.
+        clauses: The sentences of each that restrict.
         properties: (documents, PROPERTIES) what the documents are.
     """
 
@@ -50,6 +51,7 @@ class Instructed:
     documents: tuple[str, ...]
     relevant: NDArray[np.float32]
     restrictions: NDArray[np.float32]
+    clauses: tuple[list[Clause], list[Clause]]
     properties: NDArray[np.float32]
 
 
@@ -114,22 +116,22 @@ class InstructedGroups:
             base = _draw(_bases(options, first), generator) if generator.random() < COMPOUND else None
             return self._instructed(about.topic, chosen, first, base, generator)
 
-    def instruction(self, generator: np.random.Generator) -> tuple[str, NDArray[np.float32]]:
+    def instruction(self, generator: np.random.Generator) -> tuple[str, NDArray[np.float32], list[Clause]]:
         """Draw an instruction without documents: as often as any restriction, none.
 
         Returns:
-            Its text, and its restrictions, (RESTRICTIONS,).
+            Its text, its restrictions, (RESTRICTIONS,), and its sentences that restrict.
         """
         kinds: list[str | None] = [None, *KEYS]
         first = kinds[int(generator.integers(len(kinds)))]
         if first is None:
-            return self._wordings.open(generator), restrictions([], [])
+            return self._wordings.open(generator), restrictions([], []), []
         others = [key for key in KEYS if _aspect(key) != _aspect(first)]
         second = others[int(generator.integers(len(others)))] if generator.random() < COMPOUND else None
         package = self._functions[int(generator.integers(len(self._functions)))].package
         keys = [f"{key}:{package}" if _aspect(key) == "package" else key for key in (first, second) if key is not None]
-        text, named = self._wordings.limited(keys, generator)
-        return text, restrictions(keys, named)
+        text, clauses = self._wordings.limited(keys, generator)
+        return text, restrictions(keys, clauses), clauses
 
     def _options(self, on_topic: Sequence[Function]) -> list[Restriction]:
         """List restrictions with whether each document on the topic meets them."""
@@ -156,7 +158,7 @@ class InstructedGroups:
         shared = [base[0]] if base is not None else []
         asked = [[*shared, key], [*shared, opposite(key)] if turned else shared]
         words = self._wordings
-        (one, first_named), (other, other_named) = (
+        (one, own), (other, others) = (
             words.limited(keys, generator) if keys else (words.open(generator), []) for keys in asked
         )
         order = generator.permutation(len(chosen))
@@ -166,7 +168,8 @@ class InstructedGroups:
             (one, other),
             tuple(map(document, ordered)),
             np.ascontiguousarray(relevant[:, order]),
-            np.stack([restrictions(asked[0], first_named), restrictions(asked[1], other_named)]),
+            np.stack([restrictions(asked[0], own), restrictions(asked[1], others)]),
+            (own, others),
             properties(ordered),
         )
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,14 @@ class Run:
         """Ask the probes about what is known of instructions and documents."""
         known = {n: group.restrictions for n, group in enumerate([*groups, *alone]) if group.restrictions is not None}
         met = {n: group.properties for n, group in enumerate(groups) if group.properties is not None}
-        documents = out.documents.view(len(groups), -1, out.documents.shape[-1])[list(met)].flatten(0, 1)
+        said = [group.clauses for group in (*groups, *alone) if group.clauses is not None]
+        states = out.states
+        documents = states.documents.view(len(groups), -1, states.documents.shape[-1])[list(met)].flatten(0, 1)
         return self.probes.loss(
-            out.early[list(known)],
-            out.late[list(known)],
-            documents,
+            replace(states, early=states.early[list(known)], late=states.late[list(known)], documents=documents),
             torch.from_numpy(np.stack(list(known.values()))).to(self._device),
             torch.from_numpy(np.concatenate(list(met.values()))).to(self._device),
+            torch.from_numpy(np.concatenate(said)).to(self._device),
         )
 
     def _follow(self) -> None:
@@ -234,7 +235,7 @@ class Run:
             DataError: An earlier release wrote it.
         """
         state = torch.load(path, weights_only=True, map_location=self._device)
-        if "probes" not in state:
+        if state.get("probes", {}).keys() != self.probes.state_dict().keys():
             raise DataError(f"{path}: an earlier release left this run; begin another with --run NAME")
         self.probes.load_state_dict(state["probes"])
         self.step, self.seconds = int(state["step"]), float(state["seconds"])

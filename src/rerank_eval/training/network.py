@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import embedding, silu
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from rerank_eval.training.probes import States
+
 MASKED = -1e9
 RMS_EPSILON = 1e-6
 POSITIONS = 512
@@ -63,11 +65,13 @@ class GroupTokens:
         prefix: What all prompts of the group begin with.
         documents: What each adds, the recipe's suffix included.
         told: Place in the prefix from which on the instruction is known: the marker of the query.
+        clauses: Places in the prefix where the instruction's sentences end.
     """
 
     prefix: list[int]
     documents: list[list[int]]
     told: int = 0
+    clauses: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Row:
         prefixes: Groups and tokens of the longest prefix.
         buckets: The documents.
         told: (groups,) rows of the tokens from which on the instructions are known.
+        clauses: (clauses,) rows of the tokens that end the instructions' sentences, group by group.
         sorted_last: (documents,) rows of the documents' last tokens, in the order of the buckets.
         restore: (documents,) where each document stands in the order of the buckets.
     """
@@ -111,6 +116,7 @@ class Row:
     prefixes: tuple[int, int]
     buckets: tuple[Bucket, ...]
     told: torch.Tensor
+    clauses: torch.Tensor
     sorted_last: torch.Tensor
     restore: torch.Tensor
 
@@ -118,7 +124,7 @@ class Row:
         """Move to a device."""
         if device.type == "cpu":
             return self
-        names = ("ids", "positions", "told", "sorted_last", "restore")
+        names = ("ids", "positions", "told", "clauses", "sorted_last", "restore")
         moved = {name: getattr(self, name).to(device) for name in names}
         buckets = tuple(replace(one, group=one.group.to(device), mask=one.mask.to(device)) for one in self.buckets)
         return replace(self, buckets=buckets, **moved)
@@ -159,6 +165,7 @@ def lay_out(groups: Sequence[GroupTokens], buckets: int) -> Row:
         (len(groups), width),
         tuple(laid),
         torch.tensor([number * width + group.told for number, group in enumerate(groups)]),
+        torch.tensor([n * width + end for n, group in enumerate(groups) for end in group.clauses], dtype=torch.int64),
         torch.tensor(last),
         torch.from_numpy(restore),
     )
@@ -179,15 +186,11 @@ class Outputs:
 
     Attributes:
         margins: (documents,) float32 log-odds.
-        early: (groups, hidden) float32 states two layers before the end, where the instruction is known.
-        late: (groups, hidden) the same one layer before the end.
-        documents: (documents, hidden) states of the documents' last tokens one layer before the end.
+        states: What the probes look at, float32; instructions are groups.
     """
 
     margins: torch.Tensor
-    early: torch.Tensor
-    late: torch.Tensor
-    documents: torch.Tensor
+    states: States
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ def forward(
     weight = body.embed_tokens.weight
     states = embedding(row.ids, weight)
     turns = body.rotary_emb(states, row.positions)
-    early = late = documents = states
+    early = late = documents = clauses = states
     for layer in body.layers:
         last = layer is body.layers[-1]
         module = layer.self_attn
@@ -257,7 +260,7 @@ def forward(
             late, states = states.index_select(1, row.told), states.index_select(1, row.sorted_last)
             documents = states
         elif layer is body.layers[-2]:
-            early = states.index_select(1, row.told)
+            early, clauses = states.index_select(1, row.told), states.index_select(1, row.clauses)
         matrices = (module.o_proj.weight, layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight)
         states = use.after(
             states, attended, layer.post_attention_layernorm.weight, (*matrices, layer.mlp.down_proj.weight), dtype
@@ -265,7 +268,8 @@ def forward(
     hidden = _normed(states, body.norm.weight)[0]
     scores: torch.Tensor = (hidden * (weight[yes_id] - weight[no_id])).sum(dim=-1)
     back = row.restore
-    return Outputs(scores.index_select(0, back), early[0], late[0], documents[0].index_select(0, back))
+    seen = States(early[0], late[0], documents[0].index_select(0, back), clauses[0])
+    return Outputs(scores.index_select(0, back), seen)
 
 
 def _attention(

@@ -248,9 +248,7 @@ class Session:
     def _report(self, run: Run, recent: Sequence[dict[str, float]]) -> None:
         keys = {key: None for one in recent for key in one}
         row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent if key in one])) for key in keys}
-        told = "".join(
-            f"  {key} {row[key]:.3f}" for key in ("loss", "right", "moved", "named", "read", "seen") if key in row
-        )
+        told = "".join(f"  {key} {value:.3f}" for key, value in row.items())
         plan = self.settings.batches
         pairs = run.step * plan.groups * (plan.negatives + 1)
         row |= {"step": run.step, "seconds": round(run.seconds, 1), "pairs_per_second": round(pairs / run.seconds, 1)}

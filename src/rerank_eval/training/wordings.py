@@ -8,145 +8,21 @@ asks with them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-OPEN = (
-    "Any function or method on the subject counts, wherever it comes from.",
-    "Find code about the topic. There are no further conditions.",
-    "Everything that concerns the topic is welcome, whatever its kind.",
-    "Given a topic, retrieve the Python code that deals with it",
-    "All that deals with the topic is relevant.",
-    "No restrictions: every function about the topic will do.",
-)
-LIMITED = (
-    "Find code about the topic that also meets a condition.",
-    "Not all code on the subject counts.",
-    "Code must be about the topic and fulfil this.",
-    "Given a topic and a condition, retrieve the Python code that satisfies both.",
-    "Mind the restriction.",
-    "The topic alone is not enough.",
-    "Given a topic, retrieve the Python code that deals with it, under a condition.",
-    "",
-)
-WANTED = (
-    "Only {x} matter.",
-    "Only {x} are of interest.",
-    "Only {x} are what I want, that is all.",
-    "Nothing counts but {x}.",
-    "I need {x}, and only those.",
-    "I am looking for {x}.",
-    "Just {x}, please.",
-    "Show {x} only.",
-    "Show me only {x}.",
-    "Return {x} alone.",
-    "Give me {x} exclusively.",
-    "Relevant are {x} and no others.",
-    "What counts are {x}; the rest is not relevant.",
-    "A document counts if it is among {x}.",
-    "A document is relevant only if it belongs to {x}.",
-    "Documents must be {x}.",
-    "It must be one of the {x}.",
-    "What I want must be found among {x}.",
-    "Everything but {x} is to be left out.",
-    "Leave out all but {x}.",
-    "Leave out whatever does not belong to {x}.",
-    "Drop what is not among {x}.",
-    "I have to work with {x}.",
-    "I work with {x} and with nothing else.",
-    "My interest is in {x}.",
-    "Prefer {x} to all others.",
-    "The code has to be among {x}.",
-    "{x} are relevant, others are not.",
-    "{x} are what I want to see.",
-    "{x} alone are relevant.",
-    "{x} alone will help me.",
-    "{x} it has to be.",
-    "Only {x} count.",
-    "I only want {x}.",
-    "There have to be {x}.",
-    "I am interested in {x}, so leave out the rest.",
-    "Limit yourself to {x}.",
-    "A document must be among {x}.",
-    "Only {x} are wanted.",
-    "Only {x} are relevant.",
-    "Restrict yourself to {x}.",
-    "Show me {x} and nothing else.",
-    "{x} count, the rest does not.",
-    "What I need are {x}.",
-    "Keep {x}, drop everything else.",
-    "The answer must consist of {x}.",
-    "Relevant: {x}.",
-    "It has to be about {x}.",
-    "I am after {x}.",
-    "Nothing but {x} will do.",
-    "Confine the search to {x}.",
-    "{x} are all that I want.",
-    "Only {x} will help me.",
-    "I would like to see {x} alone.",
-    "A document has to be one of the {x}.",
-)
-UNWANTED = (
-    "Leave {x} out.",
-    "Leave out all {x}.",
-    "Please leave out {x}.",
-    "Drop {x}.",
-    "Omit {x}.",
-    "Hide {x}.",
-    "Remove {x} from the answer.",
-    "Do not show {x}.",
-    "Do not return {x}.",
-    "Do not give me {x}.",
-    "Never mind {x}.",
-    "Nothing of {x}, please.",
-    "I am not looking for {x}.",
-    "I am not interested in {x}.",
-    "I do not need {x}.",
-    "I know {x} already.",
-    "I must not use {x}.",
-    "I cannot work with {x}.",
-    "I must do without {x}.",
-    "It must not be one of the {x}.",
-    "A document must not be among {x}.",
-    "A document among {x} is not relevant.",
-    "A document does not count if it belongs to {x}.",
-    "{x} are not what I want.",
-    "{x} are not of interest.",
-    "{x} are of no use to me.",
-    "{x} must be left out.",
-    "{x} must not appear.",
-    "{x} do not matter.",
-    "{x} would not help.",
-    "All but {x} are relevant.",
-    "Everything is relevant except {x}.",
-    "Leave out {x}.",
-    "{x} do not help me.",
-    "I do not want {x}.",
-    "There is no need for {x}, so drop them.",
-    "Without {x}.",
-    "{x} are out of the question.",
-    "I cannot use {x}.",
-    "{x} are irrelevant.",
-    "{x} are not relevant.",
-    "Ignore {x}.",
-    "No {x}, please.",
-    "Leave {x} aside.",
-    "Exclude {x}.",
-    "{x} do not count.",
-    "I have no use for {x}.",
-    "Skip {x}.",
-    "Not relevant: {x}.",
-    "Anything except {x}.",
-    "Spare me {x}.",
-    "{x} should be filtered out.",
-    "{x} are not needed.",
-    "Do not include {x}.",
-    "I have no interest in {x}.",
-    "Please show nothing of {x}.",
-)
+from rerank_eval.training.frames import BEFORE, LIMITED, OPEN, continued, draw, every, pick
+
 PHRASES: dict[str, tuple[str, ...]] = {
     "methods": (
+        "{head} defined within a class",
+        "{head} of classes",
+        "{head} that some class owns",
+        "{head} called on an instance",
+        "{head} that do not stand alone",
         "methods",
         "methods of a class",
         "{head} inside a class",
@@ -158,6 +34,12 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that a class has",
     ),
     "functions": (
+        "{head} not in any class",
+        "{head} that are not methods",
+        "{head} that no class contains",
+        "{head} that need no class",
+        "{head} directly in a module",
+        "non-methods",
         "plain functions",
         "{head} at the top level of a module",
         "{head} without a class",
@@ -169,6 +51,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} outside of all classes",
     ),
     "raises": (
+        "{head} containing raise",
+        "{head} where raise occurs",
+        "{head} that report errors with raise",
+        "{head} raising exceptions",
+        "{head} that can fail with an exception of their own",
         "{head} that raise an exception",
         "{head} with a raise statement",
         "{head} that may raise errors on their own",
@@ -179,6 +66,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that throw by themselves",
     ),
     "raises-not": (
+        "{head} where no raise occurs",
+        "{head} not containing raise",
+        "{head} that do not throw exceptions",
+        "{head} which never throw",
+        "{head} that raise no errors",
         "{head} that raise no exception",
         "{head} in which nothing is raised",
         "{head} that never raise on their own",
@@ -189,6 +81,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} free of raise statements",
     ),
     "asyncio": (
+        "{head} from asyncio",
+        "{head} defined as async",
+        "{head} to be awaited",
+        "{head} in asynchronous style",
         "coroutines",
         "asynchronous {head}",
         "async {head}",
@@ -199,6 +95,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} written as async def",
     ),
     "asyncio-not": (
+        "{head} neither async nor from asyncio",
+        "{head} that are not coroutines",
+        "non-async {head}",
+        "{head} that nobody awaits",
+        "{head} outside asyncio and not async",
         "synchronous {head}",
         "{head} that are not async",
         "ordinary blocking {head}",
@@ -209,6 +110,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} other than coroutines",
     ),
     "public": (
+        "{head} that anyone may call",
+        "{head} not starting with an underscore",
+        "{head} whose name has no underscore in front",
+        "non-private {head}",
+        "official {head}",
         "public {head}",
         "{head} with public names",
         "{head} named without a leading underscore",
@@ -219,6 +125,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} whose name starts with a letter",
     ),
     "private": (
+        "{head} starting with an underscore",
+        "{head} hidden behind an underscore",
+        "non-public {head}",
+        "{head} that are not public",
+        "{head} not meant for users",
         "private {head}",
         "internal helpers",
         "{head} named with a leading underscore",
@@ -229,6 +140,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} whose name starts with an underscore",
     ),
     "returns": (
+        "{head} giving a value back",
+        "{head} that produce a result",
+        "{head} with a value after return",
+        "{head} returning something",
+        "{head} that do return something",
         "{head} that return a value",
         "{head} with a return value",
         "{head} that give something back",
@@ -239,6 +155,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that deliver a result",
     ),
     "returns-not": (
+        "{head} with no return value",
+        "{head} that do not return anything",
+        "{head} returning nothing",
+        "{head} that do not give a value back",
+        "{head} that lack a result",
         "procedures",
         "{head} without a return value",
         "{head} that return nothing",
@@ -249,6 +170,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that deliver no result",
     ),
     "decorated": (
+        "{head} having a decorator",
+        "{head} with @ above them",
+        "{head} marked by a decorator",
+        "properties, static methods and the like",
         "decorated {head}",
         "{head} with a decorator",
         "{head} under an @ line",
@@ -259,6 +184,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that carry a decorator",
     ),
     "decorated-not": (
+        "{head} having no decorator",
+        "{head} with no @ above",
+        "{head} without any decorator",
+        "{head} not marked by decorators",
         "undecorated {head}",
         "{head} without a decorator",
         "{head} with no @ line above them",
@@ -269,6 +198,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that carry no decorator",
     ),
     "package": (
+        "{head} defined in {package}",
+        "{head} from {package}",
+        "what {package} offers",
+        "members of {package}",
+        "{package}'s own {head}",
         "{head} of {package}",
         "parts of {package}",
         "{head} in the package {package}",
@@ -279,6 +213,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "{head} that {package} brings",
     ),
     "package-not": (
+        "{head} not from {package}",
+        "{head} defined outside of {package}",
+        "{head} which {package} does not offer",
+        "{head} from packages that are not {package}",
+        "what is not in {package}",
         "{head} outside {package}",
         "{head} from elsewhere than {package}",
         "parts of packages other than {package}",
@@ -291,17 +230,31 @@ PHRASES: dict[str, tuple[str, ...]] = {
 }
 HELD_OUT_PHRASES = 2
 """Phrases of each restriction that are not trained on."""
-BEFORE = ("", "", "", "", "Here, ", "This time, ", "For my program: ", "One more thing. ", "In short: ")
-"""What may stand in front of a sentence."""
 HEADS = ("functions", "code", "functions or methods", "definitions", "things", "functions and methods", "documents")
 """What a phrase speaks of."""
-HELD_OUT_FRAMES = 4
-"""Frames of either polarity that are not trained on."""
 BOTH = 0.2
 """Share of restrictions that are worded from both sides."""
-Named = tuple[str, bool]
-"""What a sentence names, and whether as wanted."""
 _OPPOSITES = {"methods": "functions", "functions": "methods", "public": "private", "private": "public"}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A sentence of an instruction.
+
+    Attributes:
+        named: The restriction whose phrase it has.
+        wanted: Whether that is wanted; else its opposite is.
+        end: Characters of the instruction up to the sentence's end.
+    """
+
+    named: str
+    wanted: bool
+    end: int
+
+    @property
+    def key(self) -> str:
+        """What it wants."""
+        return self.named if self.wanted else opposite(self.named)
 
 
 def kind_of(key: str) -> str:
@@ -328,9 +281,9 @@ class Wordings:
 
     def open(self, generator: np.random.Generator) -> str:
         """Word an instruction without a restriction."""
-        return _pick(OPEN, generator)
+        return pick(OPEN, generator)
 
-    def limited(self, keys: Sequence[str], generator: np.random.Generator) -> tuple[str, list[Named]]:
+    def limited(self, keys: Sequence[str], generator: np.random.Generator) -> tuple[str, list[Clause]]:
         """Word an instruction with restrictions.
 
         Args:
@@ -338,48 +291,48 @@ class Wordings:
             generator: Decides.
 
         Returns:
-            The text, and what it names.
+            The text, and its sentences that restrict.
         """
-        texts, named = [_pick(LIMITED, generator)], []
+        text, clauses = pick(LIMITED, generator), list[Clause]()
         for key in keys:
-            text, own = self.sentence(key, generator)
-            texts.append(text)
-            named += own
-        return " ".join(texts).strip(), named
+            added, own = self.sentence(key, generator)
+            start = len(text) + 1 if text else 0
+            text = f"{text} {added}" if text else added
+            clauses += [replace(one, end=start + one.end) for one in own]
+        return text, clauses
 
-    def sentence(self, key: str, generator: np.random.Generator) -> tuple[str, list[Named]]:
-        """Word a restriction: what is wanted, or what its opposite is, unwanted, or both.
+    def sentence(self, key: str, generator: np.random.Generator) -> tuple[str, list[Clause]]:
+        """Word a restriction: what is wanted, or what its opposite is, unwanted, or both in either order.
 
         Returns:
-            The text, and what it names.
+            The text, and its sentences.
         """
         forms = [(key, True), (opposite(key), False)]
         drawn = generator.random()
         chosen = forms if drawn < BOTH else forms[:1] if drawn < (1 + BOTH) / 2 else forms[1:]
-        frames = {True: WANTED, False: UNWANTED}
-        return " ".join(self._framed(named, frames[wanted], generator) for named, wanted in chosen), chosen
+        if generator.random() < 0.5:  # noqa: PLR2004 - a coin
+            chosen = chosen[::-1]
+        whole, clauses = "", list[Clause]()
+        for named, wanted in chosen:
+            text = self._framed(named, wanted, generator)
+            whole = continued(whole, text, generator) if whole else text
+            clauses.append(Clause(named, wanted, len(whole)))
+        return whole, clauses
 
-    def _framed(self, named: str, frames: Sequence[str], generator: np.random.Generator) -> str:
-        phrase = _pick(self._part(PHRASES[kind_of(named)], HELD_OUT_PHRASES), generator)
-        frame = _pick(self._part(frames, HELD_OUT_FRAMES), generator)
-        return _pick(BEFORE, generator) + _filled(frame, phrase, named, _pick(HEADS, generator))
-
-    def _part(self, texts: Sequence[str], kept: int) -> Sequence[str]:
-        return texts[-kept:] if self._held_out else texts[:-kept]
+    def _framed(self, named: str, wanted: bool, generator: np.random.Generator) -> str:
+        phrases = PHRASES[kind_of(named)]
+        phrases = phrases[-HELD_OUT_PHRASES:] if self._held_out else phrases[:-HELD_OUT_PHRASES]
+        frame = draw(wanted, self._held_out, generator)
+        return pick(BEFORE, generator) + _filled(frame, pick(phrases, generator), named, pick(HEADS, generator))
 
 
 def sentences(key: str) -> Iterator[str]:
     """List every sentence for a restriction."""
-    for named, frames in ((key, WANTED), (opposite(key), UNWANTED)):
-        for phrase in PHRASES[kind_of(named)]:
-            for frame in frames:
-                yield from (_filled(frame, phrase, named, head) for head in HEADS)
+    for named, wanted in ((key, True), (opposite(key), False)):
+        for phrase, frame in itertools.product(PHRASES[kind_of(named)], every(wanted)):
+            yield from (_filled(frame, phrase, named, head) for head in HEADS)
 
 
 def _filled(frame: str, phrase: str, key: str, head: str) -> str:
     text = frame.format(x=phrase.format(package=key.partition(":")[2], head=head))
     return text[0].upper() + text[1:]
-
-
-def _pick(texts: Sequence[str], generator: np.random.Generator) -> str:
-    return texts[int(generator.integers(len(texts)))]
