@@ -13,7 +13,8 @@ import pytest
 
 from rerank_eval.errors import DataError
 from rerank_eval.tasks import prepare
-from rerank_eval.tasks.beir import BeirFolder, folder_name
+from rerank_eval.tasks.beir import BeirFolder
+from rerank_eval.tasks.beir_files import folder_name
 from tests.pipeline.folders import write_beir_folder
 
 

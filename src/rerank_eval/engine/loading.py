@@ -163,9 +163,12 @@ def device_name(device: str = "auto") -> str:
         EngineError: As `resolve_device` does.
     """
     chosen = resolve_device(device)
-    cuda = chosen.type == "cuda"
-    name = torch.cuda.get_device_name(chosen) if cuda else platform.processor() or platform.machine()
-    return f"{chosen.type} ({name})"
+    return f"{chosen.type} ({hardware_name(chosen)})"
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return what a device calls itself: a GPU by its driver, all else by the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def _load_checkpoint(

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.engine.loading import device_name
+from rerank_eval.engine.loading import device_name, hardware_name, resolve_device
 
 PACKAGES = (
     "rerank-eval",
@@ -68,9 +68,9 @@ def _version(name: str) -> str | None:
 def _device() -> dict[str, Any]:
     import torch
 
-    if torch.cuda.is_available():
-        return {"kind": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
-    return {"kind": "cpu", "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    chosen = resolve_device("auto")
+    counts = {"cuda": {"count": torch.cuda.device_count()}, "cpu": {"threads": torch.get_num_threads()}}
+    return {"kind": chosen.type, "name": hardware_name(chosen), **counts.get(chosen.type, {})}
 
 
 def _git() -> dict[str, Any] | None:

@@ -101,7 +101,7 @@ def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
 
 
 def _folder(name: str, where: str) -> TaskRef:
-    from rerank_eval.tasks.beir import folder_name
+    from rerank_eval.tasks.beir_files import folder_name
 
     path = at_home(name)
     if not path.is_dir():
