@@ -33,6 +33,14 @@ def at_home(path: str | Path) -> Path:
         raise ConfigError(f"{path}: there is no such user's home; give the whole path") from None
 
 
+def is_folder(path: str | Path) -> bool:
+    """Tell whether a text names a folder; one that no file system can hold, such as one too long, does not."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def storage_error(error: OSError, path: Path) -> StorageError | None:
     """Translate an operating-system error into one clear line, if it is one that a user can mend.
 

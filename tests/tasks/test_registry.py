@@ -30,6 +30,8 @@ def test_a_suite_expands_and_each_task_comes_once(tmp_path: Path, monkeypatch: p
         ("PyFuncRetrieval", "did you mean 'PyFunctionRetrieval'"),
         ("./nowhere", "no such folder"),
         ("some/where", "no such folder"),
+        ("a" * 300, "unknown task"),
+        ("./" + "a" * 300, "no such folder"),
         ("Banking77Classification", "unknown task"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rerank_eval.errors import ConfigError
-from rerank_eval.files import at_home
+from rerank_eval.files import at_home, is_folder
 from rerank_eval.names import did_you_mean
 from rerank_eval.tasks.suites import Suite, SuiteTask, load_suites
 
@@ -90,7 +90,7 @@ def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
             yield TaskRef(task.name, kind, name, wanted, task.splits)
     elif name in embedded:
         yield TaskRef(name, "embedded", name, EMBEDDED_SUITE)
-    elif Path(name).is_dir() or "/" in name or name.startswith((".", "~")):
+    elif is_folder(name) or "/" in name or name.startswith((".", "~")):
         yield _folder(name, where)
     elif _suite_task(suites, name) is not None or name in _mteb_names():
         task_or_none = _suite_task(suites, name)
@@ -104,7 +104,7 @@ def _folder(name: str, where: str) -> TaskRef:
     from rerank_eval.tasks.beir_files import folder_name
 
     path = at_home(name)
-    if not path.is_dir():
+    if not is_folder(path):
         raise ConfigError(
             f"{where}: {name}: no such folder; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/"
         )

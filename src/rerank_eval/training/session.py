@@ -25,7 +25,7 @@ from rerank_eval.training.initialisation import Scales, initialise, rarity
 from rerank_eval.training.loop import Run, RunPlan, append_log
 from rerank_eval.training.mining import HELD_OUT
 from rerank_eval.training.network import Shape
-from rerank_eval.training.stages import earlier_runs, note_begin, note_stage, stages
+from rerank_eval.training.stages import earlier_runs, note_begin, note_stage, pairs_trained, stages
 from rerank_eval.training.tokenizer import load_tokenizer
 
 SAVE_SECONDS = 180.0
@@ -249,8 +249,7 @@ class Session:
         keys = {key: None for one in recent for key in one}
         row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent if key in one])) for key in keys}
         told = "".join(f"  {key} {value:.3f}" for key, value in row.items())
-        plan = self.settings.batches
-        pairs = run.step * plan.groups * (plan.negatives + 1)
+        pairs = pairs_trained(self._run_folder, run.step)
         row |= {"step": run.step, "seconds": round(run.seconds, 1), "pairs_per_second": round(pairs / run.seconds, 1)}
         append_log(self._run_folder / "log.jsonl", row)
         print(f"step {run.step}{told}  {row['pairs_per_second']:.0f} pairs/s", flush=True)  # noqa: T201
@@ -301,7 +300,6 @@ class Session:
     def _record(self, model: Qwen3ForCausalLM, best: dict[str, Any]) -> dict[str, Any]:
         figures, plan, data = best["figures"], best["plan"], self.data
         batches = plan["batches"]
-        pairs = figures["step"] * batches["groups"] * (batches["negatives"] + 1)
         held = sorted(
             {package_of(one) for one, place in zip(data.functions, data.shard, strict=True) if place == HELD_OUT}
         )
@@ -316,7 +314,7 @@ class Session:
             "steps": figures["step"],
             "groups": batches["groups"],
             "documents": batches["negatives"] + 1,
-            "pairs": pairs,
+            "pairs": pairs_trained(self._run_folder, figures["step"]),
             "hours": figures["seconds"] / 3600,
             "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()})",
             "seed": plan["seed"],

@@ -41,6 +41,16 @@ def stages(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def pairs_trained(folder: Path, steps: int) -> int:
+    """Count the pairs of a run's first steps, stage by stage, as settings change how many a step has."""
+    rows = read_log(folder / _STAGES)
+    ends = [min(row["step"], steps) for row in rows[1:]] + [steps]
+    return sum(
+        max(0, end - row["step"]) * row["settings"]["batches"]["groups"] * (row["settings"]["batches"]["negatives"] + 1)
+        for row, end in zip(rows, ends, strict=True)
+    )
+
+
 def note_begin(folder: Path, checkpoint: Path) -> None:
     """Note which runs an exported checkpoint comes from, the first one first."""
     record = load_json(checkpoint / "training.json")
