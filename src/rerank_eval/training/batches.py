@@ -25,8 +25,22 @@ INSTRUCTIONS = (
     "Given the user query, retrieval the relevant passages",
     "Find the Python code that the sentence is about",
     "Given the first sentence of a docstring, find the function that it belongs to",
+    "Given a description, find the source code that fits it",
+    "Given a sentence, retrieve the document that it sums up",
+    "Find the file that the text is about",
+    "Given a question, retrieve the documents that answer it",
+    "Retrieve documents for the query",
+    "Given a title, retrieve the text that belongs to it",
+    "Search for code by what it does",
+    "Given a short summary, find the module, class or function that it was written for",
+    "Judge whether the document is what the query describes",
+    "Given a claim, retrieve documents that support it",
+    "Which of the documents does the query speak of?",
 )
-"""The task's own prompt, the recipes' default texts, and two more."""
+"""The task's own prompt, the recipes' default texts, and more that restrict nothing.
+
+A network that reads instructions has to see that most of them ask for what the query says, and for no more.
+"""
 
 
 KEPT_ROOTS = 5_000
