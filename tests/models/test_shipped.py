@@ -96,6 +96,6 @@ def test_it_improves_what_bm25_found(tmp_path: Path) -> None:
 def test_it_follows_instructions(tmp_path: Path) -> None:
     sets = ("--task", "PyInstructionRetrieval", "--set", "grid.reranker.instruction=[none, task]")
     [gain] = _differences(tmp_path, *sets).values()
-    assert gain["measure"] == "p_mrr"
+    assert gain["measure"] == "p-MRR"
     assert gain["mean"] > 0.0
     assert gain["mean"] > gain["baseline"]

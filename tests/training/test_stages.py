@@ -18,6 +18,7 @@ def test_pairs_are_counted_stage_by_stage(tmp_path: Path) -> None:
         (100, {"batches.groups": [8, 4]}),
         (300, {"batches.groups": [4, 8]}),
     ]
-    assert pairs_trained(tmp_path, 350) == (100 * 8 + 200 * 4 + 50 * 8) * 12
-    assert pairs_trained(tmp_path, 200) == (100 * 8 + 100 * 4) * 12
-    assert pairs_trained(tmp_path, 50) == 50 * 8 * 12
+    assert pairs_trained(tmp_path, 350, {}) == (100 * 8 + 200 * 4 + 50 * 8) * 12
+    assert pairs_trained(tmp_path, 200, {}) == (100 * 8 + 100 * 4) * 12
+    assert pairs_trained(tmp_path, 50, {}) == 50 * 8 * 12
+    assert pairs_trained(tmp_path / "none", 50, {"batches": {"groups": 2, "negatives": 3}}) == 50 * 2 * 4

@@ -31,7 +31,7 @@ from rerank_eval.training.loop import Run, RunPlan, group_loss
 from rerank_eval.training.network import GroupTokens, Shape, forward, lay_out
 from rerank_eval.training.probes import KEYS, PROPERTIES, RESTRICTIONS, Probes, States
 from rerank_eval.training.session import Session, Settings, token_rarity
-from rerank_eval.training.wordings import PHRASES, Clause, Wordings, kind_of, opposite, sentences
+from rerank_eval.training.wordings import PHRASES, Clause, Wordings, kind_of, opposite, worded
 
 SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
 PLAN = BatchPlan(groups=3, negatives=5, tokens=48, instructed=0.0)
@@ -372,7 +372,11 @@ def test_no_instruction_is_worded_as_the_task_words_it() -> None:
     rules |= {f"{rule.key}:numpy": rule for rule in package_rules("numpy")}
     assert {kind_of(key) for key in rules} == set(PHRASES)
     tasks = {sentence for rule in rules.values() for sentence in rule.wordings}
-    assert not tasks & {sentence for key in rules for sentence in sentences(key)}
+    assert not set[str]().union(*(worded(key, tasks) for key in rules))
+    generator = np.random.default_rng(0)
+    for key in rules:  # it finds those that are
+        own = {Wordings().sentence(key, generator)[0].removeprefix("Here, ") for _ in range(40)}
+        assert worded(key, {*tasks, *own}), key
     assert not {*frames.OPEN, *frames.LIMITED} & {*rules_module.OPEN, *rules_module.LIMITED}
 
 

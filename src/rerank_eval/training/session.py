@@ -249,7 +249,7 @@ class Session:
         keys = {key: None for one in recent for key in one}
         row: dict[str, Any] = {key: float(np.mean([one[key] for one in recent if key in one])) for key in keys}
         told = "".join(f"  {key} {value:.3f}" for key, value in row.items())
-        pairs = pairs_trained(self._run_folder, run.step)
+        pairs = pairs_trained(self._run_folder, run.step, asdict(self.settings))
         row |= {"step": run.step, "seconds": round(run.seconds, 1), "pairs_per_second": round(pairs / run.seconds, 1)}
         append_log(self._run_folder / "log.jsonl", row)
         print(f"step {run.step}{told}  {row['pairs_per_second']:.0f} pairs/s", flush=True)  # noqa: T201
@@ -314,7 +314,7 @@ class Session:
             "steps": figures["step"],
             "groups": batches["groups"],
             "documents": batches["negatives"] + 1,
-            "pairs": pairs_trained(self._run_folder, figures["step"]),
+            "pairs": pairs_trained(self._run_folder, figures["step"], plan),
             "hours": figures["seconds"] / 3600,
             "hardware": f"{torch.get_num_threads()} CPU threads ({platform.machine()})",
             "seed": plan["seed"],

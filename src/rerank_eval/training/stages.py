@@ -41,9 +41,15 @@ def stages(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def pairs_trained(folder: Path, steps: int) -> int:
-    """Count the pairs of a run's first steps, stage by stage, as settings change how many a step has."""
-    rows = read_log(folder / _STAGES)
+def pairs_trained(folder: Path, steps: int, settings: Mapping[str, Any]) -> int:
+    """Count the pairs of a run's first steps, stage by stage, as settings change how many a step has.
+
+    Args:
+        folder: The run's.
+        steps: How many.
+        settings: What it goes by where it has noted no stage.
+    """
+    rows = read_log(folder / _STAGES) or [{"step": 0, "settings": settings}]
     ends = [min(row["step"], steps) for row in rows[1:]] + [steps]
     return sum(
         max(0, end - row["step"]) * row["settings"]["batches"]["groups"] * (row["settings"]["batches"]["negatives"] + 1)

@@ -9,7 +9,7 @@ asks with them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -326,11 +326,15 @@ class Wordings:
         return pick(BEFORE, generator) + _filled(frame, pick(phrases, generator), named, pick(HEADS, generator))
 
 
-def sentences(key: str) -> Iterator[str]:
-    """List every sentence for a restriction."""
+def worded(key: str, texts: Collection[str]) -> set[str]:
+    """Return which of some texts are sentences for a restriction, of which there are millions."""
+    lower = [text.lower() for text in texts]
+    found = set[str]()
     for named, wanted in ((key, True), (opposite(key), False)):
-        for phrase, frame in itertools.product(PHRASES[kind_of(named)], every(wanted)):
-            yield from (_filled(frame, phrase, named, head) for head in HEADS)
+        for phrase, head in itertools.product(PHRASES[kind_of(named)], HEADS):
+            if any(_filled("{x}", phrase, named, head).lower() in text for text in lower):
+                found |= {text for frame in every(wanted) if (text := _filled(frame, phrase, named, head)) in texts}
+    return found
 
 
 def _filled(frame: str, phrase: str, key: str, head: str) -> str:
