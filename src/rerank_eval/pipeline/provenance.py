@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rerank_eval.engine.loading import device_name, hardware_name, resolve_device
 
 PACKAGES = (
@@ -66,8 +68,6 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> dict[str, Any]:
-    import torch
-
     chosen = resolve_device("auto")
     counts = {"cuda": {"count": torch.cuda.device_count()}, "cpu": {"threads": torch.get_num_threads()}}
     return {"kind": chosen.type, "name": hardware_name(chosen), **counts.get(chosen.type, {})}

@@ -119,8 +119,7 @@ class Prompts:
         if instruction not in self._roots:
             if len(self._roots) >= KEPT_ROOTS:
                 self._roots.clear()
-            text = CARD.prefix + CARD.instruct_text(instruction)
-            self._roots[instruction] = token_ids(self._data.tokenizer, [text])[0]
+            self._roots[instruction] = token_ids(self._data.tokenizer, [_opening(instruction)])[0]
         return self._roots[instruction]
 
     def closed(self, document: Sequence[int]) -> list[int]:
@@ -135,7 +134,7 @@ class Prompts:
 
     def ends(self, instruction: str, clauses: Sequence[Clause]) -> tuple[int, ...]:
         """Return the places of the tokens that end an instruction's sentences."""
-        text = CARD.prefix + CARD.instruct_text(instruction)
+        text = _opening(instruction)
         start = text.rindex(instruction)
         parts = [text[: start + one.end] for one in clauses]
         return tuple(len(ids) - 1 for ids in token_ids(self._data.tokenizer, parts)) if parts else ()
@@ -154,6 +153,10 @@ class Prompts:
         root = self.root(instruction)
         ends = self.ends(instruction, clauses)
         return GroupTokens(root + asked, [self.closed(one) for one in ids], len(root), ends)
+
+
+def _opening(instruction: str) -> str:
+    return CARD.prefix + CARD.instruct_text(instruction)
 
 
 def _instructed_groups(data: TrainingData, tokens: int) -> list[InstructedGroups]:

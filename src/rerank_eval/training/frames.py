@@ -318,7 +318,8 @@ def draw(wanted: bool, held_out: bool, generator: np.random.Generator) -> str:
     if held_out:
         return pick(kept, generator)
     while True:
-        frame = _filled(pick(_WRITTEN[wanted][:-HELD_OUT_FRAMES] + _FORMS[wanted] * 2, generator), generator)
+        form = pick(_WRITTEN[wanted][:-HELD_OUT_FRAMES] + _FORMS[wanted] * 2, generator)
+        frame = _filled(form, [pick(SLOTS[slot], generator) for slot in _slots(form)])
         if frame not in kept:
             return frame
 
@@ -327,9 +328,8 @@ def every(wanted: bool) -> Iterator[str]:
     """List every frame of a polarity."""
     yield from _WRITTEN[wanted]
     for form in _FORMS[wanted]:
-        slots = _slots(form)
-        for texts in itertools.product(*(SLOTS[slot] for slot in slots)):
-            yield _capital(form.format(x="{x}", **dict(zip(slots, texts, strict=True))))
+        for texts in itertools.product(*(SLOTS[slot] for slot in _slots(form))):
+            yield _filled(form, texts)
 
 
 def continued(whole: str, text: str, generator: np.random.Generator) -> str:
@@ -345,14 +345,16 @@ def pick(texts: Sequence[str], generator: np.random.Generator) -> str:
     return texts[int(generator.integers(len(texts)))]
 
 
-def _filled(form: str, generator: np.random.Generator) -> str:
-    return _capital(form.format(x="{x}", **{slot: pick(SLOTS[slot], generator) for slot in _slots(form)}))
+def capital(text: str) -> str:
+    """Begin a sentence with a capital."""
+    return text[0].upper() + text[1:]
+
+
+def _filled(form: str, texts: Sequence[str]) -> str:
+    """Fill a form's slots, all but `x`."""
+    return capital(form.format(x="{x}", **dict(zip(_slots(form), texts, strict=True))))
 
 
 def _slots(form: str) -> list[str]:
     named = (name for _, name, _, _ in string.Formatter().parse(form) if name)
     return [name for name in dict.fromkeys(named) if name != "x"]
-
-
-def _capital(text: str) -> str:
-    return text if text.startswith("{x}") else text[0].upper() + text[1:]

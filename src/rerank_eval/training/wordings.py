@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rerank_eval.training.frames import BEFORE, LIMITED, OPEN, continued, draw, every, pick
+from rerank_eval.training.frames import BEFORE, LIMITED, OPEN, capital, continued, draw, every, pick
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "methods": (
@@ -338,5 +338,4 @@ def worded(key: str, texts: Collection[str]) -> set[str]:
 
 
 def _filled(frame: str, phrase: str, key: str, head: str) -> str:
-    text = frame.format(x=phrase.format(package=key.partition(":")[2], head=head))
-    return text[0].upper() + text[1:]
+    return capital(frame.format(x=phrase.format(package=key.partition(":")[2], head=head)))
