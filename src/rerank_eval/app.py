@@ -309,10 +309,13 @@ def score_pair(
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
     from rerank_eval.engine.interface import QueryGroup
     from rerank_eval.models.resolve import resolve_model
-    from rerank_eval.models.scorers import load_scorer
+    from rerank_eval.models.scorers import Prompting, load_scorer
+    from rerank_eval.models.statements import told
 
     ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
-    scorer = load_scorer(reranker, ref, loaded.base.device)
+    prompting = Prompting.of(reranker)
+    ref = told(reranker, ref, prompting.recipe)
+    scorer = load_scorer(reranker, ref, loaded.base.device, prompting)
     chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
     query, document = pair
     result = next(iter(scorer.score_groups([QueryGroup(query, chosen, [document])])))

@@ -13,7 +13,8 @@ from rerank_eval.config.schema import BM25
 from rerank_eval.engine.quantize import weights_dtype
 from rerank_eval.errors import ModelError
 from rerank_eval.files import load_json
-from rerank_eval.models.resolve import ModelRef, local_shards
+from rerank_eval.models.contents import ContentsError, IncompleteError, read_folder
+from rerank_eval.models.resolve import ModelRef
 
 _LENGTH = 8
 """Bytes in which a safetensors file says how long its header is (https://github.com/huggingface/safetensors)."""
@@ -62,22 +63,40 @@ def folder_of(ref: ModelRef) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def count_parameters(folder: Path, where: str) -> int | None:
+def count_parameters(folder: Path, where: str, *, pinned: bool = False) -> int | None:
     """Read the headers of a checkpoint's weights, and hold the files' sizes against them.
 
     Args:
         folder: The checkpoint's folder.
         where: Config key for error messages.
+        pinned: See `contents`.
 
     Returns:
-        Number of weights, or None where no weights are there at all.
+        Number of weights, those of sentence-transformers' modules among them; None where no weights are there at all.
 
     Raises:
-        ModelError: A shard is missing, cut short, or no safetensors file.
+        ModelError: The folder is no checkpoint that could be loaded in one way, or a file is missing, cut short or no
+            safetensors file.
     """
     if not any(folder.glob("*.safetensors*")):
         return None
-    return sum(_parameters_in(shard, where) for shard in local_shards(folder, where))
+    try:
+        found = read_folder(folder, pinned=pinned)
+    except ContentsError as error:
+        raise ModelError(f"{where}: {folder}: {error}") from None
+    tensors = [name for name in (*found.weights, *found.parts) if name.endswith(".safetensors")]
+    return sum(_parameters_in(folder / name, where) for name in tensors)
+
+
+def lacks_files(folder: Path) -> bool:
+    """Tell whether files of a checkpoint are missing that a download would bring."""
+    try:
+        read_folder(folder, pinned=True)
+    except IncompleteError:
+        return True
+    except ContentsError:
+        return False
+    return False
 
 
 def _parameters_in(shard: Path, where: str) -> int:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rerank_eval import hub
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
-from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of
+from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of, lacks_files
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.doctor.needs import fetch_command
 from rerank_eval.errors import ModelError, RerankEvalError
-from rerank_eval.models.architectures import is_classifier
-from rerank_eval.models.resolve import local_shards, resolve_model
+from rerank_eval.models.recipes import find_recipe
+from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.statements import check_retriever, told
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
@@ -167,7 +168,9 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
         try:
             ref = resolve_model(config.model, config.revision, f"{loaded.path}: {role}.model", loaded.base.model_folder)
             if isinstance(config, RerankerConfig):
-                is_classifier(config, ref)
+                ref = told(config, ref, find_recipe(config.recipe, f"{loaded.path}: reranker.recipe"))
+            else:
+                check_retriever(config, ref)
         except RerankEvalError as error:
             remedy = f"run `{fetch_command(loaded)}` where there is a network, or correct {role}.model"
             findings[f"{role} {config.model}"] = failure(f"{role} {config.model}", str(error), remedy)
@@ -197,15 +200,11 @@ def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
                 subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it"
             )
         return
-    if ref.origin == "hub" and not hub.offline():
-        try:
-            local_shards(folder, where)
-        except ModelError:  # a download broke off, or only a config was read: the loader fetches the rest
-            yield warning(
-                subject.label, f"{found}: not whole in the cache yet", f"run `{fetch}`; else the first run does"
-            )
-            return
-    parameters = count_parameters(folder, where)
+    if ref.origin == "hub" and not hub.offline() and lacks_files(folder):
+        # A download broke off, or only a config was read: the loader fetches the rest.
+        yield warning(subject.label, f"{found}: not whole in the cache yet", f"run `{fetch}`; else the first run does")
+        return
+    parameters = count_parameters(folder, where, pinned=ref.published)
     if parameters is None:
         yield failure(subject.label, f"{found}: {folder} holds no weights", f"run `{fetch}`")
     else:
@@ -217,6 +216,6 @@ def present(subject: Subject) -> int | None:
     if subject.folder is None:
         return None
     try:
-        return count_parameters(subject.folder, "")
+        return count_parameters(subject.folder, "", pinned=subject.ref.published)
     except (ModelError, OSError):
         return None

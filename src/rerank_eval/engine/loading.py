@@ -260,6 +260,8 @@ def _check_config(model: str, config: Any) -> None:
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        raise EngineError(f"{model} attends in both directions by its config.json, which the engine does not compute")
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int]:

@@ -12,9 +12,9 @@ import yaml
 from rerank_eval.config import RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BUILT_IN_MODELS
 from rerank_eval.errors import ConfigError, DataError, ModelError
-from rerank_eval.fetch.checkpoint import CONFIG, MODULES, CheckpointError, checkpoint_files, code_repositories
 from rerank_eval.fetch.repository import Repository
 from rerank_eval.files import load_json
+from rerank_eval.models.contents import CONFIG, TELLING, ContentsError, code_repositories, contents
 from rerank_eval.models.resolve import registered_revision
 from rerank_eval.tasks.layout import CARD, LayoutError, Wanted, files_of, wanted
 from rerank_eval.tasks.prepare import from_hub
@@ -86,7 +86,7 @@ class ModelNeed:
 
     def first(self, repository: Repository) -> list[str]:
         """Return the files that tell which others are needed."""
-        return [] if self.code_only else [one for one in (CONFIG, MODULES) if one in repository.files]
+        return [] if self.code_only else [one for one in TELLING if one in repository.files]
 
     def files(self, repository: Repository, read: dict[str, Path]) -> list[str]:
         """Choose the files to fetch; see `DataNeed.files`.
@@ -96,9 +96,11 @@ class ModelNeed:
         """
         if self.code_only:
             return sorted(name for name in repository.files if name.endswith(".py"))
+        told = {name: _json(path) for name, path in read.items()}
         try:
-            return checkpoint_files(repository.files, _json(read.get(MODULES)), remote_code=self.remote_code)
-        except CheckpointError as error:
+            found = contents(repository.files, told.get, pinned=True)
+            return sorted([*found.loaded, *(found.code if self.remote_code else ())])
+        except ContentsError as error:
             raise ModelError(f"{self.name}, revision {repository.commit}: {error}") from None
 
     def more(self, read: dict[str, Path]) -> list[ModelNeed]:

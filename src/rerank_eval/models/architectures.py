@@ -79,8 +79,11 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
     if not is_classifier(config, ref):
         return MAX_LENGTH if positions is None else min(MAX_LENGTH, positions)
     limit = (read_json(ref, "tokenizer_config.json") or {}).get("model_max_length")
+    saved = (read_json(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
     known = [
-        value for value in (limit, positions) if isinstance(value, int | float) and value < _LARGEST_TOKENIZER_LIMIT
+        value
+        for value in (limit, saved, positions)
+        if isinstance(value, int | float) and 0 < value < _LARGEST_TOKENIZER_LIMIT
     ]
     if not known:
         raise ModelError(f"reranker.max_length: {ref.name} does not say how long a pair may be; set it")
@@ -169,11 +172,19 @@ def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
     if config.dtype not in {"float32", "bfloat16", "float16"}:
         raise ModelError(f"reranker.dtype: {config.dtype} is for causal rerankers; set float32, bfloat16 or float16")
     effective_max_length(config, ref)
-    labels = (read_json(ref, "config.json") or {}).get("id2label")
-    if isinstance(labels, dict) and len(labels) != 1:
-        raise ModelError(f"reranker.model: {ref.name} has {len(labels)} labels; a reranker has one")
+    labels = _labels(read_json(ref, "config.json") or {})
+    if labels is not None and labels != 1:
+        raise ModelError(f"reranker.model: {ref.name} has {labels} labels; a reranker has one")
     if implementation(ref) == "own code":
         code_sources(config, ref)
+
+
+def _labels(config: Mapping[str, Any]) -> int | None:
+    """Return how many labels a config.json gives, or None where it says so in no way that transformers reads."""
+    named, number = config.get("id2label"), config.get("num_labels")
+    if isinstance(named, dict):
+        return len(named)
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
 def code_sources(config: RerankerConfig, ref: ModelRef) -> dict[str, str]:

@@ -9,9 +9,8 @@ from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
-from rerank_eval.models.resolve import ModelRef
-
-_WEIGHTS_AND_TEXT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.py"]
+from rerank_eval.models.contents import ContentsError, read_folder
+from rerank_eval.models.resolve import ModelRef, hub_contents
 
 
 def read_json(ref: ModelRef, name: str) -> Any:
@@ -24,13 +23,38 @@ def read_json(ref: ModelRef, name: str) -> Any:
     Returns:
         Its content; None where there is no such file, or none that can be read.
     """
-    path = _hub_file(ref, name) if ref.origin == "hub" else Path(ref.source) / name
-    if path is None:
-        return None
+    path = _file(ref, name)
     try:
-        return load_json(path)
+        return None if path is None else load_json(path)
     except (OSError, ValueError):
         return None
+
+
+def read_text(ref: ModelRef, name: str) -> str | None:
+    """Read one of a checkpoint's text files.
+
+    Args:
+        ref: The model, resolved.
+        name: The file's name.
+
+    Returns:
+        Its content; None where there is no such file, or none that can be read.
+    """
+    path = _file(ref, name)
+    try:
+        return None if path is None or not path.is_file() else path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _file(ref: ModelRef, name: str) -> Path | None:
+    if ref.origin != "hub":
+        return Path(ref.source) / name
+    try:
+        found = hub_contents(ref.source, ref.revision)
+    except ContentsError:
+        found = None
+    return None if found is not None and name not in found.loaded else _hub_file(ref, name)
 
 
 def _hub_file(ref: ModelRef, name: str) -> Path | None:
@@ -57,11 +81,39 @@ def checkpoint_folder(ref: ModelRef, where: str) -> Path:
 
     Raises:
         OfflineError: A file has to come from the hub and the hub cannot be reached.
-        ModelError: The hub has no such revision.
+        ModelError: The hub has no such revision, or no checkpoint that could be loaded in one way.
     """
     if ref.origin != "hub":
         return Path(ref.source)
-    return _snapshot(ref.source, ref.revision, where, _WEIGHTS_AND_TEXT)
+    try:
+        found = hub_contents(ref.source, ref.revision)
+    except ContentsError as error:
+        raise ModelError(f"{where}: {ref.name}: {error}") from None
+    patterns = None if found is None else [_literal(name) for name in (*found.loaded, *found.code)]
+    return _snapshot(ref.source, ref.revision, where, patterns)
+
+
+def weight_files(ref: ModelRef, where: str) -> list[Path]:
+    """Return the files of a model's weights that a loader opens, in order, of a model whose files are here.
+
+    Args:
+        ref: The model, resolved.
+        where: Config key for error messages.
+
+    Raises:
+        OfflineError: See `checkpoint_folder`.
+        ModelError: See `checkpoint_folder`.
+    """
+    folder = checkpoint_folder(ref, where)
+    try:
+        return [folder / name for name in read_folder(folder, pinned=ref.published).weights]
+    except ContentsError as error:
+        raise ModelError(f"{where}: {folder}: {error}") from None
+
+
+def _literal(name: str) -> str:
+    """Write a file's name as a pattern of huggingface_hub that matches nothing else."""
+    return "".join(f"[{one}]" if one in "*?[" else one for one in name)
 
 
 def code_folder(ref: ModelRef, repository: str, revision: str, where: str) -> Path:
@@ -92,7 +144,7 @@ def code_folder(ref: ModelRef, repository: str, revision: str, where: str) -> Pa
     return folder
 
 
-def _snapshot(name: str, revision: str, where: str, patterns: list[str]) -> Path:
+def _snapshot(name: str, revision: str, where: str, patterns: list[str] | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

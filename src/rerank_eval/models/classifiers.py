@@ -24,11 +24,12 @@ from rerank_eval.models.architectures import (
     effective_max_length,
     implementation,
 )
-from rerank_eval.models.checkpoint import checkpoint_folder, read_json
+from rerank_eval.models.checkpoint import checkpoint_folder, read_json, weight_files
 from rerank_eval.models.conversions import State, convert
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.reranker import GroupScores, work_between
 from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.statements import check_pairs_apart
 
 
 class ClassifierScorer:
@@ -125,6 +126,7 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
     try:
         network = _load_network(config, ref, folder, sources)
         tokenizer = _load_tokenizer(config, ref, folder, network.config)
+        check_pairs_apart(ref.name, tokenizer)
         if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
             raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
         classifier = PairClassifier(
@@ -135,6 +137,8 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
             batch_size=config.batch_size if config.engine == "reference" else 0,
             markers=config.markers,
         )
+    except ModelError:
+        raise
     except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
     return ClassifierScorer(classifier, classifier_policy(config))
@@ -147,14 +151,14 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
     if kind == "own code":
         own_config, own_class = _own_classes(folder, sources)
         _refuse_labels(own_config)
-        return _filled(own_config, own_class, _read_weights(folder), dtype)
+        return _filled(own_config, own_class, _read_weights(ref), dtype)
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     state: State | None = None
     if kind == "transformers":
         network_config = AutoConfig.from_pretrained(folder)
     else:
-        network_config, state = convert(kind, read_json(ref, "config.json"), _read_weights(folder))
+        network_config, state = convert(kind, read_json(ref, "config.json"), _read_weights(ref))
     _refuse_labels(network_config)
     known = AutoModelForSequenceClassification._model_mapping
     if type(network_config) not in known:
@@ -203,11 +207,11 @@ def _filled(network_config: Any, network_class: Any, state: State, dtype: Any, a
     return network
 
 
-def _read_weights(folder: Path) -> State:
+def _read_weights(ref: ModelRef) -> State:
     from safetensors.torch import load_file
 
     state: State = {}
-    for shard in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors")):
+    for shard in weight_files(ref, "reranker.model"):
         state |= load_file(shard)
     return state
 

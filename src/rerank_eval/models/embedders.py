@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import read_json
 from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.statements import default_prompt, modules
 
 EngineName = Literal["packed", "sentence-transformers"]
 
@@ -85,7 +85,7 @@ def saved_pooling(ref: ModelRef) -> list[str]:
     Args:
         ref: The model, resolved.
     """
-    folder = next((folder for kind, folder in _steps(ref) if kind == "Pooling"), None)
+    folder = next((folder for kind, folder in modules(ref) if kind == "Pooling"), None)
     return _pooling_modes(read_json(ref, f"{folder}/config.json") or {}) if folder is not None else []
 
 
@@ -95,11 +95,8 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
         return "it may run code of its own (trust_remote_code)"
     if ref.origin == "built-in" or ref.architecture not in _ARCHITECTURES:
         return f"its architecture is {ref.architecture or 'unknown'}, not one of {', '.join(sorted(_ARCHITECTURES))}"
-    model = read_json(ref, "config.json") or {}
-    layers = model.get("layer_types") or ["full_attention"]
-    plain = model.get("model_type") == "qwen3" and "auto_map" not in model and model.get("is_causal") is not False
-    if not plain or model.get("use_sliding_window") or set(layers) != {"full_attention"}:
-        return "its config.json is not that of a Qwen3 whose layers all attend causally and in full"
+    if obstacle := _why_not_this_network(read_json(ref, "config.json") or {}):
+        return obstacle
     if _is_registered_qwen3(ref):
         return None
     if ref.published and _registered(ref.name) is not None:
@@ -107,31 +104,36 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
     return _why_not_pooled(ref)
 
 
+def _why_not_this_network(model: Mapping[str, Any]) -> str | None:
+    layers = model.get("layer_types") or ["full_attention"]
+    plain = model.get("model_type") == "qwen3" and "auto_map" not in model and model.get("is_causal") is not False
+    if not plain or model.get("use_sliding_window") or set(layers) != {"full_attention"}:
+        return "its config.json is not that of a Qwen3 whose layers all attend causally and in full"
+    return "it is quantised by its config.json" if model.get("quantization_config") else None
+
+
 def _why_not_pooled(ref: ModelRef) -> str | None:
     """Check sentence-transformers' own files: text in, last token out, normalised, and nothing else."""
-    steps = _steps(ref)
-    if [kind for kind, _ in steps] != _MODULES:
-        return "its modules.json is not Transformer, Pooling, Normalize"
+    steps = modules(ref)
+    if [kind for kind, _ in steps] != _MODULES or steps[0][1] not in {"", "."}:
+        return "its modules.json is not Transformer at the root, Pooling, Normalize"
     pooling = read_json(ref, f"{steps[1][1]}/config.json") or {}
     if _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
         return "its pooling is not that of the last token"
     whole = read_json(ref, "config_sentence_transformers.json") or {}
     if whole.get("truncate_dim") is not None or whole.get("similarity_fn_name") not in {None, "cosine", "dot"}:
         return "it cuts its vectors or compares them in a way of its own"
-    text = read_json(ref, "sentence_bert_config.json") or {}
+    if default_prompt(ref) is not None:
+        return "it puts a prompt of its own before every text (default_prompt_name)"
+    return _why_not_plain(read_json(ref, "sentence_bert_config.json") or {})
+
+
+def _why_not_plain(text: Mapping[str, Any]) -> str | None:
     modalities = text.get("modality_config")
     if isinstance(modalities, dict) and set(modalities) != {"text"}:
         return "it was saved to wrap texts in a chat template"
-    if any(text.get(key) for key in ("do_lower_case", "processing_kwargs", "query_length", "document_length")):
-        return "its sentence_bert_config.json changes texts"
-    return None
-
-
-def _steps(ref: ModelRef) -> list[tuple[str, str]]:
-    """Return class and folder of each of sentence-transformers' modules."""
-    modules = read_json(ref, "modules.json")
-    steps = [step for step in modules if isinstance(step, dict)] if isinstance(modules, list) else []
-    return [(str(one.get("type", "")).rsplit(".", 1)[-1], Path(str(one.get("path", ""))).name) for one in steps]
+    changed = any(text.get(key) for key in ("do_lower_case", "processing_kwargs", "query_length", "document_length"))
+    return "its sentence_bert_config.json changes texts" if changed else None
 
 
 def _pooling_modes(config: Mapping[str, Any]) -> list[str]:

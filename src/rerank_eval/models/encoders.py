@@ -16,6 +16,7 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.embedding import PackedEmbedder, load_embedder
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.models.checkpoint import checkpoint_folder
 from rerank_eval.models.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
@@ -123,9 +124,10 @@ def load_packed_encoder(
     Raises:
         ModelError: The model cannot be loaded, or takes no instruction and the config gives one.
     """
+    folder = checkpoint_folder(ref, "retriever.model")
     try:
         embedder = load_embedder(
-            ref.source,
+            folder,
             revision=ref.load_revision,
             dtype=config.dtype,
             device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -16,6 +17,15 @@ from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError, StorageError
 from rerank_eval.files import at_home, load_json, write_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
+from rerank_eval.models.contents import (
+    CONFIG,
+    TELLING,
+    Contents,
+    ContentsError,
+    IncompleteError,
+    contents,
+    read_folder,
+)
 from rerank_eval.names import did_you_mean, digest
 
 DEMO_NAME = "rerank-eval/qwen3-python"
@@ -140,10 +150,17 @@ def _random_reranker() -> ModelRef:
 
 
 def _local(folder: Path, where: str) -> ModelRef:
-    config = _read_config(folder / "config.json", f"{where}: {folder}")
-    shards = local_shards(folder, where)
+    config = _read_config(folder / CONFIG, f"{where}: {folder}") if (folder / CONFIG).exists() else None
+    try:
+        found = read_folder(folder)
+    except IncompleteError as error:
+        if config is None:
+            _read_config(folder / CONFIG, f"{where}: {folder}")  # tells what is wanted there
+        raise ModelError(f"{where}: {folder}: {error}") from None
+    except ContentsError as error:
+        raise ModelError(f"{where}: {folder}: {error}") from None
     name = folder.resolve().name
-    return ModelRef(f"local/{name}", name, str(folder), _weights_digest(folder, shards), "local", _architecture(config))
+    return ModelRef(f"local/{name}", name, str(folder), _digest(folder, found), "local", _architecture(config or {}))
 
 
 def _read_config(path: Path, where: str) -> dict[str, Any]:
@@ -165,73 +182,46 @@ def _architecture(config: dict[str, Any]) -> str:
     return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def local_shards(folder: Path, where: str) -> list[Path]:
-    """List a checkpoint's files of weights: those that its index names, else all that are there.
-
-    Args:
-        folder: The checkpoint's folder.
-        where: Config key for error messages.
-
-    Returns:
-        The files, each of which is there.
-
-    Raises:
-        ModelError: There is none, one is missing, or the index cannot be read.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(load_json(index)["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise ModelError(f"{where}: {index}: not a safetensors index") from None
-        shards = [folder / Path(str(name)).name for name in names]
-    else:
-        shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise ModelError(
-            f"{where}: {folder}: no .safetensors weights there; pickled weights are not loaded, convert them first"
-        )
-    missing = [shard.name for shard in shards if not _is_file(shard)]
-    if missing:
-        raise ModelError(
-            f"{where}: {folder}: shard {missing[0][:80]} is missing ({len(missing)} in all); download it again"
-        )
-    return shards
-
-
-def _is_file(path: Path) -> bool:
+def _contents(folder: Path, where: str, *, pinned: bool = False) -> Contents:
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # an index may name what is no file name at all
-        return False
+        return read_folder(folder, pinned=pinned)
+    except ContentsError as error:
+        raise ModelError(f"{where}: {folder}: {error}") from None
 
 
-_SCORING_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+def _digest(folder: Path, found: Contents) -> str:
+    """Digest every byte of a folder that can change a score.
 
-
-def _weights_digest(folder: Path, shards: list[Path]) -> str:
-    # Tokenizer, pooling, prompts and code change scores as weights do.
-    beside = [path for pattern in _SCORING_FILES for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]
+    Tokenizer, pooling, prompts, templates and code do as weights do. Text files of folders that no module names are
+    taken in too: a loader may look there, and a digest that says too much costs a run, not a wrong score.
+    """
+    beside = [path for pattern in _NEXT_TO for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]
+    texts = {*beside, *(folder / name for name in (*found.texts, *found.code))}
     parts: list[str] = []
-    for path in sorted(set(beside)):
+    for path in sorted(path for path in texts if path.is_file()):
         parts += [path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()]
-    parts += [_shard_digest(shard) for shard in shards]
+    parts += [_file_digest(folder / name) for name in found.weights]
+    for name in found.parts:
+        parts += [name, _file_digest(folder / name)]
     return f"local-{digest(parts, 16)}"
 
 
-def _shard_digest(shard: Path) -> str:
+_NEXT_TO = ("*.json", "*.txt", "*.model", "*.jinja", "*.py")
+
+
+def _file_digest(path: Path) -> str:
     """Digest a file of weights, every byte of it: a head that was trained alone is a thousandth of a checkpoint.
 
     That takes seconds a gigabyte, so it is noted, and read again where the file's size, times and inode are the same.
     """
-    found = shard.stat()
-    facts = [str(shard.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+    found = path.stat()
+    facts = [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
     note = cache_dir() / "digests" / f"{digest(facts[0], 24)}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         noted = load_json(note)
         if noted["facts"] == facts and isinstance(noted["sha256"], str):
             return str(noted["sha256"])
-    with shard.open("rb") as handle:
+    with path.open("rb") as handle:
         found_digest = hashlib.file_digest(handle, "sha256").hexdigest()
     with suppress(StorageError, OSError, ValueError):  # a cache that cannot be written costs time and nothing else
         write_json(note, {"facts": facts, "sha256": found_digest})
@@ -245,15 +235,51 @@ def _hub(name: str, revision: str | None, where: str) -> ModelRef:
     if config_path is None:
         commit, config_path = _download_config(name, wanted, where)
     config = _read_config(config_path, f"{where}: {name}")
+    note = _check_hub(name, commit, config_path.parent, where, revision)
+    return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config), note)
+
+
+def _check_hub(name: str, commit: str, cached: Path, where: str, revision: str | None) -> tuple[str, ...]:
+    """Refuse a hub model that is no whole checkpoint: by the hub's list of its files, or by those in the cache."""
+    try:
+        found = hub_contents(name, commit) or read_folder(cached, pinned=True)
+    except IncompleteError as error:
+        raise OfflineError(
+            f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; "
+            f"{_fetch_remedy(name, revision)}"
+        ) from error
+    except ContentsError as error:
+        raise ModelError(f"{where}: {name}: {error}") from None
+    return (found.note,) if found.note else ()
+
+
+@functools.cache
+def hub_contents(name: str, commit: str) -> Contents | None:
+    """Say which files a hub model consists of, by the hub's own list of them.
+
+    Args:
+        name: `ORG/NAME`.
+        commit: The commit.
+
+    Returns:
+        The files; None where the hub cannot be asked.
+
+    Raises:
+        ContentsError: See `contents`.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
     if go_offline_if_unreachable():
-        try:
-            local_shards(config_path.parent, where)
-        except ModelError as error:
-            raise OfflineError(
-                f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; "
-                f"{_fetch_remedy(name, revision)}"
-            ) from error
-    return ModelRef(name, name.rsplit("/", 1)[-1], name, commit, "hub", _architecture(config))
+        return None
+    try:
+        names = HfApi().list_repo_files(name, revision=commit)
+        read = {one: load_json(Path(hf_hub_download(name, one, revision=commit))) for one in TELLING if one in names}
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, OSError):
+        return None
+    except ValueError:
+        raise ContentsError("one of the files that say what it consists of is no JSON") from None
+    return contents(names, read.get, pinned=True)
 
 
 def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> ModelRef:
@@ -269,9 +295,10 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
             f"`rerank-eval fetch --model {_named(name, revision)} --model-root {model_root}` where there is a network"
             f"{_similar(name)}"
         ) from None
-    config = _read_config(folder / "config.json", f"{where}: {folder}")
-    local_shards(folder, where)
-    return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config))
+    found = _contents(folder, where, pinned=True)
+    config = _read_config(folder / CONFIG, f"{where}: {folder}")
+    note = (found.note,) if found.note else ()
+    return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config), note)
 
 
 def registered_revision(name: str) -> str | None:

@@ -14,6 +14,7 @@ from rerank_eval.config.schema import BM25, RetrieverConfig
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.records import CellScores, Recorder
 from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.statements import check_retriever
 
 Advance = Callable[[int], None]
 """Told how many texts (first stage) or pairs (second stage) are done since the last call."""
@@ -173,6 +174,7 @@ def load_backend(
     Raises:
         ModelError: The model cannot be loaded as an encoder.
     """
+    check_retriever(config, ref)
     # Imported here: both modules say in their signatures what a search request is.
     if config.model == BM25:
         from rerank_eval.models.sparse import Bm25Backend

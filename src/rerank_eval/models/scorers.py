@@ -16,12 +16,14 @@ from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.architectures import effective_max_length, is_classifier
+from rerank_eval.models.checkpoint import checkpoint_folder
 from rerank_eval.models.classifiers import classifier_policy, load_classifier
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.reranker import GroupScores, Scorer, work_between
 from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.statements import told
 
 
 class EngineScorer:
@@ -141,12 +143,14 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: P
     Raises:
         ModelError: The model cannot be loaded as a reranker.
     """
+    chosen = prompting or Prompting.of(config)
+    told(config, ref, chosen.recipe)
     if is_classifier(config, ref):
         return load_classifier(config, ref, device)
-    chosen = prompting or Prompting.of(config)
+    folder = checkpoint_folder(ref, "reranker.model")
     try:
         engine = load_engine(
-            ref.source,
+            folder,
             revision=ref.load_revision,
             dtype=config.dtype,
             device=device,

@@ -19,6 +19,7 @@ from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.models.statements import check_retriever, told
 from rerank_eval.names import digest, slug
 from rerank_eval.store import LOCK, STORE, score_identity
 from rerank_eval.tasks.registry import TaskRef, resolve
@@ -200,11 +201,13 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
         theirs = None if run.reranker is None else instructions(run.reranker, f"{loaded.path}: reranker.instruction")
         ref = model(run.retriever.model, run.retriever.revision, f"{loaded.path}: retriever.model")
+        check_retriever(run.retriever, ref)
         first = Row("retriever", 0, run, ref, retriever_identity(run.retriever, ref, own), instructions=own)
         first = retrievers.setdefault(first.digest, first)
         if run.reranker is None or recipe is None:
             continue
         ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
+        ref = told(run.reranker, ref, recipe)
         if is_classifier(run.reranker, ref):
             check_classifier(run.reranker, ref)
         identity = reranker_identity(run.reranker, ref, first, recipe=recipe, instructions=theirs)

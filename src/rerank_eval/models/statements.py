@@ -1,0 +1,333 @@
+"""What a checkpoint's own files say about how it is scored: followed, told in a note, or refused in one line.
+
+Read before anything is loaded: sentence-transformers' modules, prompts and activation, LogitScore's answers, the chat
+template, adapters (`contents`), quantisation, labels. sentence-transformers 6 and vLLM score by these
+(https://sbert.net/docs/cross_encoder/usage/custom_models.html), so a checkpoint that names other answers or another
+prompt than the recipe would be scored with another model's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.errors import ModelError
+from rerank_eval.models.architectures import implementation, is_classifier
+from rerank_eval.models.checkpoint import read_json, read_text
+from rerank_eval.models.contents import MODULES
+from rerank_eval.models.resolve import ModelRef
+
+_DEFAULT_RECIPE = "card"
+"""The recipe of a config that names none, which therefore is no choice of the user's against the checkpoint's words."""
+_LOGIT_SCORE = "1_LogitScore"
+_MONOTONE = {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus"}
+"""Activations that keep the order of logits; the logit is what ranks here, so that nothing saturates and ties."""
+_QUERY, _DOCUMENT, _INSTRUCTION = "what holds work still", "A vise holds work still.", "Find the tool that is meant"
+_SIZES = {"restore_suffix", "truncation", "max_length", "padding", "tokenize", "return_tensors", "return_dict"}
+"""Settings of sentence-transformers for a chat template that change no text."""
+_AROUND = 20
+
+
+def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
+    """Hold a reranker's settings against what its checkpoint says.
+
+    Args:
+        config: The reranker's section of the config.
+        ref: The model, resolved.
+        recipe: The prompt recipe that the config names.
+
+    Returns:
+        The model, with a note for each thing that the config decides otherwise.
+
+    Raises:
+        ModelError: What the checkpoint says is not what would be computed; one line that says what to set.
+        OfflineError: A file has to come from the hub and the hub cannot be reached.
+    """
+    _refuse_quantised(ref, "reranker.model")
+    _refuse_modules(ref, ["Transformer"] if is_classifier(config, ref) else ["Transformer", "LogitScore"])
+    if is_classifier(config, ref):
+        _check_classifier(ref)
+        return ref
+    notes = [*_check_answers(ref, recipe), *_check_prompt(config, ref, recipe)]
+    return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref
+
+
+def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
+    """Refuse as a retriever what its own files say is none, or whose vectors they do not define.
+
+    Args:
+        config: The retriever's section of the config.
+        ref: The model, resolved.
+
+    Raises:
+        ModelError: It is a reranker, or says not how a text becomes a vector.
+    """
+    if ref.origin == "built-in":
+        return
+    kinds = [kind for kind, _ in modules(ref)]
+    scored = "LogitScore" in kinds
+    if scored or ref.architecture.endswith("ForSequenceClassification"):
+        found = "LogitScore in its modules.json" if scored else ref.architecture
+        raise ModelError(f"retriever.model: {ref.name} is a reranker ({found}); name it as reranker.model")
+    registered = _registered(ref.name) if ref.published else None
+    if registered is not None and registered.is_cross_encoder:
+        raise ModelError(f"retriever.model: {ref.name} is a reranker by mteb's registry; name it as reranker.model")
+    if registered is None and not kinds:
+        raise ModelError(
+            f"retriever.model: {ref.name} has no {MODULES}, so that its files do not say how a text becomes a vector "
+            "(sentence-transformers would take the mean of its tokens); save it with SentenceTransformer.save and its "
+            "own pooling"
+        )
+    if config.engine == "packed" or registered is None:
+        _refuse_quantised(ref, "retriever.model")
+
+
+def modules(ref: ModelRef) -> list[tuple[str, str]]:
+    """Return class and folder of each of sentence-transformers' modules; empty where the checkpoint names none."""
+    listed = read_json(ref, MODULES)
+    steps = [step for step in listed if isinstance(step, Mapping)] if isinstance(listed, list) else []
+    return [(str(one.get("type", "")).rsplit(".", 1)[-1], str(one.get("path") or "").strip("/")) for one in steps]
+
+
+def default_prompt(ref: ModelRef) -> str | None:
+    """Return the prompt that sentence-transformers puts before every text of a checkpoint, or None for none."""
+    saved = _mapping(read_json(ref, "config_sentence_transformers.json"))
+    prompts, name = saved.get("prompts"), saved.get("default_prompt_name")
+    found = prompts.get(name) if isinstance(prompts, Mapping) and isinstance(name, str) else None
+    return str(found) if found else None
+
+
+def check_pairs_apart(name: str, tokenizer: Any) -> None:
+    """Refuse a classifier whose tokenizer puts nothing between query and document: its prompt is written elsewhere.
+
+    Args:
+        name: The model's name, for the error message.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelError: See above.
+    """
+    pair = tokenizer(_QUERY, _DOCUMENT)["input_ids"]
+    bare = [one for text in (_QUERY, _DOCUMENT) for one in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    if any(pair[start : start + len(bare)] == bare for start in range(len(pair) - len(bare) + 1)):
+        raise ModelError(
+            f"reranker.model: {name} is a sequence classifier whose tokenizer puts nothing between query and document: "
+            "it was trained behind a prompt that its files do not say, and would score the bare pair almost at random; "
+            "it is not scored"
+        )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _registered(name: str) -> Any:
+    import mteb
+
+    try:
+        return mteb.get_model_meta(name, fetch_from_hf=False)
+    except KeyError:
+        return None
+
+
+def _refuse_quantised(ref: ModelRef, where: str) -> None:
+    found = _mapping(read_json(ref, "config.json")).get("quantization_config")
+    if found is not None:
+        kind = _mapping(found).get("quant_method") or "unknown"
+        raise ModelError(
+            f"{where}: {ref.name} is quantised by its config.json ({kind}), which is not computed here; name the "
+            "checkpoint that it was made from (reranker.dtype: int8 or float8 quantises that one)"
+        )
+
+
+def _refuse_modules(ref: ModelRef, known: Sequence[str]) -> None:
+    """Refuse modules that no scorer here computes, and a transformer that does not lie where it is loaded from."""
+    found = modules(ref)
+    kinds = [kind for kind, _ in found]
+    if not found:
+        return
+    if kinds not in (list(known), list(known[:1])):
+        raise ModelError(
+            f"reranker.model: {ref.name} is scored through {', '.join(kinds)} by its {MODULES}, and only "
+            f"{' and '.join(known)} is computed here; it is not scored"
+        )
+    if found[0][1] not in {"", "."}:
+        raise ModelError(
+            f"reranker.model: {ref.name} keeps its transformer in {found[0][1]} by its {MODULES}, beside a config.json "
+            "at its root; name the folder that is meant"
+        )
+
+
+def _check_classifier(ref: ModelRef) -> None:
+    """Refuse a sequence classifier that says that it reads more than the bare pair, or ranks otherwise."""
+    config = _mapping(read_json(ref, "config.json"))
+    kind, name = str(config.get("model_type")), f"reranker.model: {ref.name}"
+    if _is_decoder(kind):
+        raise ModelError(
+            f"{name} is {ref.architecture}, a decoder with a classification head: it was trained behind a prompt, and "
+            "the bare pair would be scored almost at random; name the causal checkpoint that it was converted from "
+            "(such as Qwen/Qwen3-Reranker-0.6B), which gives the same score"
+        )
+    if config.get("is_decoder"):
+        raise ModelError(f"{name} attends causally by its config.json (is_decoder), which is not computed here")
+    positions = str(config.get("position_embedding_type") or "absolute")
+    if positions.startswith("relative") and implementation(ref) == "transformers":
+        raise ModelError(
+            f"{name} has {positions} positions by its config.json, which transformers 5 leaves out without an error; "
+            "it is not scored"
+        )
+    saved = _mapping(read_json(ref, "config_sentence_transformers.json"))
+    own = _mapping(config.get("sentence_transformers"))
+    stated = [saved.get("activation_fn"), own.get("activation_fn"), config.get("sbert_ce_default_activation_function")]
+    for activation in stated:
+        if activation is not None and str(activation).rsplit(".", 1)[-1] not in _MONOTONE:
+            raise ModelError(
+                f"{name} puts its logit through {activation} by its files, which may change the order; only "
+                f"{', '.join(sorted(_MONOTONE))} do not"
+            )
+    prompt = default_prompt(ref)
+    if prompt is not None:
+        raise ModelError(
+            f"{name} puts {prompt[:60]!r} before every query by its config_sentence_transformers.json "
+            "(default_prompt_name), which is not done here; it is not scored"
+        )
+    if _writes_pairs(ref):
+        raise ModelError(
+            f"{name} is a sequence classifier whose chat template writes query and document into a prompt, which is "
+            "not done here; it is not scored"
+        )
+    if _mapping(read_json(ref, "sentence_bert_config.json")).get("do_lower_case"):
+        raise ModelError(f"{name} lowers its texts' case by its sentence_bert_config.json, which is not done here")
+
+
+def _is_decoder(model_type: str) -> bool:
+    """Tell decoders from encoders by transformers' tables: BERT's kin have causal classes too, and masked ones."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _logit_score(ref: ModelRef) -> tuple[str, Mapping[str, Any]] | None:
+    folder = next((folder for kind, folder in modules(ref) if kind == "LogitScore"), _LOGIT_SCORE)
+    name = f"{folder}/config.json"
+    found = read_json(ref, name)
+    return (name, found) if isinstance(found, Mapping) else None
+
+
+def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
+    """Refuse a recipe whose answers are not those that LogitScore names."""
+    found = _logit_score(ref)
+    if found is None:
+        return []
+    path, said = found
+    name, yes, no = f"reranker.model: {ref.name}", said.get("true_token_id"), said.get("false_token_id")
+    if said.get("module_input_name", "causal_logits") != "causal_logits" or not _is_id(yes):
+        raise ModelError(f"{name}: its {path} does not say which token's logit is the answer; it is not scored")
+    tokenizer = _tokenizer(ref)
+    if no is None:
+        raise ModelError(
+            f"{name} is scored by the logit of {_token(tokenizer, yes)} alone, by its {path}; a recipe reads the "
+            "difference of two answers, so it is not scored"
+        )
+    asked = [tokenizer.encode(word, add_special_tokens=False) for word in (recipe.yes, recipe.no)]
+    if asked == [[yes], [no]]:
+        return [] if _writes_pairs(ref) else [f"its files name no prompt; recipe {recipe.name} was taken"]
+    raise ModelError(
+        f"{name} answers with {_token(tokenizer, yes)} and {_token(tokenizer, no)} by its {path}, recipe {recipe.name} "
+        f"reads {recipe.yes!r} and {recipe.no!r}; set reranker.recipe to a YAML file that `extends: {recipe.name}` "
+        f"with `yes: {tokenizer.decode([yes])!r}` and `no: {_decoded(tokenizer, no)!r}`"
+    )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _decoded(tokenizer: Any, number: Any) -> str:
+    return str(tokenizer.decode([number])) if _is_id(number) else str(number)
+
+
+def _token(tokenizer: Any, number: Any) -> str:
+    return f"{_decoded(tokenizer, number)!r} ({number})"
+
+
+def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list[str]:
+    """Compare the prompt that a checkpoint's chat template writes for a pair with the recipe's."""
+    if not _writes_pairs(ref):
+        return []
+    stated, own = _written(ref, _INSTRUCTION), recipe.prompt(_QUERY, _DOCUMENT, _INSTRUCTION)
+    default = _written(ref, default_prompt(ref))
+    if stated != own:
+        problem = f"its chat template writes another prompt than recipe {recipe.name}: {_first_difference(stated, own)}"
+        remedy = "set reranker.recipe to a YAML file with the checkpoint's prompt, or with `extends: card` to keep this"
+    elif default != recipe.prompt(_QUERY, _DOCUMENT, recipe.default_instruction) and _may_default(config):
+        problem = f"its default instruction is not that of recipe {recipe.name}, {recipe.default_instruction[:60]!r}"
+        remedy = "set reranker.instruction, or reranker.recipe to a YAML file with its default_instruction"
+    else:
+        return []
+    if recipe.name == _DEFAULT_RECIPE:  # nobody chose it against the checkpoint's own words
+        raise ModelError(f"reranker.model: {ref.name}: {problem}; {remedy}")
+    return [f"{problem}; the config names the recipe"]
+
+
+def _may_default(config: RerankerConfig) -> bool:
+    return config.instruction in {"task", "default"}
+
+
+def _writes_pairs(ref: ModelRef) -> bool:
+    """Tell whether a checkpoint's chat template is one for pairs, with turns of the roles query and document."""
+    found = [read_text(ref, "chat_template.jinja") or ""]
+    kept = _mapping(read_json(ref, "tokenizer_config.json")).get("chat_template")
+    found += [str(one.get("template")) for one in kept if isinstance(one, Mapping)] if isinstance(kept, list) else []
+    found += [kept] if isinstance(kept, str) else []
+    return any(_names(text, "query") and _names(text, "document") for text in found)
+
+
+def _names(template: str, role: str) -> bool:
+    return any(f"{quote}{role}{quote}" in template for quote in "\"'")
+
+
+def _written(ref: ModelRef, instruction: str | None) -> str:
+    """Return the prompt that a checkpoint's chat template writes for a pair, as sentence-transformers calls it."""
+    saved = _mapping(read_json(ref, "sentence_bert_config.json"))
+    told = _mapping(_mapping(saved.get("processing_kwargs")).get("chat_template"))
+    options = {str(key): value for key, value in told.items() if key not in _SIZES}
+    turns = [("system", instruction)] if instruction is not None else []
+    turns += [("query", _QUERY), ("document", _DOCUMENT)]
+    structured = _mapping(_mapping(saved.get("modality_config")).get("message")).get("format") == "structured"
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": text}] if structured else text} for role, text in turns
+    ]
+    try:
+        return str(_tokenizer(ref).apply_chat_template(messages, tokenize=False, **options))
+    except Exception as error:  # a template is a program of somebody else's, which may raise anything
+        raise ModelError(
+            f"reranker.model: {ref.name}: its chat template cannot be rendered for a query and a document "
+            f"({type(error).__name__}: {str(error)[:80]})"
+        ) from None
+
+
+def _first_difference(one: str, other: str) -> str:
+    place = next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+    place = min(len(one), len(other)) if place is None else place
+    start = max(place - _AROUND, 0)
+    return f"{one[start : place + _AROUND]!r} where the recipe has {other[start : place + _AROUND]!r}"
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(ref: ModelRef) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
+    except Exception as error:  # tokenizers raises classes of its own, straight from Exception
+        raise ModelError(
+            f"reranker.model: {ref.name}: its tokenizer cannot be loaded ({type(error).__name__})"
+        ) from None

@@ -1,0 +1,330 @@
+"""What a checkpoint's own files say about how it is scored is followed, told, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from transformers import AutoTokenizer
+
+from rerank_eval.cli import _run
+from rerank_eval.config import RerankerConfig, RetrieverConfig
+from rerank_eval.doctor.sources import find_models
+from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.errors import ModelError
+from rerank_eval.models import load_reranker
+from rerank_eval.models.demo import SHIPPED
+from rerank_eval.models.embedders import embedding_engine
+from rerank_eval.models.recipes import find_recipe
+from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.retriever import load_backend
+from rerank_eval.models.scorers import load_scorer
+from rerank_eval.models.statements import told
+from tests.models.checkpoints import CARD_DEFAULT, PAIR_TEMPLATE, TRANSFORMER, as_cross_encoder, copy_of, edit
+from tests.tiny_classifiers import bert, save
+
+PAIR = ("Parse a JSON document into a Python object", "def loads(s): return json.JSONDecoder().decode(s)")
+MARGIN = -3.7486
+"""What the shipped reranker says of the pair with the card's prompt and its default instruction."""
+TEMPLATE = PAIR_TEMPLATE.replace("DEFAULT", CARD_DEFAULT)
+
+
+def ids(*words: str) -> list[int]:
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
+    found = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+    assert [len(one) for one in found] == [1] * len(words)
+    return [one[0] for one in found]
+
+
+def load(folder: Path, **settings: Any) -> Any:
+    config = RerankerConfig(model=str(folder), **settings)
+    return load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+
+
+def notes(folder: Path, **settings: Any) -> tuple[str, ...]:
+    config = RerankerConfig(model=str(folder), **settings)
+    ref = resolve_model(config.model, None, "reranker.model")
+    return told(config, ref, find_recipe(config.recipe, "reranker.recipe")).notes
+
+
+def margin(scorer: Any) -> float:
+    group = QueryGroup(PAIR[0], scorer.policy.choose(None, None), [PAIR[1]])
+    return float(next(iter(scorer.score_groups([group]))).margins[0])
+
+
+def classification_head(folder: Path) -> Path:
+    """The conversion that vLLM's and TEI's users run: one label, whose row is that of yes less that of no."""
+    copy_of(
+        folder,
+        {"architectures": ["Qwen3ForSequenceClassification"], "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}},
+    )
+    yes, no = ids("yes", "no")
+    state = load_file(folder / "model.safetensors")
+    rows = state["model.embed_tokens.weight"].float()
+    state["score.weight"] = (rows[yes] - rows[no])[None].to(torch.bfloat16)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_decoder_with_a_classification_head_is_not_scored_on_the_bare_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = classification_head(tmp_path / "converted")
+    with pytest.raises(ModelError, match=r"a decoder with a classification head.*name the causal checkpoint"):
+        load(folder)
+    with pytest.raises(ModelError, match="a decoder with a classification head"):
+        load_reranker(RerankerConfig(model=str(folder)), "cpu")
+    asked = ["score", "-q", PAIR[0], "-d", PAIR[1], "--set", f"reranker.model={folder}"]
+    assert _run([*asked, "--config", str(Path(__file__).parents[2] / "configs" / "base.yaml")]) == 4
+    assert "a decoder with a classification head" in capsys.readouterr().err
+    assert margin(load(SHIPPED, instruction="default")) == pytest.approx(MARGIN, abs=1e-3)
+
+
+def test_doctor_fails_where_a_run_would_be_refused(tmp_path: Path) -> None:
+    from rerank_eval.config import load_config
+
+    folder = classification_head(tmp_path / "converted")
+    config = Path(__file__).parents[2] / "configs" / "base.yaml"
+    subjects, findings = find_models(load_config(config, [f"reranker.model={folder}"]))
+    assert [subject.role for subject in subjects] == ["retriever"]
+    assert [finding.level for finding in findings] == ["failure"]
+
+
+def test_answers_of_logit_score_that_are_the_recipes_are_followed(tmp_path: Path) -> None:
+    yes, no = ids("yes", "no")
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), yes, no, TEMPLATE)
+    assert notes(folder) == ()
+    assert margin(load(folder, instruction="default")) == pytest.approx(MARGIN, abs=1e-3)
+    # And sentence-transformers, which reads the same files, says the same.
+    theirs = CrossEncoder(
+        str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
+    )
+    assert theirs.predict([PAIR])[0] == pytest.approx(MARGIN, abs=1e-3)
+
+
+def test_other_answers_of_logit_score_are_refused_and_the_remedy_works(tmp_path: Path) -> None:
+    true, false = ids("true", "false")
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), true, false, TEMPLATE)
+    with pytest.raises(ModelError, match=r"answers with 'true' .* by its 1_LogitScore/config\.json.*`yes: 'true'`"):
+        load(folder)
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("extends: card\nyes: 'true'\nno: 'false'\n")
+    mine = margin(load(folder, recipe=str(recipe), instruction="default"))
+    theirs = CrossEncoder(
+        str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
+    )
+    assert mine == pytest.approx(float(theirs.predict([PAIR])[0]), abs=1e-3)
+    (folder / "modules.json").unlink()  # the file alone says as much
+    with pytest.raises(ModelError, match="answers with 'true'"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"false_token_id": None}, "by the logit of 'yes' .* alone"),
+        ({"true_token_id": None}, "does not say which token's logit"),
+        ({"module_input_name": "scores"}, "does not say which token's logit"),
+    ],
+)
+def test_scores_that_no_recipe_reads_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
+    edit(folder / "1_LogitScore" / "config.json", **changes)
+    with pytest.raises(ModelError, match=message):
+        load(folder)
+
+
+def test_answers_without_a_prompt_are_told(tmp_path: Path) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
+    assert notes(folder) == ("its files name no prompt; recipe card was taken",)
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_another_prompt_of_the_chat_template_is_refused_unless_the_config_chose(tmp_path: Path, place: str) -> None:
+    other = TEMPLATE.replace("<Query>:", "Query:")
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), other)
+    if place == "tokenizer_config.json":
+        (folder / "chat_template.jinja").unlink()
+        edit(folder / place, chat_template=other)
+    with pytest.raises(ModelError, match=r"its chat template writes another prompt than recipe card.*Query: what"):
+        load(folder)
+    [note] = notes(folder, recipe="qwen_eval")
+    assert "the config names the recipe" in note
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text('extends: card\nquery_template: "Query: {query}\\n<Document>:"\n')
+    assert notes(folder, recipe=str(recipe)) == ()
+
+
+def test_another_default_instruction_is_refused_where_it_could_be_used(tmp_path: Path) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), TEMPLATE)
+    saved = {"prompts": {"tools": "Find a tool"}, "default_prompt_name": "tools"}
+    edit(folder / "config_sentence_transformers.json", **saved)
+    with pytest.raises(
+        ModelError, match=r"its default instruction is not that of recipe card.*set reranker\.instruction"
+    ):
+        load(folder)
+    assert notes(folder, instruction="Find a tool") == notes(folder, instruction="none") == ()
+
+
+def test_a_chat_template_that_cannot_be_rendered_is_one_line(tmp_path: Path) -> None:
+    folder = as_cross_encoder(
+        copy_of(tmp_path / "model"), *ids("yes", "no"), "{{ raise_exception('no') }} 'query' 'document'"
+    )
+    with pytest.raises(ModelError, match="its chat template cannot be rendered"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, r"is quantised by its config\.json \(gptq\)"),
+        ({"is_causal": False}, "attends in both directions"),
+    ],
+)
+def test_arithmetic_that_is_not_computed_here_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(copy_of(tmp_path / "model", config))
+
+
+def test_modules_behind_the_network_are_refused(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path / "model")
+    dense = {"idx": 1, "name": "1", "path": "1_Dense", "type": "sentence_transformers.base.modules.dense.Dense"}
+    (folder / "modules.json").write_text(json.dumps([TRANSFORMER, dense]))
+    with pytest.raises(ModelError, match="is scored through Transformer, Dense"):
+        load(folder)
+    (folder / "modules.json").write_text(json.dumps([TRANSFORMER | {"path": "0_Transformer"}]))
+    with pytest.raises(ModelError, match="keeps its transformer in 0_Transformer"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {"num_labels": 2}, "2 labels|a reranker has one"),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}, "has 3 labels"),
+        ("config.json", {"is_decoder": True}, "attends causally"),
+        ("config.json", {"position_embedding_type": "relative_key_query"}, "relative_key_query positions"),
+        ("config.json", {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Softmax"}}, "Softmax"),
+        ("config.json", {"sbert_ce_default_activation_function": "torch.nn.ReLU"}, "ReLU"),
+        ("config_sentence_transformers.json", {"activation_fn": "own.module.Square"}, "own.module.Square"),
+        ("config_sentence_transformers.json", {"activation_fn": "torch.nn.modules.linear.Identity"}, None),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+            "puts 'query: ' before every query",
+        ),
+        ("config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": None}, None),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "lowers its texts' case"),
+        ("tokenizer_config.json", {"chat_template": PAIR_TEMPLATE}, "writes query and document into a prompt"),
+        ("modules.json", [TRANSFORMER, {"path": "1_D", "type": "x.Dense"}], "is scored through Transformer, Dense"),
+    ],
+)
+def test_what_a_classifiers_files_say(tmp_path: Path, file: str, content: Any, message: str | None) -> None:
+    folder = save(bert(), tmp_path / "model")
+    path = folder / file
+    if isinstance(content, dict):
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        if "num_labels" in content:
+            before.pop("id2label", None)
+        content = before | content
+    path.write_text(json.dumps(content))
+    if message is None:
+        load(folder)
+    else:
+        with pytest.raises(ModelError, match=message):
+            load(folder)
+
+
+def test_the_length_that_sentence_transformers_saved_is_kept(tmp_path: Path) -> None:
+    folder = save(bert(), tmp_path / "model")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 77}')
+    assert load(folder).classifier.max_length == 77
+
+
+def test_a_classifier_whose_tokenizer_joins_the_pair_bare_is_refused(tmp_path: Path) -> None:
+    """nemotron's kind: an encoder by its class, trained behind `question: ... passage: ...`."""
+    folder = save(bert(), tmp_path / "model")
+    bare = AutoTokenizer.from_pretrained(SHIPPED)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    bare.save_pretrained(folder)
+    with pytest.raises(ModelError, match="puts nothing between query and document"):
+        load(folder, max_length=128)
+
+
+def encoder(folder: Path, **settings: Any) -> Path:
+    """An encoder as Qwen3-Embedding is saved, from the shipped reranker's weights."""
+    base = copy_of(folder.with_name(f"{folder.name}-base"))
+    module = Transformer(str(base))
+    SentenceTransformer(
+        modules=[module, Pooling(module.get_embedding_dimension(), "lasttoken"), Normalize()], **settings
+    ).save(str(folder))
+    (folder / "sentence_bert_config.json").unlink()
+    return folder
+
+
+def engine_of(folder: Path) -> str:
+    config = RetrieverConfig(model=str(folder))
+    return embedding_engine(config, resolve_model(config.model, None, "retriever.model"))
+
+
+def test_a_default_prompt_keeps_an_encoder_from_the_engine_that_sends_none(tmp_path: Path) -> None:
+    plain = encoder(tmp_path / "plain")
+    assert engine_of(plain) == "packed"
+    prompted = encoder(tmp_path / "prompted", prompts={"all": "text: "}, default_prompt_name="all")
+    assert engine_of(prompted) == "sentence-transformers"
+    assert "default_prompt_name" in (prompted / "config_sentence_transformers.json").read_text()
+
+
+def test_a_transformer_elsewhere_keeps_an_encoder_from_the_engine_that_reads_the_root(tmp_path: Path) -> None:
+    folder = encoder(tmp_path / "model")
+    inside = folder / "0_Transformer"
+    inside.mkdir()
+    for path in [*folder.glob("*.json"), folder / "model.safetensors"]:
+        if path.name != "modules.json":
+            shutil.copy(path, inside)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    before = resolve_model(str(folder), None, "retriever.model").revision
+    assert engine_of(folder) == "sentence-transformers"
+    weights = load_file(inside / "model.safetensors")
+    save_file({name: tensor * 1.5 for name, tensor in weights.items()}, inside / "model.safetensors", {"format": "pt"})
+    assert resolve_model(str(folder), None, "retriever.model").revision != before
+
+
+@pytest.mark.parametrize("kind", ["classifier", "LogitScore", "no modules", "published reranker"])
+def test_what_is_no_encoder_is_refused_as_a_retriever(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    if kind == "classifier":
+        save(bert(), folder)
+    else:
+        copy_of(folder)
+    if kind == "LogitScore":
+        as_cross_encoder(folder, *ids("yes", "no"))
+    config = RetrieverConfig(model=str(folder))
+    ref = resolve_model(config.model, None, "retriever.model")
+    if kind == "published reranker":
+        import dataclasses
+
+        ref = dataclasses.replace(ref, name="Qwen/Qwen3-Reranker-0.6B", origin="mirror")
+    message = "no modules.json" if kind == "no modules" else "is a reranker"
+    with pytest.raises(ModelError, match=message):
+        load_backend(config, ref, "cpu")
+
+
+def test_settled_checkpoints_are_left_alone() -> None:
+    config = RerankerConfig(model="demo:qwen3-python")
+    ref = resolve_model(config.model, None, "reranker.model")
+    assert told(config, ref, find_recipe("card", "")) == ref
+    scores = [margin(load(SHIPPED, instruction="default")) for _ in range(2)]
+    assert np.ptp(scores) == 0
