@@ -194,6 +194,28 @@ def test_arithmetic_that_is_not_computed_here_is_refused(tmp_path: Path, config:
         load(copy_of(tmp_path / "model", config))
 
 
+def test_code_of_its_own_is_run_or_refused_and_never_left_out(tmp_path: Path) -> None:
+    code = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    folder = copy_of(tmp_path / "model", code)
+    with pytest.raises(ModelError, match=r"runs on Python code that comes with it .* to allow it"):
+        load(folder)
+    with pytest.raises(ModelError, match=r"which the packed engine does not know; set it to reference"):
+        load(folder, trust_remote_code=True)
+    (folder / "modeling_own.py").write_text(
+        "from transformers import Qwen3ForCausalLM\n\n\nclass Own(Qwen3ForCausalLM):\n    pass\n"
+    )
+    found = margin(load(folder, trust_remote_code=True, engine="reference", instruction="default"))
+    assert found == pytest.approx(MARGIN, abs=1e-3)
+
+
+def test_a_tokenizers_or_sentence_transformers_limit_is_kept(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path / "model", {"max_position_embeddings": 4096})
+    edit(folder / "tokenizer_config.json", model_max_length=300)
+    assert load(folder).engine.settings["max_length"] == 300
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 200}')
+    assert load(folder).engine.settings["max_length"] == 200
+
+
 def test_modules_behind_the_network_are_refused(tmp_path: Path) -> None:
     folder = copy_of(tmp_path / "model")
     dense = {"idx": 1, "name": "1", "path": "1_Dense", "type": "sentence_transformers.base.modules.dense.Dense"}
@@ -222,7 +244,12 @@ def test_modules_behind_the_network_are_refused(tmp_path: Path) -> None:
             "puts 'query: ' before every query",
         ),
         ("config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": None}, None),
-        ("sentence_bert_config.json", {"do_lower_case": True}, "lowers its texts' case"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "changes its texts by do_lower_case"),
+        ("sentence_bert_config.json", {"query_length": 32}, "changes its texts by query_length"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"x": 1}}}, r"by processing_kwargs\.text"),
+        ("sentence_bert_config.json", {"transformer_task": "feature-extraction"}, "is saved for feature-extraction"),
+        ("sentence_bert_config.json", {"transformer_task": "sequence-classification", "unpad_inputs": True}, None),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "cuts long texts at their beginning"),
         ("tokenizer_config.json", {"chat_template": PAIR_TEMPLATE}, "writes query and document into a prompt"),
         ("modules.json", [TRANSFORMER, {"path": "1_D", "type": "x.Dense"}], "is scored through Transformer, Dense"),
     ],

@@ -60,8 +60,8 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
         ref: The model, resolved.
 
     Returns:
-        The config's. Where it names none, for a causal reranker 8192, or its positions where they are fewer; for a
-        sequence classifier the smaller of what its tokenizer and its positions allow: 8192 for bge-reranker-v2-m3
+        The config's. Where it names none, the smallest of what a checkpoint's tokenizer, its sentence_bert_config.json
+        and its positions allow, and for a causal reranker no more than 8192: 8192 for bge-reranker-v2-m3
         (trained at 1024, which its authors recommend, https://huggingface.co/BAAI/bge-reranker-v2-m3/discussions/9)
         and for gte-multilingual-reranker-base, 1024 for jina-reranker-v2-base-multilingual.
 
@@ -76,8 +76,6 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
                 "for; lower it, or set it to null for the model's own limit"
             )
         return config.max_length
-    if not is_classifier(config, ref):
-        return MAX_LENGTH if positions is None else min(MAX_LENGTH, positions)
     limit = (read_json(ref, "tokenizer_config.json") or {}).get("model_max_length")
     saved = (read_json(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
     known = [
@@ -85,6 +83,8 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
         for value in (limit, saved, positions)
         if isinstance(value, int | float) and 0 < value < _LARGEST_TOKENIZER_LIMIT
     ]
+    if not is_classifier(config, ref):
+        return int(min([MAX_LENGTH, *known]))
     if not known:
         raise ModelError(f"reranker.max_length: {ref.name} does not say how long a pair may be; set it")
     return int(min(known))

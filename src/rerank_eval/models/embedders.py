@@ -10,7 +10,7 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import read_json
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.statements import default_prompt, modules
+from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt, modules
 
 EngineName = Literal["packed", "sentence-transformers"]
 
@@ -132,7 +132,7 @@ def _why_not_plain(text: Mapping[str, Any]) -> str | None:
     modalities = text.get("modality_config")
     if isinstance(modalities, dict) and set(modalities) != {"text"}:
         return "it was saved to wrap texts in a chat template"
-    changed = any(text.get(key) for key in ("do_lower_case", "processing_kwargs", "query_length", "document_length"))
+    changed = any(text.get(key) for key in (*CHANGES_TEXTS, "processing_kwargs"))
     return "its sentence_bert_config.json changes texts" if changed else None
 
 

@@ -29,6 +29,8 @@ _MONOTONE = {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus"}
 _QUERY, _DOCUMENT, _INSTRUCTION = "what holds work still", "A vise holds work still.", "Find the tool that is meant"
 _SIZES = {"restore_suffix", "truncation", "max_length", "padding", "tokenize", "return_tensors", "return_dict"}
 """Settings of sentence-transformers for a chat template that change no text."""
+CHANGES_TEXTS = ("do_lower_case", "query_length", "document_length", "query_expansion")
+"""Keys of sentence_bert_config.json by which sentence-transformers changes texts before they are tokenised."""
 _AROUND = 20
 
 
@@ -47,11 +49,14 @@ def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
         ModelError: What the checkpoint says is not what would be computed; one line that says what to set.
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
+    classifier = is_classifier(config, ref)
     _refuse_quantised(ref, "reranker.model")
-    _refuse_modules(ref, ["Transformer"] if is_classifier(config, ref) else ["Transformer", "LogitScore"])
-    if is_classifier(config, ref):
+    _refuse_modules(ref, ["Transformer"] if classifier else ["Transformer", "LogitScore"])
+    _check_texts(ref, "sequence-classification" if classifier else "text-generation")
+    if classifier:
         _check_classifier(ref)
         return ref
+    _check_code(config, ref)
     notes = [*_check_answers(ref, recipe), *_check_prompt(config, ref, recipe)]
     return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref
 
@@ -162,6 +167,42 @@ def _refuse_modules(ref: ModelRef, known: Sequence[str]) -> None:
         )
 
 
+def _check_texts(ref: ModelRef, task: str) -> None:
+    """Refuse what changes how texts become ids, and a network that sentence-transformers would use for another task."""
+    name, file = f"reranker.model: {ref.name}", "sentence_bert_config.json"
+    saved = _mapping(read_json(ref, file))
+    if saved.get("transformer_task", task) != task:
+        raise ModelError(f"{name} is saved for {saved['transformer_task']} by its {file}, not for {task}")
+    options = _mapping(saved.get("processing_kwargs"))
+    changed = [key for key in CHANGES_TEXTS if saved.get(key)]
+    changed += [f"processing_kwargs.{key}" for key, value in options.items() if key != "chat_template" and value]
+    if changed:
+        raise ModelError(f"{name} changes its texts by {', '.join(changed)} in its {file}, which is not done here")
+    if _mapping(read_json(ref, "tokenizer_config.json")).get("truncation_side") == "left":
+        raise ModelError(
+            f"{name} cuts long texts at their beginning by its tokenizer_config.json (truncation_side), which is not "
+            "done here"
+        )
+
+
+def _check_code(config: RerankerConfig, ref: ModelRef) -> None:
+    """Refuse a causal reranker that brings a network of its own, unless the config runs that very code."""
+    code = _mapping(_mapping(read_json(ref, "config.json")).get("auto_map")).get("AutoModelForCausalLM")
+    if code is None:
+        return
+    if not config.trust_remote_code:
+        raise ModelError(
+            f"reranker.model: {ref.name} runs on Python code that comes with it (auto_map in its config.json); to "
+            "allow it, set reranker.trust_remote_code: true with reranker.engine: reference"
+            + (" and reranker.revision to a commit that you have read" if ref.published else " once you have read it")
+        )
+    if config.engine == "packed":
+        raise ModelError(
+            f"reranker.engine: {ref.name} runs on Python code that comes with it, which the packed engine does not "
+            "know; set it to reference"
+        )
+
+
 def _check_classifier(ref: ModelRef) -> None:
     """Refuse a sequence classifier that says that it reads more than the bare pair, or ranks otherwise."""
     config = _mapping(read_json(ref, "config.json"))
@@ -200,8 +241,6 @@ def _check_classifier(ref: ModelRef) -> None:
             f"{name} is a sequence classifier whose chat template writes query and document into a prompt, which is "
             "not done here; it is not scored"
         )
-    if _mapping(read_json(ref, "sentence_bert_config.json")).get("do_lower_case"):
-        raise ModelError(f"{name} lowers its texts' case by its sentence_bert_config.json, which is not done here")
 
 
 def _is_decoder(model_type: str) -> bool:
