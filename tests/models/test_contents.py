@@ -75,6 +75,8 @@ def test_what_transformers_loads_is_what_is_listed(tmp_path: Path) -> None:
         ({"config.json": {}, "pytorch_model.bin": None}, "pickled weights are not loaded"),
         ({"config.json": {}, "model.fp16.safetensors": None}, "rename it if it is the whole model"),
         ({"config.json": {}, INDEX: []}, "not a safetensors index"),
+        ({"config.json": {}, WHOLE: None, "modules.json": {"0": {}}}, "is not a list of modules"),
+        ({"config.json": {}, WHOLE: None, "modules.json": [{"path": "1_D"}]}, "is not a list of modules"),
         ({"config.json": {}, INDEX: {"weight_map": {"a": "../a.safetensors"}}}, "no safetensors file beside it"),
         ({"config.json": {}, INDEX: {"weight_map": {"a": "1.safetensors"}}}, r"shard 1\.safetensors is missing"),
         ({"config.json": {"transformers_weights": "x.safetensors"}, WHOLE: None}, "names weights that are not there"),
@@ -82,7 +84,12 @@ def test_what_transformers_loads_is_what_is_listed(tmp_path: Path) -> None:
         ({"config.json": {}, WHOLE: None, "adapter_config.json": {}}, "with the adapter or without; merge it first"),
         ({"config.json": {}, WHOLE: None, "adapter_model.safetensors": None}, "merge it first"),
         (
-            {"config.json": {}, WHOLE: None, "modules.json": [{"path": "0_T"}], "0_T/adapter_config.json": {}},
+            {
+                "config.json": {},
+                WHOLE: None,
+                "modules.json": [{"path": "0_T", "type": "x.Transformer"}],
+                "0_T/adapter_config.json": {},
+            },
             "0_T/adapter_config.json",
         ),
     ],
@@ -105,7 +112,7 @@ def test_modules_at_any_depth_belong_to_a_checkpoint() -> None:
     files: dict[str, Any] = {
         "config.json": {},
         WHOLE: None,
-        "modules.json": [{"path": ""}, {"path": "2_Dense"}, {"path": "3_Router"}],
+        "modules.json": [{"path": one, "type": f"x.{one}"} for one in ("", "2_Dense", "3_Router")],
         "2_Dense/model.safetensors": None,
         "2_Dense/pytorch_model.bin": None,
         "3_Router/query_0_Dense/pytorch_model.bin": None,

@@ -122,11 +122,12 @@ def test_whatever_changes_scores_changes_a_folders_revision(tmp_path: Path, name
     folder = checkpoint(tmp_path / "model", 1.0)
     path = folder / name
     path.parent.mkdir(exist_ok=True)
-    path.write_text("{}")
+    path.write_text("[]" if name == "modules.json" else "{}")
     before = resolve_model(str(folder), None, "retriever.model").revision
     (folder / "README.md").write_text("read me")
     assert resolve_model(str(folder), None, "retriever.model").revision == before
-    path.write_text('{"pooling_mode_cls_token": true}')
+    changed = [{"path": "", "type": "Transformer"}] if name == "modules.json" else {"pooling_mode_cls_token": True}
+    path.write_text(json.dumps(changed))
     assert resolve_model(str(folder), None, "retriever.model").revision != before
 
 

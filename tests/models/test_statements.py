@@ -194,6 +194,19 @@ def test_arithmetic_that_is_not_computed_here_is_refused(tmp_path: Path, config:
         load(copy_of(tmp_path / "model", config))
 
 
+@pytest.mark.parametrize(
+    "name", ["sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json", "modules.json"]
+)
+@pytest.mark.parametrize("content", ["{", '"text"'])
+def test_a_file_that_cannot_be_understood_is_refused_and_not_passed_over(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    folder = save(bert(), tmp_path / "model")
+    (folder / name).write_text(content)
+    with pytest.raises(ModelError, match=f"its {name}"):
+        load(folder)
+
+
 def test_code_of_its_own_is_run_or_refused_and_never_left_out(tmp_path: Path) -> None:
     code = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
     folder = copy_of(tmp_path / "model", code)

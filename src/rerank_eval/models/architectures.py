@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.recipe import MAX_LENGTH
 from rerank_eval.errors import ModelError
-from rerank_eval.models.checkpoint import code_folder, read_json
+from rerank_eval.models.checkpoint import code_folder, read_mapping
 from rerank_eval.models.resolve import ModelRef
 
 Implementation = Literal["transformers", "xlm-roberta-flash", "gte-new", "own code"]
@@ -76,8 +76,8 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
                 "for; lower it, or set it to null for the model's own limit"
             )
         return config.max_length
-    limit = (read_json(ref, "tokenizer_config.json") or {}).get("model_max_length")
-    saved = (read_json(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
+    limit = read_mapping(ref, "tokenizer_config.json").get("model_max_length")
+    saved = read_mapping(ref, "sentence_bert_config.json").get("max_seq_length")
     known = [
         value
         for value in (limit, saved, positions)
@@ -92,7 +92,7 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
 
 def _positions(ref: ModelRef) -> int | None:
     """Return how many tokens a pair may have by the model's positions, or None where its config does not say."""
-    config = read_json(ref, "config.json") or {}
+    config = read_mapping(ref, "config.json")
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or isinstance(positions, bool):
         return None
@@ -108,7 +108,7 @@ def implementation(ref: ModelRef) -> Implementation:
     Args:
         ref: The model, resolved.
     """
-    config = read_json(ref, "config.json") or {}
+    config = read_mapping(ref, "config.json")
     code = config.get("auto_map")
     if not isinstance(code, dict) or "AutoModelForSequenceClassification" not in code:
         return "transformers"
@@ -172,7 +172,7 @@ def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
     if config.dtype not in {"float32", "bfloat16", "float16"}:
         raise ModelError(f"reranker.dtype: {config.dtype} is for causal rerankers; set float32, bfloat16 or float16")
     effective_max_length(config, ref)
-    labels = _labels(read_json(ref, "config.json") or {})
+    labels = _labels(read_mapping(ref, "config.json"))
     if labels is not None and labels != 1:
         raise ModelError(f"reranker.model: {ref.name} has {labels} labels; a reranker has one")
     if implementation(ref) == "own code":
@@ -201,7 +201,7 @@ def code_sources(config: RerankerConfig, ref: ModelRef) -> dict[str, str]:
         ModelError: The config does not allow it, or does not pin every commit.
         OfflineError: It has to come from the hub and the hub cannot be reached.
     """
-    code: dict[str, Any] = (read_json(ref, "config.json") or {}).get("auto_map") or {}
+    code: dict[str, Any] = read_mapping(ref, "config.json").get("auto_map") or {}
     if not config.trust_remote_code:
         raise ModelError(
             f"reranker.model: {ref.name} runs on Python code that comes with it (auto_map in its config.json), which "

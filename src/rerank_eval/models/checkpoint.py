@@ -21,13 +21,37 @@ def read_json(ref: ModelRef, name: str) -> Any:
         name: The file's name.
 
     Returns:
-        Its content; None where there is no such file, or none that can be read.
+        Its content; None where there is no such file.
+
+    Raises:
+        ModelError: What is there is no JSON: what it says would be passed over.
     """
     path = _file(ref, name)
     try:
         return None if path is None else load_json(path)
-    except (OSError, ValueError):
+    except OSError:
         return None
+    except ValueError as error:
+        raise ModelError(f"{ref.name}: its {name} is no JSON file ({error}); fetch it again") from None
+
+
+def read_mapping(ref: ModelRef, name: str) -> dict[str, Any]:
+    """Read one of a checkpoint's JSON files that hold an object.
+
+    Args:
+        ref: The model, resolved.
+        name: The file's name.
+
+    Returns:
+        Its content; empty where there is no such file.
+
+    Raises:
+        ModelError: What is there is no JSON object.
+    """
+    found = read_json(ref, name)
+    if found is not None and not isinstance(found, dict):
+        raise ModelError(f"{ref.name}: its {name} holds a {type(found).__name__}, not an object; fetch it again")
+    return found or {}
 
 
 def read_text(ref: ModelRef, name: str) -> str | None:
@@ -38,13 +62,16 @@ def read_text(ref: ModelRef, name: str) -> str | None:
         name: The file's name.
 
     Returns:
-        Its content; None where there is no such file, or none that can be read.
+        Its content; None where there is no such file.
+
+    Raises:
+        ModelError: It cannot be read.
     """
     path = _file(ref, name)
     try:
         return None if path is None or not path.is_file() else path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{ref.name}: its {name} cannot be read ({type(error).__name__})") from None
 
 
 def _file(ref: ModelRef, name: str) -> Path | None:

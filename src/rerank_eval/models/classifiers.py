@@ -24,7 +24,7 @@ from rerank_eval.models.architectures import (
     effective_max_length,
     implementation,
 )
-from rerank_eval.models.checkpoint import checkpoint_folder, read_json, weight_files
+from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping, weight_files
 from rerank_eval.models.conversions import State, convert
 from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.reranker import GroupScores, work_between
@@ -158,7 +158,7 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
     if kind == "transformers":
         network_config = AutoConfig.from_pretrained(folder)
     else:
-        network_config, state = convert(kind, read_json(ref, "config.json"), _read_weights(ref))
+        network_config, state = convert(kind, read_mapping(ref, "config.json"), _read_weights(ref))
     _refuse_labels(network_config)
     known = AutoModelForSequenceClassification._model_mapping
     if type(network_config) not in known:
@@ -233,7 +233,7 @@ def _refuse_missing(names: list[str]) -> None:
 def _load_tokenizer(config: RerankerConfig, ref: ModelRef, folder: Path, network_config: Any) -> Any:
     from transformers import AutoTokenizer
 
-    code = (read_json(ref, "tokenizer_config.json") or {}).get("auto_map") or {}
+    code = read_mapping(ref, "tokenizer_config.json").get("auto_map") or {}
     if "--" in str(code):
         raise EngineError("its tokenizer is Python code of another repository, which is not run")
     return AutoTokenizer.from_pretrained(folder, config=network_config, trust_remote_code=config.trust_remote_code)

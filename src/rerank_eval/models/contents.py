@@ -211,8 +211,10 @@ def _tensors(inside: Sequence[str]) -> list[str]:
 
 def _module_folders(modules: Any) -> list[str]:
     """Return the folders that modules.json names, without the root, where most keep the transformer itself."""
-    listed = modules if isinstance(modules, list) else []
-    paths = [str(step.get("path") or "") for step in listed if isinstance(step, Mapping)]
+    listed = [] if modules is None else modules
+    if not isinstance(listed, list) or not all(isinstance(one, Mapping) and one.get("type") for one in listed):
+        raise ContentsError(f"its {MODULES} is not a list of modules, each with a type and a path")
+    paths = [str(step.get("path") or "") for step in listed]
     return [path.strip("/") for path in paths if path.strip("/") not in {"", "."}]
 
 

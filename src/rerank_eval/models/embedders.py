@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
-from rerank_eval.models.checkpoint import read_json
+from rerank_eval.models.checkpoint import read_mapping
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt, modules
 
@@ -65,7 +65,7 @@ def saved_prompts(ref: ModelRef) -> dict[str, str]:
     Returns:
         Name -> prompt, as in sentence-transformers' config; empty where there are none.
     """
-    prompts = (read_json(ref, "config_sentence_transformers.json") or {}).get("prompts")
+    prompts = read_mapping(ref, "config_sentence_transformers.json").get("prompts")
     return {str(key): str(value) for key, value in prompts.items()} if isinstance(prompts, dict) else {}
 
 
@@ -75,7 +75,7 @@ def saved_max_length(ref: ModelRef) -> int | None:
     Args:
         ref: The model, resolved.
     """
-    limit = (read_json(ref, "sentence_bert_config.json") or {}).get("max_seq_length")
+    limit = read_mapping(ref, "sentence_bert_config.json").get("max_seq_length")
     return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
 
 
@@ -86,7 +86,7 @@ def saved_pooling(ref: ModelRef) -> list[str]:
         ref: The model, resolved.
     """
     folder = next((folder for kind, folder in modules(ref) if kind == "Pooling"), None)
-    return _pooling_modes(read_json(ref, f"{folder}/config.json") or {}) if folder is not None else []
+    return _pooling_modes(read_mapping(ref, f"{folder}/config.json")) if folder is not None else []
 
 
 def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
@@ -95,7 +95,7 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
         return "it may run code of its own (trust_remote_code)"
     if ref.origin == "built-in" or ref.architecture not in _ARCHITECTURES:
         return f"its architecture is {ref.architecture or 'unknown'}, not one of {', '.join(sorted(_ARCHITECTURES))}"
-    if obstacle := _why_not_this_network(read_json(ref, "config.json") or {}):
+    if obstacle := _why_not_this_network(read_mapping(ref, "config.json")):
         return obstacle
     if _is_registered_qwen3(ref):
         return None
@@ -117,15 +117,15 @@ def _why_not_pooled(ref: ModelRef) -> str | None:
     steps = modules(ref)
     if [kind for kind, _ in steps] != _MODULES or steps[0][1] not in {"", "."}:
         return "its modules.json is not Transformer at the root, Pooling, Normalize"
-    pooling = read_json(ref, f"{steps[1][1]}/config.json") or {}
+    pooling = read_mapping(ref, f"{steps[1][1]}/config.json")
     if _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
         return "its pooling is not that of the last token"
-    whole = read_json(ref, "config_sentence_transformers.json") or {}
+    whole = read_mapping(ref, "config_sentence_transformers.json")
     if whole.get("truncate_dim") is not None or whole.get("similarity_fn_name") not in {None, "cosine", "dot"}:
         return "it cuts its vectors or compares them in a way of its own"
     if default_prompt(ref) is not None:
         return "it puts a prompt of its own before every text (default_prompt_name)"
-    return _why_not_plain(read_json(ref, "sentence_bert_config.json") or {})
+    return _why_not_plain(read_mapping(ref, "sentence_bert_config.json"))
 
 
 def _why_not_plain(text: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import implementation, is_classifier
-from rerank_eval.models.checkpoint import read_json, read_text
+from rerank_eval.models.checkpoint import read_json, read_mapping, read_text
 from rerank_eval.models.contents import MODULES
 from rerank_eval.models.resolve import ModelRef
 
@@ -100,7 +100,7 @@ def modules(ref: ModelRef) -> list[tuple[str, str]]:
 
 def default_prompt(ref: ModelRef) -> str | None:
     """Return the prompt that sentence-transformers puts before every text of a checkpoint, or None for none."""
-    saved = _mapping(read_json(ref, "config_sentence_transformers.json"))
+    saved = read_mapping(ref, "config_sentence_transformers.json")
     prompts, name = saved.get("prompts"), saved.get("default_prompt_name")
     found = prompts.get(name) if isinstance(prompts, Mapping) and isinstance(name, str) else None
     return str(found) if found else None
@@ -140,7 +140,7 @@ def _registered(name: str) -> Any:
 
 
 def _refuse_quantised(ref: ModelRef, where: str) -> None:
-    found = _mapping(read_json(ref, "config.json")).get("quantization_config")
+    found = read_mapping(ref, "config.json").get("quantization_config")
     if found is not None:
         kind = _mapping(found).get("quant_method") or "unknown"
         raise ModelError(
@@ -170,7 +170,7 @@ def _refuse_modules(ref: ModelRef, known: Sequence[str]) -> None:
 def _check_texts(ref: ModelRef, task: str) -> None:
     """Refuse what changes how texts become ids, and a network that sentence-transformers would use for another task."""
     name, file = f"reranker.model: {ref.name}", "sentence_bert_config.json"
-    saved = _mapping(read_json(ref, file))
+    saved = read_mapping(ref, file)
     if saved.get("transformer_task", task) != task:
         raise ModelError(f"{name} is saved for {saved['transformer_task']} by its {file}, not for {task}")
     options = _mapping(saved.get("processing_kwargs"))
@@ -178,7 +178,7 @@ def _check_texts(ref: ModelRef, task: str) -> None:
     changed += [f"processing_kwargs.{key}" for key, value in options.items() if key != "chat_template" and value]
     if changed:
         raise ModelError(f"{name} changes its texts by {', '.join(changed)} in its {file}, which is not done here")
-    if _mapping(read_json(ref, "tokenizer_config.json")).get("truncation_side") == "left":
+    if read_mapping(ref, "tokenizer_config.json").get("truncation_side") == "left":
         raise ModelError(
             f"{name} cuts long texts at their beginning by its tokenizer_config.json (truncation_side), which is not "
             "done here"
@@ -187,7 +187,7 @@ def _check_texts(ref: ModelRef, task: str) -> None:
 
 def _check_code(config: RerankerConfig, ref: ModelRef) -> None:
     """Refuse a causal reranker that brings a network of its own, unless the config runs that very code."""
-    code = _mapping(_mapping(read_json(ref, "config.json")).get("auto_map")).get("AutoModelForCausalLM")
+    code = _mapping(read_mapping(ref, "config.json").get("auto_map")).get("AutoModelForCausalLM")
     if code is None:
         return
     if not config.trust_remote_code:
@@ -205,7 +205,7 @@ def _check_code(config: RerankerConfig, ref: ModelRef) -> None:
 
 def _check_classifier(ref: ModelRef) -> None:
     """Refuse a sequence classifier that says that it reads more than the bare pair, or ranks otherwise."""
-    config = _mapping(read_json(ref, "config.json"))
+    config = read_mapping(ref, "config.json")
     kind, name = str(config.get("model_type")), f"reranker.model: {ref.name}"
     if _is_decoder(kind):
         raise ModelError(
@@ -221,7 +221,7 @@ def _check_classifier(ref: ModelRef) -> None:
             f"{name} has {positions} positions by its config.json, which transformers 5 leaves out without an error; "
             "it is not scored"
         )
-    saved = _mapping(read_json(ref, "config_sentence_transformers.json"))
+    saved = read_mapping(ref, "config_sentence_transformers.json")
     own = _mapping(config.get("sentence_transformers"))
     stated = [saved.get("activation_fn"), own.get("activation_fn"), config.get("sbert_ce_default_activation_function")]
     for activation in stated:
@@ -256,8 +256,8 @@ def _is_decoder(model_type: str) -> bool:
 def _logit_score(ref: ModelRef) -> tuple[str, Mapping[str, Any]] | None:
     folder = next((folder for kind, folder in modules(ref) if kind == "LogitScore"), _LOGIT_SCORE)
     name = f"{folder}/config.json"
-    found = read_json(ref, name)
-    return (name, found) if isinstance(found, Mapping) else None
+    found = read_mapping(ref, name)
+    return (name, found) if found else None
 
 
 def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
@@ -323,7 +323,7 @@ def _may_default(config: RerankerConfig) -> bool:
 def _writes_pairs(ref: ModelRef) -> bool:
     """Tell whether a checkpoint's chat template is one for pairs, with turns of the roles query and document."""
     found = [read_text(ref, "chat_template.jinja") or ""]
-    kept = _mapping(read_json(ref, "tokenizer_config.json")).get("chat_template")
+    kept = read_mapping(ref, "tokenizer_config.json").get("chat_template")
     found += [str(one.get("template")) for one in kept if isinstance(one, Mapping)] if isinstance(kept, list) else []
     found += [kept] if isinstance(kept, str) else []
     return any(_names(text, "query") and _names(text, "document") for text in found)
@@ -335,7 +335,7 @@ def _names(template: str, role: str) -> bool:
 
 def _written(ref: ModelRef, instruction: str | None) -> str:
     """Return the prompt that a checkpoint's chat template writes for a pair, as sentence-transformers calls it."""
-    saved = _mapping(read_json(ref, "sentence_bert_config.json"))
+    saved = read_mapping(ref, "sentence_bert_config.json")
     told = _mapping(_mapping(saved.get("processing_kwargs")).get("chat_template"))
     options = {str(key): value for key, value in told.items() if key not in _SIZES}
     turns = [("system", instruction)] if instruction is not None else []

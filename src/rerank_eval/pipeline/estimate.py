@@ -15,7 +15,7 @@ from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home, load_json
 from rerank_eval.models.architectures import effective_max_length
-from rerank_eval.models.checkpoint import read_json
+from rerank_eval.models.checkpoint import read_mapping
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.names import digest
@@ -221,7 +221,7 @@ def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str,
     assert section is not None  # noqa: S101 - asked for where there is one
     row = rows.get(digest([kind, run.retriever.model_dump(mode="json"), section.model_dump(mode="json")]))
     ref = row.ref if row is not None else _resolved(loaded, section.model, section.revision, kind)
-    config = read_json(ref, "config.json") if ref is not None and section.model != BM25 else None
+    config = read_mapping(ref, "config.json") if ref is not None and section.model != BM25 else None
     name = ref.name if ref is not None else section.model
     recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
     shape = None if section.model == BM25 else shape_of(name, config if isinstance(config, dict) else None)
