@@ -342,15 +342,27 @@ def test_a_transformer_elsewhere_keeps_an_encoder_from_the_engine_that_reads_the
     assert resolve_model(str(folder), None, "retriever.model").revision != before
 
 
-@pytest.mark.parametrize("kind", ["classifier", "LogitScore", "no modules", "published reranker"])
+def test_an_encoder_is_refused_as_a_reranker(tmp_path: Path) -> None:
+    """Qwen3-Embedding's architecture is Qwen3ForCausalLM: its yes and no would be read, and mean nothing."""
+    folder = encoder(tmp_path / "model")
+    edit(folder / "config.json", architectures=["Qwen3ForCausalLM"])
+    with pytest.raises(
+        ModelError, match=r"is an encoder \(Pooling in its modules\.json\); name it as retriever\.model"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "CrossEncoder", "LogitScore", "no modules", "published reranker"])
 def test_what_is_no_encoder_is_refused_as_a_retriever(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "model"
     if kind == "classifier":
         save(bert(), folder)
     else:
         copy_of(folder)
-    if kind == "LogitScore":
+    if kind in {"LogitScore", "CrossEncoder"}:
         as_cross_encoder(folder, *ids("yes", "no"))
+    if kind == "LogitScore":
+        (folder / "config_sentence_transformers.json").unlink()
     config = RetrieverConfig(model=str(folder))
     ref = resolve_model(config.model, None, "retriever.model")
     if kind == "published reranker":

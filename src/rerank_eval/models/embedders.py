@@ -16,6 +16,7 @@ EngineName = Literal["packed", "sentence-transformers"]
 
 _ARCHITECTURES = {"Qwen3Model", "Qwen3ForCausalLM"}
 _MODULES = ["Transformer", "Pooling", "Normalize"]
+_VECTOR = "sentence_embedding"
 _INSTRUCT = re.compile(r"Instruct: [^\n]+\nQuery:")
 _POOLING = re.compile(r"pooling_mode_(\w+)")
 
@@ -118,7 +119,8 @@ def _why_not_pooled(ref: ModelRef) -> str | None:
     if [kind for kind, _ in steps] != _MODULES or steps[0][1] not in {"", "."}:
         return "its modules.json is not Transformer at the root, Pooling, Normalize"
     pooling = read_mapping(ref, f"{steps[1][1]}/config.json")
-    if _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
+    normalised = read_mapping(ref, f"{steps[2][1]}/config.json").get("module_input_name", _VECTOR) == _VECTOR
+    if not normalised or _pooling_modes(pooling) != ["lasttoken"] or pooling.get("include_prompt") is False:
         return "its pooling is not that of the last token"
     whole = read_mapping(ref, "config_sentence_transformers.json")
     if whole.get("truncate_dim") is not None or whole.get("similarity_fn_name") not in {None, "cosine", "dot"}:

@@ -74,9 +74,9 @@ def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
     if ref.origin == "built-in":
         return
     kinds = [kind for kind, _ in modules(ref)]
-    scored = "LogitScore" in kinds
-    if scored or ref.architecture.endswith("ForSequenceClassification"):
-        found = "LogitScore in its modules.json" if scored else ref.architecture
+    saved = read_mapping(ref, "config_sentence_transformers.json").get("model_type") == "CrossEncoder"
+    if saved or "LogitScore" in kinds or ref.architecture.endswith("ForSequenceClassification"):
+        found = "a CrossEncoder by its files" if saved or "LogitScore" in kinds else ref.architecture
         raise ModelError(f"retriever.model: {ref.name} is a reranker ({found}); name it as reranker.model")
     registered = _registered(ref.name) if ref.published else None
     if registered is not None and registered.is_cross_encoder:
@@ -155,6 +155,10 @@ def _refuse_modules(ref: ModelRef, known: Sequence[str]) -> None:
     kinds = [kind for kind, _ in found]
     if not found:
         return
+    if "Pooling" in kinds:
+        raise ModelError(
+            f"reranker.model: {ref.name} is an encoder (Pooling in its {MODULES}); name it as retriever.model"
+        )
     if kinds not in (list(known), list(known[:1])):
         raise ModelError(
             f"reranker.model: {ref.name} is scored through {', '.join(kinds)} by its {MODULES}, and only "
