@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
@@ -95,6 +96,23 @@ def test_an_untied_head_that_is_missing_is_not_left_random(variant):
     folder = variant({"tie_word_embeddings": False})
     with pytest.raises(EngineError, match=r"lacks 1 weights that would be left random: lm_head\.weight"):
         load_engine(folder, recipe="card", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["packed", "reference"])
+def test_a_head_of_its_own_is_read_and_not_taken_to_be_tied(variant, kind):
+    """vllm#27857: every document of Qwen3-Reranker-8B scored 0.5, because the head that is not tied was not loaded."""
+
+    def untied(weights):
+        rows = weights["model.embed_tokens.weight"]
+        generator = torch.Generator().manual_seed(3)
+        return weights | {"lm_head.weight": torch.randn(rows.shape, generator=generator).to(rows.dtype)}
+
+    folder = variant({"tie_word_embeddings": False}, untied)
+    engine = load_engine(folder, recipe="card", device="cpu", engine=kind)
+    ids = torch.tensor([engine.render(GROUP.query, GROUP.documents[0], GROUP.instruction).token_ids])
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits[0, -1]
+    assert engine.score(GROUP).margin[0] == pytest.approx(float(logits[9693] - logits[2152]), abs=1e-3)
 
 
 def test_pickled_weights_are_not_read(variant):
