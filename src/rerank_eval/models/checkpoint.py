@@ -10,6 +10,7 @@ from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.models.resolve import ModelRef
+from rerank_eval.typed import command
 
 _WEIGHTS_AND_TEXT = ["*.safetensors", "*.json", "*.txt", "*.model", "*.py"]
 
@@ -87,7 +88,7 @@ def code_folder(ref: ModelRef, repository: str, revision: str, where: str) -> Pa
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error}; {ref.name} has its Python code there; run "
-            "`rerank-eval fetch --config FILE` with this run's config where there is a network"
+            f"`{command('fetch', '--config', 'FILE')}` with this run's config where there is a network"
         ) from None
     return folder
 
