@@ -7,11 +7,13 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 NAME = "rerank-eval"
 _READ_BY_FETCH = {"retriever", "reranker", "grid", "tasks"}
+_began = time.monotonic()
 _started: list[str] | None = None
 """Arguments of the command line, once it runs."""
 
@@ -24,6 +26,11 @@ def remember(arguments: Sequence[str]) -> None:
     """
     global _started  # noqa: PLW0603 - a process has one command line
     _started = list(arguments)
+
+
+def started() -> float:
+    """Return when the command line began, on the clock of `time.monotonic`: when this module was imported."""
+    return _began
 
 
 def program() -> str:

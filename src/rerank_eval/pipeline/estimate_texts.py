@@ -159,7 +159,7 @@ def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wi
 
 def _ratio(texts: Sequence[str], tokenizer: Any) -> float:
     sample = random.Random(0).sample(list(texts), min(_SAMPLE, len(texts)))
-    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"])
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
     return sum(map(len, sample)) / max(tokens, 1)
 
 

@@ -9,25 +9,27 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from rerank_eval.analysis import reproduction
 from rerank_eval.analysis.choice import Asked
-from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, Judgement, Verdict
-from rerank_eval.analysis.mteb_results import ResultsFolder, read_results
+from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
+from rerank_eval.analysis.mteb_results import ResultsFolder, models_in, read_results
 from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
 from rerank_eval.config.schema import BM25, MINILM
-from rerank_eval.doctor.needs import hub_models
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.names import did_you_mean
-from rerank_eval.session import Session, start
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
+
+if TYPE_CHECKING:
+    from rerank_eval.session import Session
 
 CONFIG = Path("configs/model-card.yaml")
 RESULTS = Path("results")
@@ -84,7 +86,7 @@ def reproduce(request: Request, console: Console) -> None:
         root = at_home(request.results or RESULTS)
         judgement = gate.judge(root, wishes(published, request.config, request.overrides))
         if all(cell.verdict == NOT_RUN for cell in judgement.cells) and not judgement.set_aside:
-            raise ConfigError(_nothing(root, judgement))
+            raise ConfigError(_nothing(root, judgement, gate))
         own = root == RESULTS or (root / "mteb").is_dir()
         folder = root if own else RESULTS  # somebody else's results are read, not written to
     else:
@@ -150,6 +152,9 @@ class Gate:
             ReproductionError: The retriever is off, or is not the published one.
             RerankEvalError: A run failed.
         """
+        from rerank_eval.doctor.needs import hub_models
+        from rerank_eval.session import start  # judging needs none of what a run imports
+
         labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
         pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
         alone = [run for run in loaded.runs if _label(run.retriever.model) in labels]
@@ -334,16 +339,24 @@ def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
 
 
 def _wrong(verdict: Verdict) -> bool:
-    return verdict.verdict not in {REPRODUCED, CLOSE}
+    return verdict.verdict not in {REPRODUCED, PUBLISHED_FILE, CLOSE}
 
 
 def _count(verdicts: Sequence[Verdict], noun: str) -> str:
     return f"{sum(map(_wrong, verdicts))} of {len(verdicts)} {noun}{'' if len(verdicts) == 1 else 's'}"
 
 
-def _nothing(root: Path, judgement: Judgement) -> str:
+def _nothing(root: Path, judgement: Judgement, gate: Gate) -> str:
     if judgement.problems:
         return f"{root}: no usable result of the table; the first of {len(judgement.problems)}: {judgement.problems[0]}"
+    published = gate.published
+    asked = {model.hub for model in published.models if model.name in gate.models}
+    others = [name for name in models_in(root) if name not in asked]
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        known = {model.hub for model in published.models}
+        what = "what was asked for is" if known & set(others) else f"the table of {published.name} has rows for"
+        return f"{root}: holds results of {shown}; {what} {', '.join(gate.models)} alone, so nothing is judged"
     return (
         f"{root}: no result of the table's models in mteb's layout (<org__model>/<revision>/<Task>.json); run "
         f"`{command('reproduce')}` first, or name another folder with --results"
