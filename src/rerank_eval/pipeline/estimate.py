@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.config import LoadedConfig, RunConfig
+from rerank_eval.config import LoadedConfig, RerankerConfig, RunConfig
 from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
 from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
@@ -23,6 +23,7 @@ from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
+from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.pipeline.plan import Row, make_plan
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
@@ -34,84 +35,6 @@ _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
 _RERANKED, _RETRIEVED = 112, 165
 _BATCH = 32  # texts at a time, as sentence-transformers takes them; what packs hold follows the device's memory
-
-
-@dataclass(frozen=True)
-class Work:
-    """One row on one task.
-
-    Attributes:
-        kind: `retriever` or `reranker`.
-        model: The model's name.
-        dtype: Its number format.
-        detail: What tells the run from others of the model.
-        task: The task.
-        suite: The suite it was asked for as, or None.
-        queries: How many.
-        pairs: Of queries and candidates; for a retriever the candidates that it finds.
-        texts: Texts that a retriever embeds; 0 for a reranker.
-        prompt_tokens: Of all prompts or texts, each counted whole.
-        computed_tokens: What the packed engine computes of them, each query's shared prefix once. In one pack small
-            groups share the system turn too, which is left out: packs follow the free memory of the device.
-        flops: Useful FLOP, 0 for BM25 and where the model's size is not known.
-        disk: Bytes of result files, embeddings included.
-        done: Whether the result is there.
-        seconds: What it takes besides these FLOP: BM25's time, as measured here.
-        source: Where the text lengths come from: `candidates`, `data` or `statistics`.
-    """
-
-    kind: str
-    model: str
-    dtype: str
-    detail: str
-    task: str
-    suite: str | None
-    queries: int
-    pairs: int
-    texts: int
-    prompt_tokens: float
-    computed_tokens: float
-    flops: float
-    disk: float
-    done: bool
-    seconds: float
-    source: str
-
-    @property
-    def rated(self) -> str:
-        """What a rate is told of: model and number format."""
-        return f"{self.model} {self.dtype}"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A config's work.
-
-    Attributes:
-        work: Every row on every task.
-        rates: Model and number format (`Work.rated`) -> FLOP/s, and where that figure comes from.
-        unknown: Models whose size is not known, so that their hours are not.
-        unresolved: Models that are not here, so that what is done of them cannot be told.
-        unmeasured: Tasks without data here and without statistics.
-        checkpoints: Model -> bytes of its weights in 16 bits.
-        device: What it is reckoned for, in words.
-        workers: Whether a cluster's workers will run it, which are not here.
-    """
-
-    work: tuple[Work, ...]
-    rates: Mapping[str, tuple[float, str]]
-    unknown: tuple[str, ...]
-    unresolved: tuple[str, ...]
-    unmeasured: tuple[str, ...]
-    checkpoints: Mapping[str, int]
-    device: str
-    workers: bool = False
-
-    def hours(self, work: Work) -> float:
-        """Return the hours that a row's task takes on one device, 0 where it is done."""
-        if work.done:
-            return 0.0
-        return (work.seconds + (work.flops / self.rates[work.rated][0] if work.flops else 0.0)) / 3600
 
 
 @dataclass(frozen=True)
@@ -169,6 +92,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     unmeasured: list[str] = []
     for task in tasks:
         texts: dict[str, Texts | None] = {}
+        scored: list[RerankerConfig | None] = []
         for subject in subjects:
             key = digest([subject.run.retriever.model_dump(mode="json"), subject.kind == "retriever"])
             if key not in texts:
@@ -177,7 +101,12 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
             if found is None:
                 unmeasured.append(task.name)
                 continue
-            work.append(_work(loaded, task, subject, found))
+            one = _work(loaded, task, subject, found)
+            if subject.kind == "reranker" and subject.run.reranker in scored:
+                pairs = sum(cell.pairs * cell.shared for cell in found.cells)
+                one = dataclasses.replace(one, shared=pairs / max(one.pairs, 1))
+            scored += [subject.run.reranker] if subject.kind == "reranker" else []
+            work.append(one)
     models = {subject.name: subject for subject in subjects}
     rates = {f"{one.name} {one.dtype}": rater.rate(_asked(one, work)) for one in subjects if one.name != BM25}
     sized = {name: subject.shape for name, subject in models.items() if subject.shape is not None}
@@ -318,6 +247,7 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) 
         pairs * (_RETRIEVED if own else _RERANKED) + vectors * sum(cell.documents for cell in texts.cells),
         done,
         sum(_bm25_seconds(subject, cell) for cell in texts.cells) if own and subject.name == BM25 and not done else 0.0,
+        0.0,
         texts.source,
     )
 

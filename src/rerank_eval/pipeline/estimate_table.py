@@ -15,8 +15,9 @@ from tabulate import tabulate
 from rerank_eval.config import load_config
 from rerank_eval.files import write_json
 from rerank_eval.hub import go_offline
-from rerank_eval.pipeline.estimate import Estimate, Work, estimate
-from rerank_eval.pipeline.estimate_texts import GUESSED
+from rerank_eval.pipeline.estimate import estimate
+from rerank_eval.pipeline.estimate_texts import GUESSED, SHARED
+from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.typed import started
 
 
@@ -141,7 +142,7 @@ def _per_model(found: Estimate, price: float | None) -> str:
         hours = sum(found.hours(one) for one in own)
         total += hours
         amount = sum(one.pairs for one in own) if kind == "reranker" else sum(one.texts for one in own)
-        flops = sum(one.flops for one in own if not one.done)
+        flops = sum(one.left for one in own)
         rate = found.rates[own[0].rated][0] if flops else math.nan
         rows.append(
             [
@@ -163,6 +164,7 @@ def _per_model(found: Estimate, price: float | None) -> str:
 def _words(found: Estimate) -> list[str]:
     disk = sum(one.disk for one in found.work if not one.done)
     whole, left = _totals(found.work), _totals([one for one in found.work if not one.done])
+    shared = sum(one.shared * one.pairs for one in found.work if not one.done)
     lines = [
         f"in all: {whole['tasks']} task(s), {whole['queries']:,} queries, {whole['pairs']:,} pairs over all rerankers, "
         f"{whole['prompt_tokens'] / 1e9:,.3g} billion tokens of prompts and texts, of which "
@@ -182,6 +184,11 @@ def _words(found: Estimate) -> list[str]:
         "them; candidates count as long as the corpus, while retrievers prefer some lengths, until those of local data "
         "are there",
     ]
+    if shared:
+        lines.append(
+            f"pairs that a reranker has scored for one retriever are not scored again for another: some {shared:,.0f}; "
+            f"where candidates are not here yet, two retrievers are taken to share {SHARED:.0%} of theirs"
+        )
     if found.workers:
         lines.append(
             "workers: the cluster's devices are not here; each is taken to be like this machine's, and the hours are "
