@@ -90,7 +90,7 @@ def test_a_broken_beir_folder_names_file_and_line(
         (["eval", "--config", "configs/ofline.yaml"], 2, "did you mean 'configs/offline.yaml'"),
         (["eval", "--set", "reranker.dtype=bf16"], 2, "did you mean 'bfloat16'"),
         (["eval", "--set", "reranker.model=./nowhere"], 4, "reranker.model: nowhere: no config.json there"),
-        (["eval", "--task", "SciFact"], 5, "retriever.model: Qwen/Qwen3-Embedding-0.6B is not in the hub cache"),
+        (["eval", "--task", "SciFact"], 5, "configs/qwen3-0.6b.yaml: not here"),
         (["eval", "--task", "SciFact", "--config", "configs/base.yaml"], 5, "SciFact"),
         (["eval", "--frobnicate"], 2, "No such option"),
         (["tasks", "MTEB-Q"], 2, "did you mean 'MTEB-R'"),
@@ -101,7 +101,7 @@ def test_a_broken_beir_folder_names_file_and_line(
         (["reproduce", "--model", "Qwen3-Reranker-8"], 2, "did you mean 'Qwen3-Reranker-8B'"),
         (["reproduce", "--suite", "MTEB"], 2, "--suite 'MTEB': not in the published table"),
         (["reproduce", "--config", "configs/base.yaml"], 2, "configs/base.yaml: has no run of Qwen3-Embedding-0.6B"),
-        (["reproduce"], 5, "retriever.model: Qwen/Qwen3-Embedding-0.6B is not in the hub cache"),
+        (["reproduce"], 5, "configs/model-card.yaml: not here"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_documented_exit_code(

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.errors import ConfigError
-from rerank_eval.files import at_home
+from rerank_eval.typed import command
 
 CONFIGS = Path("configs")
 OFFLINE_CONFIG = CONFIGS / "offline.yaml"
@@ -110,34 +110,21 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     """
     started = time.monotonic()
     loaded = _load(tasks, config, overrides, console)
-    from rerank_eval.hub import go_offline, go_offline_if_unreachable
-    from rerank_eval.models.scorers import check_device
-    from rerank_eval.pipeline.plan import make_plan
-    from rerank_eval.pipeline.progress import Reporter, open_log
-    from rerank_eval.pipeline.run import Runner
-    from rerank_eval.pipeline.tracking import Guarded, make_tracker
+    from rerank_eval.session import start
 
-    if loaded.base.workers is None:  # else the workers' devices count, and not this machine's
-        check_device(loaded.base.device)
-    named = make_tracker(loaded.base.tracking, at_home(loaded.base.results_dir))
-    log = open_log(at_home(loaded.base.results_dir), console)
-    reporter = Reporter(console)
-    tracker = Guarded(named, reporter.say)
-    if loaded.base.data_root is not None and loaded.base.model_root is not None:
-        go_offline()  # everything is in the mirror: what is not there is an error and never a download
-    plan = make_plan(loaded)
-    if any(task.kind == "mteb" for task in plan.tasks) and loaded.base.data_root is None:
-        go_offline_if_unreachable()
+    session = start(loaded, console)
+    plan, reporter = session.plan, session.reporter
     names = ", ".join(task.name for task in plan.tasks)
     reporter.say(f"tasks: {names}")
-    reporter.say(f"runs: {len(plan.retrievers)} retriever(s), {len(plan.rerankers())} reranker run(s); log: {log}")
-    tracker.start(loaded.base.model_dump(mode="json"))
-    outcome = Runner(plan, reporter, tracker).run()
+    reporter.say(
+        f"runs: {len(plan.retrievers)} retriever(s), {len(plan.rerankers())} reranker run(s); log: {session.log}"
+    )
+    _, outcome = session.run()
     seconds = time.monotonic() - started
     reporter.say(f"computed {len(outcome.computed)}, done before {len(outcome.skipped)}, {seconds:.0f} s in all")
     show_leaderboard(plan.results_dir, outcome.revisions, console)
-    tracker.table((plan.results_dir / "leaderboard.csv").read_text(encoding="utf-8"))
-    tracker.finish()
+    session.tracker.table((plan.results_dir / "leaderboard.csv").read_text(encoding="utf-8"))
+    session.tracker.finish()
 
 
 def show_leaderboard(
@@ -165,7 +152,7 @@ def show_leaderboard(
     records, stale = of_present_candidates(records)
     if not records:
         raise ConfigError(
-            f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
+            f"{results_dir}: no results there; run `{command('eval')}` first, or name another folder with --results"
         )
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
     board = tables.leaderboard(records, suites)
@@ -205,7 +192,7 @@ def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
     records, _ = of_present_candidates(records)
     if not records:
         raise ConfigError(
-            f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
+            f"{results_dir}: no results there; run `{command('eval')}` first, or name another folder with --results"
         )
     if model is not None:
         known = sorted({record.label for record in records})

@@ -20,6 +20,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
+from rerank_eval import typed
 from rerank_eval.commands import app, console, evaluation, results, store
 from rerank_eval.errors import INTERRUPTED, TERMINATED, ConfigError, RerankEvalError
 from rerank_eval.files import storage_error
@@ -55,6 +56,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     code = 0
+    typed.remember(sys.argv[1:] if arguments is None else arguments)
     try:
         result: Any = app(args=arguments, prog_name="rerank-eval", standalone_mode=False)
         code = result if isinstance(result, int) else 0

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rerank_eval.typed import command
+
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _SHARD = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<rest>\D.*)$")
 _NOTES = Path(".cache", "huggingface", "download")
@@ -79,7 +81,7 @@ def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[st
         if note is None:
             raise DownloadError(
                 f"{file} has no note of its commit under .cache/huggingface, so that its revision is unknown; was the "
-                "folder made by `rerank-eval fetch`, and copied with its hidden folders?"
+                f"folder made by `{command('fetch')}`, and copied with its hidden folders?"
             )
         if commit is not None and note.commit != commit:
             other = "the other files are" if pinned is None else "the pinned revision is"

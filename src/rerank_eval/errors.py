@@ -25,13 +25,15 @@ class RerankEvalError(Exception):
 
     Args:
         message: One line: what is wrong, where (file, key), and how to mend it.
+        lacking: Where something has to be fetched: what, in words, so that an error can name all that is missing.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, lacking: str | None = None) -> None:
         # The line is promised to be one line: text from data or from a library may hold newlines.
         super().__init__(" ".join(message.split()))
+        self.lacking = lacking
 
 
 class ConfigError(RerankEvalError):

@@ -14,12 +14,13 @@ _MAX_SLUG = 120
 _MAX_LISTED = 12
 
 
-def nearest(name: str, choices: Iterable[str]) -> str | None:
+def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the valid name closest to a misspelt one, or None when nothing is near.
 
     Args:
         name: What the user wrote.
         choices: The valid names.
+        cutoff: The smallest ratio that counts.
 
     Returns:
         The closest choice by difflib's ratio, ignoring case.
@@ -27,7 +28,7 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     by_lower: dict[str, str] = {}
     for choice in choices:
         by_lower.setdefault(choice.lower(), choice)
-    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 

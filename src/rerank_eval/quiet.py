@@ -1,19 +1,27 @@
-"""What libraries would print beside our own output, and how threads wait; set before the libraries are imported."""
+"""What libraries would print beside our own output, and how threads wait."""
 
 from __future__ import annotations
 
 import logging
 import os
 
+from rerank_eval.engine.waiting import wait_asleep
+
 
 def hush() -> None:
-    """Set environment variables and log levels that the libraries read when they are imported."""
+    """Prepare a process that is ours: set what the libraries read when they are imported; see `settle` for the rest."""
     # Read by tqdm: this project shows its own progress.
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Read by OpenMP when torch is imported. Its threads spin while they wait, so that two runs on one laptop take each
-    # other's cores: measured on two cores, 60 pairs/s each with spinning, 240 without, and alone 420 either way.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
+
+
+def settle() -> None:
+    """Prepare any process, a user's own among them: threads that sleep while they wait, and no false alarms.
+
+    It takes nothing from a program that uses this package as a library: its bars and its warnings stay.
+    """
+    wait_asleep()
     # torchao warns of each CUDA kernel that it cannot load on a machine without CUDA, and torch of torchao's enums.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

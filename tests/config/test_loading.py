@@ -81,7 +81,7 @@ def test_command_line_fixes_what_the_grid_varies(tmp_path: Path) -> None:
         ("rerankr: {}", [], "own.yaml: rerankr: unknown key; did you mean 'reranker'?"),
         ("reranker: {dtype: bf16}", [], "own.yaml: reranker.dtype: unknown value 'bf16'; did you mean 'bfloat16'?"),
         ("reranker: {instruction: tsk}", [], "reranker.instruction: unknown instruction 'tsk'; did you mean 'task'?"),
-        ("retriever: {model: bm52}", [], "own.yaml: retriever.model: unknown model 'bm52'; did you mean 'bm25'?"),
+        ("retriever: {model: bm52}", [], "own.yaml: retriever.model: unknown retriever 'bm52'; did you mean 'bm25'?"),
         ("grid: {reranker.dtype: [float32, bf16]}", [], "own.yaml: grid.reranker.dtype: unknown value 'bf16'"),
         ("grid: {reranker.dtype: []}", [], "own.yaml: grid.reranker.dtype: List should have at least 1 item"),
         ("grid: {tasks: [a]}", [], "own.yaml: grid.tasks: this key cannot be varied in a grid"),

@@ -15,6 +15,7 @@ import pytest
 from rerank_eval.cli import _run
 from rerank_eval.errors import DataError
 from rerank_eval.tasks import mirror, prepare
+from rerank_eval.typed import command
 from tests.mirror.hub_layout import Repository
 from tests.mirror.miniatures import write_mirror, write_task
 from tests.mirror.runs import manifests, write_config
@@ -132,7 +133,7 @@ def test_what_is_missing_is_one_line_with_its_remedy(root: Path, harm: Callable[
         mirror.find(task(), root)
     message = str(caught.value)
     assert message.startswith(f"data_root: {root / NAME}: ")
-    assert f"`rerank-eval fetch --task {TASK} --data-root {root}`" in message
+    assert f"`{command('fetch', '--task', TASK, '--data-root', root)}`" in message
     assert "\n" not in message
 
 
@@ -188,7 +189,9 @@ def test_a_missing_data_set_ends_the_run_before_a_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path, root, [TASK, "SCIDOCS"])
     assert _run(["eval", "--config", str(config)]) == DataError.exit_code
-    assert "mteb/scidocs: no such folder" in " ".join(capsys.readouterr().err.split())
+    error = capsys.readouterr().err
+    assert "mteb/scidocs (no such folder; SCIDOCS reads it)" in error
+    assert f"`{command('fetch', '--config', config, '--data-root', root)}`" in error
     assert loaded == []
 
 

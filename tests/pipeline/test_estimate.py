@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, Enco
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 from rerank_eval.names import slug
 from rerank_eval.pipeline.estimate import _BEHIND, _FRAME, estimate
+from rerank_eval.pipeline.estimate_rate import Asked, Device, measure
 from rerank_eval.pipeline.estimate_texts import characters_a_token
 from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
@@ -85,7 +87,7 @@ def test_the_suites_pairs_are_those_that_the_benchmarks_have(tmp_path: Path, mon
     expected = {"MTEB-R": 0.88, "CMTEB-R": 3.97, "MMTEB-R": 56.4, "MLDR": 0.38, "MTEB-Code": 18.1, "FollowIR": 0.21}
     for suite, millions in expected.items():
         loaded = load_config(Path("configs/model-card.yaml"), [f"results_dir={tmp_path}"], {"tasks": [suite]})
-        found = estimate(loaded)
+        found = estimate(loaded, 395e12)
         assert not found.unmeasured
         of_one = [one for one in found.work if one.kind == "reranker" and one.model.endswith("Reranker-8B")]
         assert len(of_one) == len(load_suites()[suite].tasks)
@@ -107,9 +109,11 @@ def test_rates_prices_and_what_is_not_here(
         "--json",
         "plan.json",
     ]
-    assert _run(arguments) == 0
+    assert _run([*arguments, "--rate", "395"]) == 0
     first = json.loads((project / "plan.json").read_text())
-    assert "assumed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "reckoned for one device: a device of 395 TFLOP/s of useful work, as given by --rate" in said
+    assert {one["source"] for one in first["rates"].values()} == {"as given"}
     assert set(first["not_here"]) == {"Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-Reranker-4B"}
     assert _run([*arguments, "--rate", "790"]) == 0
     second = json.loads((project / "plan.json").read_text())
@@ -125,15 +129,19 @@ def test_a_measured_rate_counts_for_its_size_and_dtype_alone(tmp_path: Path, mon
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     bench = json.loads((ROOT / "results/bench/tiny-cpu-float32.json").read_text())
     bench |= {"shape": "0.6b", "dtype": "bfloat16", "matmul_flops": 700e12}
+    bench["machine"]["device"] = "A GPU"
     (tmp_path / "results" / "bench").mkdir(parents=True)
     (tmp_path / "results" / "bench" / "0.6b-cuda-bfloat16.json").write_text(json.dumps(bench))
+    bench["machine"]["device"] = Device.of("auto").name
+    bench["matmul_flops"] = 500e12
+    (tmp_path / "results" / "bench" / "0.6b-here-bfloat16.json").write_text(json.dumps(bench))
     grid = """extends: base.yaml
 tasks: [SciFact]
 retriever: {model: bm25}
 grid:
   reranker:
     - {model: Qwen/Qwen3-Reranker-0.6B, dtype: bfloat16}
-    - {model: Qwen/Qwen3-Reranker-0.6B, dtype: float16}
+    - {model: Qwen/Qwen3-Reranker-0.6B, dtype: float32}
     - {model: someone/unheard-of, dtype: bfloat16}
 """
     (tmp_path / "configs" / "grid.yaml").write_text(grid)
@@ -141,14 +149,89 @@ grid:
     plan = json.loads(Path("plan.json").read_text())
     rates = plan["rates"]
     share = bench["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"]
-    assert rates["Qwen/Qwen3-Reranker-0.6B bfloat16"]["flops"] == pytest.approx(700e12 * share)
-    assert rates["Qwen/Qwen3-Reranker-0.6B bfloat16"]["source"].startswith("measured on AMD EPYC, ")
-    assert "assumed" in rates["someone/unheard-of bfloat16"]["source"]
-    assert "assumed" in rates["Qwen/Qwen3-Reranker-0.6B float16"]["source"]
+    here = rates["Qwen/Qwen3-Reranker-0.6B bfloat16"]
+    assert here["flops"] == pytest.approx(500e12 * share)
+    assert here["source"] == f"benchmarked on {Device.of('auto').name}, results/bench/0.6b-here-bfloat16.json"
+    assert rates["someone/unheard-of bfloat16"]["flops"] is None
+    measured = rates["Qwen/Qwen3-Reranker-0.6B float32"]
+    assert measured["source"] == "measured now, on layers of the model's shape"
+    assert 1e8 < measured["flops"] < (1e15 if torch.cuda.is_available() else 2e13)
     assert plan["unknown_sizes"] == ["someone/unheard-of"]
     total, left = plan["total"], {key: value for key, value in plan["total"].items() if key.endswith("_to_do")}
     assert all(total[key.removesuffix("_to_do")] == value for key, value in left.items())
     assert (total["tasks"], total["queries"], total["pairs"]) == (1, 300, 3 * 30_000)
+
+
+def test_another_device_by_its_benchmarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    bench = json.loads((ROOT / "results/bench/tiny-cpu-float32.json").read_text())
+    bench |= {"shape": "0.6b", "dtype": "bfloat16", "matmul_flops": 700e12}
+    bench["machine"]["device"] = "NVIDIA H200"
+    (tmp_path / "results" / "bench").mkdir(parents=True)
+    (tmp_path / "results" / "bench" / "0.6b-cuda-bfloat16.json").write_text(json.dumps(bench))
+    plan = ["plan", "--config", "configs/qwen3-0.6b.yaml", "--set", "reranker.dtype=bfloat16", "--json", "plan.json"]
+    assert _run([*plan, "--device-name", "NVIDIA H200"]) == 0
+    said = capsys.readouterr().out
+    assert "reckoned for one device: NVIDIA H200;" in said
+    rates = json.loads(Path("plan.json").read_text())["rates"]
+    assert {one["source"] for one in rates.values()} == {
+        "benchmarked on NVIDIA H200, results/bench/0.6b-cuda-bfloat16.json"
+    }
+    assert _run([*plan, "--device-name", "NVIDIA H20"]) == 2
+    assert "--device-name 'NVIDIA H20': not benchmarked in results/bench; did you mean 'NVIDIA H200'" in (
+        capsys.readouterr().err
+    )
+    assert _run([*plan[:3], "--set", "reranker.dtype=float16", "--device-name", "NVIDIA H200"]) == 2
+    assert "no benchmark of a model of this size in float16" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_plan_is_about_the_device_that_would_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half an H200 was assumed on a machine without a GPU: 0.1 s for a run of ten minutes."""
+    monkeypatch.chdir(project)
+    settings = ["--task", "PyModuleRetrieval", "--set", "results_dir=nowhere"]
+    plan = planned(project, *settings)
+    assert "reckoned for one device: cpu (" in capsys.readouterr().out
+    assert plan["device"].startswith("cpu (")
+    # 6.5 TFLOP of a network of four layers of width 256, and an encoder: on no processor of today done in a second.
+    assert plan["total"]["hours"] * 3600 > 1
+    for one in plan["rates"].values():
+        assert one["source"] == "measured now, on layers of the model's shape"
+        assert 1e8 < one["flops"] < 5e12
+    assert not (project / "nowhere").exists()
+    assert _run(["plan", "--config", "configs/base.yaml", *settings, "--set", "device=cuda"]) == 7
+    assert (
+        "device 'cuda' is not available on this machine; use auto or cpu, or reckon for another device with --rate"
+        in (capsys.readouterr().err)
+    )
+    assert _run(["plan", "--config", "configs/base.yaml", *settings, "--set", "device=cuda", "--rate", "395"]) == 0
+    capsys.readouterr()
+    bm25 = planned(project, *settings, "--set", "retriever.model=bm25", "--set", "reranker=null")
+    assert 0 < bm25["total"]["hours"] * 3600 < 60
+    workers = ["--set", "workers=ray", "--set", "retriever.model=bm25"]
+    planned(project, *settings, *workers)
+    assert "workers: the cluster's devices are not here; each is taken to be like this" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(Shape(4, 64, 96, 4, 2, head_dim=16), "float32", 40.0, 60.0, 20),
+        Asked(Shape(4, 64, 96, 4, 2, head_dim=16), "float32", 0.0, 60.0, 20),
+        Asked(Shape(400, 256, 960, 4, 2, head_dim=64), "bfloat16", 40.0, 60.0, 20),
+        Asked(EncoderShape(3, 64, 128), "float32", 0.0, 60.0, 8),
+        Asked(EncoderShape(3, 64, 128), "float32", 0.0, 6_000.0, 32),
+    ],
+)
+def test_layers_of_any_shape_are_measured(asked: Asked) -> None:
+    began = time.monotonic()
+    assert 1e6 < measure(asked, Device.of("cpu")) < 1e14
+    assert time.monotonic() - began < 60
 
 
 def test_the_frame_without_a_tokenizer_is_the_recipes() -> None:

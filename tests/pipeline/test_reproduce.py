@@ -202,4 +202,85 @@ def test_strict_wants_every_cell(
     assert "37 of 42 cells have no score" in capsys.readouterr().err
     row = ["--model", "Qwen3-Embedding-0.6B", "--suite", "MTEB-R", "--suite", "followir"]
     assert _run([*judge, "--strict", *row]) == 0
-    assert "2 cells: 2 reproduced" in capsys.readouterr().out
+    assert "2 cells: 2 published file; published file: the published results held against" in capsys.readouterr().out
+
+
+JUDGE = ["reproduce", "--only-judge", "--results", "clone"]
+
+
+def test_files_in_a_folder_named_like_another_model_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An embedder's files under a reranker's name came out as that reranker, reproduced."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_published(tmp_path / "clone")
+    other = folder.parent.with_name("Qwen__Qwen3-Reranker-8B")
+    folder.parent.rename(other)
+    assert _run(JUDGE) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "under the name of Qwen/Qwen3-Reranker-8B" in error
+    assert "Qwen/Qwen3-Embedding-0.6B's" in error
+    experiment = other / folder.name / "experiments" / "mine"  # a run with settings has a file of its own
+    experiment.mkdir(parents=True)
+    for path in (other / folder.name).glob("*.json"):
+        path.rename(experiment / path.name)
+    meta = json.loads((experiment / "model_meta.json").read_text()) | {"experiment_kwargs": {"id": "x"}}
+    (experiment / "model_meta.json").write_text(json.dumps(meta))
+    assert _run(JUDGE) == 2
+    assert "Qwen/Qwen3-Embedding-0.6B's" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_files_of_another_commit_than_their_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_published(tmp_path / "clone")
+    folder.rename(folder.with_name("0" * 40))
+    assert _run(JUDGE) == 2
+    error = capsys.readouterr().err
+    assert f"under the revision {'0' * 40}" in error
+    assert folder.name in error
+
+
+def test_results_of_models_without_a_row_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_published(tmp_path / "clone")
+    folder.parent.rename(folder.parent.with_name("someone__else"))
+    meta = folder.parent.with_name("someone__else") / folder.name / "model_meta.json"
+    meta.unlink()
+    for told in (None, "someone/By-its-file"):
+        if told is not None:
+            meta.write_text(json.dumps({"name": told}))
+        assert _run(JUDGE) == 2
+        error = capsys.readouterr().err
+        assert f"clone: holds results of {told or 'someone/else'}; the table of" in error
+        assert "has rows for Qwen3-Embedding-0.6B, " in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_only_another_row_than_the_one_asked_for_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_published(tmp_path / "clone")
+    assert _run([*JUDGE, "--model", "Qwen3-Reranker-8B"]) == 2
+    assert (
+        "holds results of Qwen/Qwen3-Embedding-0.6B; what was asked for is Qwen3-Reranker-8B" in capsys.readouterr().err
+    )
+
+
+def test_a_home_in_results_dir_is_found(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`~` was a folder of that name, and log and judgement stood in another place than the results."""
+    monkeypatch.setenv("HOME", str(project / "home"))
+    arguments = ["reproduce", "--config", "configs/mine.yaml", "--set", "results_dir=~/mine"]
+    arguments += ["--set", "retriever.model=bm25"]  # not the table's, so that the gate stops behind it
+    assert _run(arguments) == ReproductionError.exit_code
+    assert not (project / "~").exists()
+    assert list((project / "home" / "mine" / "logs").glob("*.log"))
+    assert list((project / "home" / "mine").glob("runs/*/*/*/manifest.json"))

@@ -18,9 +18,11 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean
 from rerank_eval.tasks.suites import Suite, SuiteTask
 
+PUBLISHED_FILE = "published file"
+"""The very numbers that were published, held against themselves: nothing was run, so nothing is reproduced."""
 REPRODUCED, CLOSE, OFF = "reproduced", "close", "off"
 INCOMPLETE, AMBIGUOUS, NOT_RUN = "incomplete", "ambiguous", "not run"
-VERDICTS = (REPRODUCED, CLOSE, OFF, INCOMPLETE, AMBIGUOUS, NOT_RUN)
+VERDICTS = (REPRODUCED, PUBLISHED_FILE, CLOSE, OFF, INCOMPLETE, AMBIGUOUS, NOT_RUN)
 
 _NAMED = 3  # how many missing things are named before they are only counted
 _SLACK = 1e-9  # a difference of exactly the tolerance is within it, whatever floats make of it
@@ -159,8 +161,10 @@ class Judge:
             return Verdict(model.name, suite.name, published, None, tolerance, *_unjudged(choice))
         usable = {task.name: usable_file(chosen, task.name, self._first_stage(model, choice)) for task in suite.tasks}
         files = {name: file for name, file in usable.items() if isinstance(file, TaskFile)}
-        if self._same_run(model, chosen, list(files.values())):
+        same = self._same_run(model, chosen, list(files.values()))
+        if same:
             tolerance = self.published.tolerances.same_run
+        themselves = same and all(self._is_published(name, file) for name, file in files.items())
         missing = self._missing(suite, usable)
         ours = None if missing else self.published.scale * self._mean(suite, files)
         return Verdict(
@@ -169,7 +173,7 @@ class Judge:
             published,
             ours,
             tolerance,
-            INCOMPLETE if ours is None else self._verdict(ours - published, tolerance),
+            INCOMPLETE if ours is None else self._verdict(ours - published, tolerance, themselves=themselves),
             tuple(missing),
             footnotes(self.published, self.per_task, model, suite, chosen=chosen, files=files),
             one_line(str(chosen.folder)),
@@ -186,7 +190,8 @@ class Judge:
         if chosen is None:
             return Verdict(model.name, task.name, published, None, tolerance, *_unjudged(choice))
         file = chosen.files[task.name]
-        if self._same_run(model, chosen, [file], known.mteb_version):
+        same = self._same_run(model, chosen, [file], known.mteb_version)
+        if same:
             tolerance = self.published.tolerances.same_run
         cells = _published_cells(known) or self._cells(task)
         lacking = [cell for cell in cells if cell not in file.cells]
@@ -202,7 +207,9 @@ class Judge:
             published,
             ours,
             tolerance,
-            INCOMPLETE if ours is None else self._verdict(ours - published, tolerance),
+            INCOMPLETE
+            if ours is None
+            else self._verdict(ours - published, tolerance, themselves=same and self._is_published(task.name, file)),
             tuple(_lacking(task, lacking, file)),
             tuple(notes),
             one_line(str(chosen.folder)),
@@ -225,9 +232,19 @@ class Judge:
             and all(file.mteb_version == version for file in files)
         )
 
-    def _verdict(self, difference: float, tolerance: Tolerance) -> str:
+    def _is_published(self, name: str, file: TaskFile) -> bool:
+        """Tell whether a file of the published run has the published numbers themselves, to the last digit."""
+        known = self.per_task.tasks[name]
+        task = next(task for suite in self.suites.values() for task in suite.tasks if task.name == name)
+        cells = _published_cells(known) or self._cells(task)
+        if any(cell not in file.cells for cell in cells):
+            return False
+        mean = math.fsum(file.cells[cell] for cell in cells) / len(cells)
+        return abs(mean - known.main_score) <= _SLACK
+
+    def _verdict(self, difference: float, tolerance: Tolerance, *, themselves: bool) -> str:
         if abs(difference) <= tolerance.points + _SLACK:
-            return REPRODUCED
+            return PUBLISHED_FILE if themselves else REPRODUCED
         return CLOSE if abs(difference) <= self.published.tolerances.close * tolerance.points + _SLACK else OFF
 
     def _cells(self, task: SuiteTask) -> list[Cell]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ Cell = tuple[str, str]
 
 _ROOTS = (".", "results", "mteb/results", "remote/results")
 _META = "model_meta.json"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _EXPERIMENTS = "experiments"
 _AGREE = 1e-4  # published files round scores to five decimals
 
@@ -115,7 +117,7 @@ def read_results(root: Path, models: Collection[str], tasks: Mapping[str, str]) 
         What is there; nothing for a model that has no folder.
 
     Raises:
-        ConfigError: The folder does not exist.
+        ConfigError: The folder does not exist, or a folder has one model's name and the files in it another's.
     """
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder; name a results folder with --results")
@@ -127,10 +129,69 @@ def read_results(root: Path, models: Collection[str], tasks: Mapping[str, str]) 
             for revision in _subfolders(root / base / _folder_name(name)):
                 for folder in (revision, *_subfolders(revision / _EXPERIMENTS)):
                     files = _files(folder, tasks, problems)
+                    if files:
+                        _check_owner((revision, folder), (name, model), problems)
                     settings = _settings(folder, len(files), problems) if files else None
                     if settings is not None:
                         experiments.append(Experiment(model, name, revision.name, settings, folder, files))
     return ResultsFolder(root, tuple(experiments), tuple(one_line(problem) for problem in problems))
+
+
+def models_in(root: Path) -> list[str]:
+    """List the models of which a folder holds results, by what their files say, else by their folders' names.
+
+    Args:
+        root: As `read_results` takes it.
+    """
+    found: dict[str, None] = {}
+    for base in _ROOTS:
+        for folder in _subfolders(root / base):
+            for revision in _subfolders(folder):
+                if "__" in folder.name and any(path.name != _META for path in revision.rglob("*.json")):
+                    found[_told(revision, "name") or one_line(folder.name.replace("__", "/"))] = None
+    return list(found)
+
+
+def _told(folder: Path, key: str) -> str | None:
+    """Return what a folder's `model_meta.json` says, or None where it says nothing."""
+    try:
+        meta = _json(folder / _META)
+    except _NotAResultError:
+        return None
+    value = meta.get(key) if isinstance(meta, dict) else None
+    return (one_line(value) or None) if isinstance(value, str) else None
+
+
+def _check_owner(folders: Sequence[Path], names: tuple[str, str], problems: list[str]) -> None:
+    """Refuse files that say whose they are and stand under another model's name, or another commit's.
+
+    Args:
+        folders: The revision's folder and, inside it, the files' own; they may be the same.
+        names: The name that the folder stands for, and the model's on the hub: weights from a folder may have either.
+        problems: Told of a `model_meta.json` that cannot be read.
+    """
+    for folder in dict.fromkeys(folders):
+        if not (folder / _META).exists():
+            continue
+        name, revision = _told(folder, "name"), _told(folder, "revision")
+        if name is None:
+            problems.append(f"{folder / _META}: names no model; whose results these are is the folder's word alone")
+        elif name.lower() not in {one.lower() for one in names}:
+            raise ConfigError(
+                f"{folder}: stands under the name of {names[0]}, and its {_META} says that the results are "
+                f"{name}'s; move them to {_folder_name(name)}, or mend the file"
+            )
+        standing = folders[0].name
+        if (
+            revision is not None
+            and revision != standing
+            and _COMMIT.fullmatch(revision)
+            and _COMMIT.fullmatch(standing)
+        ):
+            raise ConfigError(
+                f"{folder}: stands under the revision {standing}, and its {_META} says {revision}; move it, or "
+                "mend the file"
+            )
 
 
 def _folder_name(model: str) -> str:

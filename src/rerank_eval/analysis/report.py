@@ -20,6 +20,7 @@ from rerank_eval.analysis.runs import MEASURES, UNIT, Run, Stored, TaskRun, load
 from rerank_eval.analysis.statistics import Stratum
 from rerank_eval.analysis.tables import Leaderboard, one_line
 from rerank_eval.errors import ConfigError
+from rerank_eval.typed import command
 
 # Characters: together the page stays below 5 MB, whatever the number of runs, tasks and queries.
 _LARGEST = 2_500_000
@@ -63,7 +64,7 @@ def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str
         DataError: A result file cannot be read, or the runs are not of the same queries.
     """
     if not rows:
-        raise ConfigError("no results to report; run `make eval` first")
+        raise ConfigError(f"no results to report; run `{command('eval')}` first")
     shared = [task for task in rows[0].tasks if all(task in row.tasks for row in rows)]
     runs = [load_run(row, name, shared) for name, row in named(rows) if isinstance(row, Stored)]
     comparison = compare(runs, suites, seed=seed) if len(runs) > 1 and shared else None

@@ -20,6 +20,7 @@ from rerank_eval.analysis.judge import (
     INCOMPLETE,
     NOT_RUN,
     OFF,
+    PUBLISHED_FILE,
     REPRODUCED,
     VERDICTS,
     Judgement,
@@ -60,9 +61,12 @@ class _Footnotes:
 
 
 def summary(judgement: Judgement) -> str:
-    """Count the table's verdicts in one line."""
+    """Count the table's verdicts in one line, and say where published files were held against themselves."""
     counts = [f"{judgement.count(verdict)} {verdict}" for verdict in VERDICTS if judgement.count(verdict)]
-    return f"{len(judgement.cells)} cells: {', '.join(counts)}"
+    told = f"{len(judgement.cells)} cells: {', '.join(counts)}"
+    if any(one.verdict == PUBLISHED_FILE for one in [*judgement.cells, *judgement.tasks]):
+        told += "; published file: the published results held against themselves, nothing was run to reproduce them"
+    return told
 
 
 def _details(judgement: Judgement) -> list[str]:

@@ -14,6 +14,7 @@ from rerank_eval.analysis.frames import read_frame
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import at_home, load_json
 from rerank_eval.names import did_you_mean
+from rerank_eval.typed import command
 
 UNIT = ["subset", "split", "query_id"]
 """What a value belongs to; for p-MRR `query_id` names a pair of queries."""
@@ -55,7 +56,8 @@ class TaskRun:
             return read_frame(self.scores)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.scores}: cannot be read ({type(error).__name__}); delete its folder and run `make eval` again"
+                f"{self.scores}: cannot be read ({type(error).__name__}); delete its folder and run "
+                f"`{command('eval')}` again"
             ) from None
 
 
@@ -185,10 +187,12 @@ def find_run(name: str, results_dir: Path, qrels: Path | None = None) -> list[St
         return by_identity
     known = [*dict.fromkeys(row.label for row in rows)]
     if not known:
-        raise ConfigError(f"{results_dir}: no results there; run `make eval` first, or name another with --results")
+        raise ConfigError(
+            f"{results_dir}: no results there; run `{command('eval')}` first, or name another with --results"
+        )
     raise ConfigError(
         f"{name!r} is no config, file, identity or model of {results_dir}; {did_you_mean(name, known)} "
-        "(`rerank-eval runs` lists them)"
+        f"(`{command('runs')}` lists them)"
     )
 
 
@@ -218,7 +222,7 @@ def load_run(row: Stored, name: str, tasks: Sequence[str] | None = None, measure
 def _task_run(folder: Path, task: str, measure: str | None) -> TaskRun:
     manifest = _read_manifest(folder / _MANIFEST)
     if manifest is None:
-        raise DataError(f"{folder}: its manifest vanished or is torn; run `make eval` again")
+        raise DataError(f"{folder}: its manifest vanished or is torn; run `{command('eval')}` again")
     chosen = measure or str(manifest["task"]["main_score"])
     try:
         if chosen == "p-MRR":
@@ -229,7 +233,7 @@ def _task_run(folder: Path, task: str, measure: str | None) -> TaskRun:
         values = _values(frame, column, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder}: cannot be read ({type(error).__name__}); delete the folder and run `make eval` again"
+            f"{folder}: cannot be read ({type(error).__name__}); delete the folder and run `{command('eval')}` again"
         ) from None
     scores = folder / "scores.parquet"
     return TaskRun(task, chosen, values, scores if scores.is_file() else None, manifest)

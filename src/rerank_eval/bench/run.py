@@ -26,6 +26,7 @@ from rerank_eval.bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.engine.shapes import Shape
+from rerank_eval.pipeline.estimate_rate import processor
 
 Say = Callable[[str], None]
 
@@ -179,14 +180,6 @@ def machine(settings: Settings) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 Turns = dict[str, list[dict[str, Any]]]

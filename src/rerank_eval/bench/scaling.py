@@ -94,7 +94,7 @@ def _ray() -> Iterator[None]:
 
 
 def _machine() -> dict[str, Any]:
-    from rerank_eval.bench.run import processor
+    from rerank_eval.pipeline.estimate_rate import processor
 
     names = ("ray", "torch", "transformers", "mteb", "datasets", "pyarrow")
     return {"device": processor(), "cpus": os.cpu_count()} | {name: version(name) for name in names}

@@ -68,15 +68,21 @@ def plan(
     rate: Annotated[
         float | None, typer.Option("--rate", min=1e-6, help="TFLOP/s of useful work on your device, if you know it.")
     ] = None,
+    device_name: Annotated[
+        str | None, typer.Option("--device-name", help="Reckon for this device, of which `make bench` left files.")
+    ] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="What an hour of your device costs.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
 ) -> None:
     """Say what a run will cost before it starts: pairs, tokens, hours, disk, and what is done already.
 
-    Example:
+    Examples:
         rerank-eval plan --config configs/model-card.yaml --price 3
 
-    Nothing is downloaded and no model is loaded.
+        rerank-eval plan --config configs/model-card.yaml --rate 395
+
+    Reckoned for the config's device on this machine: layers of each model's shape are measured for a second. --rate
+    reckons for another. Nothing is downloaded and no model is loaded.
     """
     from rerank_eval.app import choose_config
     from rerank_eval.pipeline.estimate_table import show_estimate
@@ -84,7 +90,8 @@ def plan(
     chosen, why = choose_config(task or [], config)
     console.print(f"config: {chosen} ({why})", markup=False)
     told = (task or [], set_ or [])
-    show_estimate(chosen, told, console, rate=None if rate is None else rate * 1e12, price=price, json=json_file)
+    flops = None if rate is None else rate * 1e12
+    show_estimate(chosen, told, console, rate=flops, device_name=device_name, price=price, json=json_file)
 
 
 @app.command()

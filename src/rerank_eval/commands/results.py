@@ -208,6 +208,7 @@ def reproduce(
         Path | None,
         typer.Option("--results", "-r", help="Results folder; to judge, any folder in mteb's layout will do."),
     ] = None,
+    set_: SetOption = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="Only this row; may be given several times.")
     ] = None,
@@ -238,7 +239,15 @@ def reproduce(
     from rerank_eval.pipeline.reproduce import reproduce as run
 
     request = Request(
-        config, results_dir, tuple(model or ()), tuple(suite or ()), json_file, only_judge, keep_going, strict
+        config,
+        results_dir,
+        tuple(model or ()),
+        tuple(suite or ()),
+        json_file,
+        only_judge,
+        keep_going,
+        strict,
+        tuple(set_ or ()),
     )
     run(request, console)
 

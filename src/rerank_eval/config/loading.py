@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 from rerank_eval.config.schema import RerankerConfig, RetrieverConfig, RunConfig, UnknownNameError, WorkersConfig
 from rerank_eval.errors import ConfigError
-from rerank_eval.names import did_you_mean
+from rerank_eval.names import did_you_mean, nearest
 
 _MAX_BYTES = 1_000_000
 _MAX_FILES = 100
+_CONFIG = "config file"
+_CONFIGS = Path("configs")
 _PIPES = ("/dev/fd/", "/proc/self/fd/")  # what a shell makes of <(command)
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
@@ -49,12 +51,18 @@ class LoadedConfig:
         base: The config without its grid.
         runs: The grid's runs in order, each a full config with an empty grid; one run when there is no grid.
         variants: For each run, the grid's keys and the values it took.
+        overrides: The `--set` arguments that are part of it.
+        told_tasks: The tasks that the command line gave it, in place of the file's.
+        told_models: The hub's models that are left of it, where it was cut to some of its models.
     """
 
     path: Path
     base: RunConfig
     runs: tuple[RunConfig, ...]
     variants: tuple[dict[str, Any], ...]
+    overrides: tuple[str, ...] = ()
+    told_tasks: tuple[str, ...] = ()
+    told_models: tuple[str, ...] = ()
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,7 +103,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
+def read_yaml(path: Path, what: str = _CONFIG) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Args:
@@ -118,8 +126,7 @@ def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
             raise ConfigError(f"{path}: larger than 1 MB; is this a {what}?")
         text = content.decode("utf-8")
     except FileNotFoundError:
-        siblings = [p.as_posix() for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such {what}; {did_you_mean(path.as_posix(), siblings)}") from None
+        raise ConfigError(f"{path}: no such {what}; {_did_you_mean_file(path, what)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
@@ -135,6 +142,15 @@ def read_yaml(path: Path, what: str = "config file") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: the top level must be `key: value` lines, not a {type(value).__name__}")
     return value
+
+
+def _did_you_mean_file(path: Path, what: str) -> str:
+    """Suggest a file for one that is not there: beside it, or a config of the project's folder by its name alone."""
+    folders = [path.parent, *([_CONFIGS] if what == _CONFIG and path.parent != _CONFIGS else [])]
+    beside = [one for folder in folders for one in sorted(folder.glob("*.y*ml"))]
+    files = {one.stem: one.as_posix() for one in reversed(beside) if one.is_file() and not one.name.startswith(".")}
+    best = nearest(path.stem, files)
+    return f"did you mean {files[best]!r}?" if best is not None else did_you_mean(path.as_posix(), files.values())
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -166,7 +182,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     merged.pop("extends", None)
     base = _validate(merged, origins, path)
     runs, variants = _expand(merged, base, origins, path)
-    return LoadedConfig(path, base.model_copy(update={"grid": {}}), tuple(runs), tuple(variants))
+    told = tuple(str(task) for task in (extra or {}).get("tasks") or ())
+    alone = base.model_copy(update={"grid": {}})
+    return LoadedConfig(path, alone, tuple(runs), tuple(variants), tuple(overrides), told)
 
 
 def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tuple[dict[str, Any], Origins]:

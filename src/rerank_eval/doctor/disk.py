@@ -11,6 +11,7 @@ from pathlib import Path
 from rerank_eval.doctor.findings import Finding, failure, ok, warning
 from rerank_eval.errors import StorageError
 from rerank_eval.files import at_home, write_text
+from rerank_eval.typed import command
 
 FLOOR = 1 << 30
 """Free bytes without which no run is begun: a large task's scores and the log of a day fit."""
@@ -59,7 +60,7 @@ def check_folder(
         if free < floor:
             yield bad(name, f"{room}, and {floor / GIB:.1f} are the least", f"free some, or {remedy}")
         elif free < comfort:
-            told = "embeddings of a large suite take more; `rerank-eval plan` says how much"
+            told = f"embeddings of a large suite take more; `{command('plan')}` says how much"
             yield warning(name, room, f"{told}; free some, or {remedy}")
         else:
             yield ok(name, room)

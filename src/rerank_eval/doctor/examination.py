@@ -9,7 +9,7 @@ from pathlib import Path
 from rerank_eval.config import LoadedConfig
 from rerank_eval.doctor import disk, versions
 from rerank_eval.doctor.findings import Finding, failure, guarded, ok
-from rerank_eval.doctor.needs import fetch_command, hub_models
+from rerank_eval.doctor.needs import fetch_needs, hub_models
 from rerank_eval.errors import RerankEvalError
 
 NEEDED = ("torch", "transformers", "mteb", "datasets")
@@ -57,7 +57,7 @@ class Case:
             yield failure("config", str(error), "correct what is named; configs/schema.json has every key's meaning")
             return
         base = self.loaded.base
-        self._fetch = fetch_command(self.loaded)
+        self._fetch = fetch_needs(self.loaded)
         yield ok("config", f"{why}, {len(base.tasks)} task name(s), {len(self.loaded.runs)} run(s)")
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rerank_eval.config import LoadedConfig, RunConfig
 from rerank_eval.tasks.registry import TaskRef
+from rerank_eval.typed import fetch_command
 
 
 def hub_models(run: RunConfig) -> list[str]:
@@ -33,9 +34,17 @@ def needs_hub(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def fetch_command(loaded: LoadedConfig) -> str:
-    """Return the command that fetches what a config's runs need."""
-    return f"rerank-eval fetch --config {loaded.path}"
+def fetch_needs(loaded: LoadedConfig, roots: Mapping[str, str] | None = None) -> str:
+    """Return the command that fetches what a config's runs need.
+
+    Args:
+        loaded: The config, or one cut to some of its models.
+        roots: `data_root` and `model_root` -> folder to fetch into; None takes the config's, as far as it has any.
+    """
+    if roots is None:
+        own = {"data_root": loaded.base.data_root, "model_root": loaded.base.model_root}
+        roots = {key: root for key, root in own.items() if root is not None}
+    return fetch_command(loaded.path, (loaded.told_tasks, loaded.told_models), loaded.overrides, roots)
 
 
 def _on_hub(name: str) -> bool:

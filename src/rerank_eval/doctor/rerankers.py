@@ -23,6 +23,7 @@ from rerank_eval.doctor.pairs import PAIRS, PYTHON_PAIRS, KnownPair
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.models.resolve import DEMO_NAME
 from rerank_eval.models.scorers import EngineScorer, load_scorer
+from rerank_eval.typed import command
 
 GAP = 1.0
 """Log-odds by which a published Qwen3-Reranker puts a known relevant document above an irrelevant one, at the least."""
@@ -96,7 +97,7 @@ def check_memory(subject: Subject, parameters: int, device: torch.device) -> Ite
     elif device.type == "cpu" and parameters >= LARGE_ON_CPU:
         tried = "" if parameters < LARGEST_ON_CPU else "; too slow even to be tried here"
         found = f"{parameters / 1e9:.1f} G parameters fit, and are slow on a CPU{tried}"
-        yield warning(name, found, "use a GPU; `rerank-eval plan` says how long a run takes")
+        yield warning(name, found, f"use a GPU; `{command('plan')}` says how long a run takes")
 
 
 def check_reranker(subject: Subject, device: str) -> Iterator[Finding]:
@@ -183,8 +184,8 @@ def judge_order(subject: Subject, margins: Margins, how: str) -> Finding:
         ", on either side of 0" if expected.signs else ""
     )
     remedy = (
-        f"compare `rerank-eval score` with the model card; fetch {subject.ref.name} again if its files may be damaged, "
-        "and check reranker.recipe and reranker.instruction"
+        f"compare `{command('score')}` with the model card; fetch {subject.ref.name} again if its files may be "
+        "damaged, and check reranker.recipe and reranker.instruction"
     )
     serious = expected.strict or 2 * int(short.sum()) >= len(pairs)
     tell = failure if serious else warning

@@ -9,7 +9,7 @@ from rerank_eval import hub
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
 from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of, lacks_files
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
-from rerank_eval.doctor.needs import fetch_command
+from rerank_eval.doctor.needs import fetch_needs
 from rerank_eval.errors import ModelError, RerankEvalError
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
@@ -17,6 +17,7 @@ from rerank_eval.models.statements import check_retriever, told
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
+from rerank_eval.typed import command
 
 TOLD = 5
 """Tasks with a problem that get a line of their own."""
@@ -36,7 +37,7 @@ def find_tasks(loaded: LoadedConfig) -> tuple[list[TaskRef], list[Finding]]:
     try:
         return resolve(loaded.base.tasks, where=f"{loaded.path}: tasks"), []
     except RerankEvalError as error:
-        return [], [failure("tasks", str(error), "name what `rerank-eval tasks` lists, or a BEIR folder")]
+        return [], [failure("tasks", str(error), f"name what `{command('tasks')}` lists, or a BEIR folder")]
 
 
 def check_hub(wanted: Sequence[str], fetch: str, *, seconds: float = PATIENCE) -> Iterator[Finding]:
@@ -122,7 +123,7 @@ def check_tasks(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> Iterator[Find
             origins[origin] = origins.get(origin, 0) + 1
     if origins:
         yield ok("data", ", ".join(f"{number} task(s) {origin}" for origin, number in origins.items()))
-    remedy = f"run `{fetch_command(loaded)}` where there is a network, then bring data_root or the hub's cache here"
+    remedy = f"run `{fetch_needs(loaded)}` where there is a network, then bring data_root or the hub's cache here"
     for name, message in problems[:TOLD]:
         own = "correct the folder's file that is named" if _kind(tasks, name) == "beir" else remedy
         yield failure(f"data of {name}", message, own)
@@ -172,7 +173,7 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
             else:
                 check_retriever(config, ref)
         except RerankEvalError as error:
-            remedy = f"run `{fetch_command(loaded)}` where there is a network, or correct {role}.model"
+            remedy = f"run `{fetch_needs(loaded)}` where there is a network, or correct {role}.model"
             findings[f"{role} {config.model}"] = failure(f"{role} {config.model}", str(error), remedy)
             continue
         subjects[key] = Subject(role, config, ref, folder_of(ref))

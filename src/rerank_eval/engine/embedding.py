@@ -30,6 +30,7 @@ from rerank_eval.engine.loading import (
 from rerank_eval.engine.packing import Pack, Part, plan_packs
 from rerank_eval.engine.prompts import TokenizedGroup, encodable
 from rerank_eval.engine.runner import PackRunner, choose_attention
+from rerank_eval.engine.waiting import wait_asleep
 
 ARCHITECTURES = ("Qwen3Model", "Qwen3ForCausalLM")
 """What config.json may name; Qwen3-Embedding names the causal model, but its weights are the base model's."""
@@ -215,6 +216,7 @@ def load_embedder(
     Raises:
         EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
     """
+    wait_asleep()
     name = str(model)
     check_choice("dtype", dtype, get_args(DtypeName))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -22,6 +22,7 @@ from rerank_eval.engine.quantize import check_quantization, quantize, weights_dt
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe, get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
 from rerank_eval.engine.runner import AttentionName, choose_attention
+from rerank_eval.engine.waiting import wait_asleep
 
 DtypeName = Literal["float32", "bfloat16", "float16", "float8", "int8"]
 EngineName = Literal["packed", "reference"]
@@ -77,6 +78,7 @@ def load_engine(
     Raises:
         EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
     """
+    wait_asleep()
     chosen = get_recipe(recipe)
     for name, value, valid in (
         ("dtype", dtype, DtypeName),

@@ -20,9 +20,14 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
         An mteb cross-encoder.
 
     Raises:
+        ConfigError: A recipe or an instruction set that the config names is missing or malformed.
+        DeviceError: This machine has no such device.
         ModelError: The model cannot be loaded as a reranker.
         OfflineError: It has to come from the hub and the hub cannot be reached.
     """
+    from rerank_eval.quiet import settle
+
+    settle()  # before torch is imported, if it is not yet
     # Imported here: the package is imported by whatever needs one of its small modules, and torch takes seconds.
     from mteb.models.model_meta import ModelMeta
 

@@ -11,6 +11,7 @@ from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.models.contents import ContentsError, read_folder
 from rerank_eval.models.resolve import ModelRef, hub_contents
+from rerank_eval.typed import command
 
 
 def read_json(ref: ModelRef, name: str) -> Any:
@@ -166,7 +167,7 @@ def code_folder(ref: ModelRef, repository: str, revision: str, where: str) -> Pa
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error}; {ref.name} has its Python code there; run "
-            "`rerank-eval fetch --config FILE` with this run's config where there is a network"
+            f"`{command('fetch', '--config', 'FILE')}` with this run's config where there is a network"
         ) from None
     return folder
 

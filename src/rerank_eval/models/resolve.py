@@ -26,8 +26,13 @@ from rerank_eval.models.contents import (
     contents,
     read_folder,
 )
-from rerank_eval.names import did_you_mean, digest
+from rerank_eval.names import digest, nearest
+from rerank_eval.typed import command
 
+_RETRIEVERS, _RERANKERS = {"dense", "sparse", "late-interaction"}, {"cross-encoder"}
+"""Kinds of models in mteb's registry that each key takes."""
+_MISSPELT = 0.85
+"""How alike, by difflib, a name and a known one are before one is taken for the other: most models are not known."""
 DEMO_NAME = "rerank-eval/qwen3-python"
 """Name in results of the small reranker that comes with the project."""
 
@@ -246,7 +251,8 @@ def _check_hub(name: str, commit: str, cached: Path, where: str, revision: str |
     except IncompleteError as error:
         raise OfflineError(
             f"{where}: {name} is in the hub cache without its weights and {why_unreachable()}; "
-            f"{_fetch_remedy(name, revision)}"
+            f"{_fetch_remedy(name, revision)}",
+            lacking=f"{name} (in the hub cache without its weights)",
         ) from error
     except ContentsError as error:
         raise ModelError(f"{where}: {name}: {error}") from None
@@ -292,8 +298,8 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     except DownloadError as error:
         raise ModelError(
             f"{where}: {folder}: {error} (model_root holds the models of this run); run "
-            f"`rerank-eval fetch --model {_named(name, revision)} --model-root {model_root}` where there is a network"
-            f"{_similar(name)}"
+            f"`{_fetch(name, revision, model_root)}` where there is a network{_similar(name, where)}",
+            lacking=f"{folder} ({error}){_similar(name, where)}",
         ) from None
     found = _contents(folder, where, pinned=True)
     config = _read_config(folder / CONFIG, f"{where}: {folder}")
@@ -322,10 +328,11 @@ def _named(name: str, revision: str | None) -> str:
 
 
 def _fetch_remedy(name: str, revision: str | None) -> str:
-    return (
-        f"run `rerank-eval fetch --model {_named(name, revision)} --model-root DIR` where there is a network, and this "
-        "with --set model_root=DIR"
-    )
+    return f"run `{_fetch(name, revision, 'DIR')}` where there is a network, and this with --set model_root=DIR"
+
+
+def _fetch(name: str, revision: str | None, root: str | Path) -> str:
+    return command("fetch", "--model", _named(name, revision), "--model-root", root)
 
 
 def _cached(name: str, revision: str | None) -> tuple[str, Path | None]:
@@ -347,17 +354,22 @@ def _download_config(name: str, revision: str | None, where: str) -> tuple[str, 
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         raise OfflineError(
             f"{where}: {name} is not in the hub cache and {why_unreachable()}; {_fetch_remedy(name, revision)}"
-            f"{_similar(name)}; `make eval` alone needs no hub"
+            f"{_similar(name, where)}; `{command('eval')}` alone needs no hub",
+            lacking=f"{name}{_similar(name, where)}",
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(f"{where}: the hub has no {name} that you may read{_similar(name)}") from error
+        raise ModelError(f"{where}: the hub has no {name} that you may read{_similar(name, where)}") from error
     return path.parent.name, path
 
 
-def _similar(name: str) -> str:
+def _similar(name: str, where: str) -> str:
+    """Suggest a model that mteb knows for one that is not had: of the kind that the key takes, and all but the same."""
     from mteb.models.model_implementations import MODEL_REGISTRY
 
     if name in MODEL_REGISTRY:
         return ""
-    remedy = did_you_mean(name, MODEL_REGISTRY)
-    return f" ({remedy})" if remedy.startswith("did you mean") else ""
+    kinds = {"retriever.model": _RETRIEVERS, "reranker.model": _RERANKERS}
+    wanted = next((own for key, own in kinds.items() if where.endswith(key)), None)
+    known = [one for one, meta in MODEL_REGISTRY.items() if wanted is None or wanted & set(meta.model_type)]
+    best = nearest(name, known, cutoff=_MISSPELT)
+    return "" if best is None else f" (did you mean {best!r}?)"

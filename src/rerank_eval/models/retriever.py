@@ -15,6 +15,7 @@ from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.records import CellScores, Recorder
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import check_retriever
+from rerank_eval.quiet import settle
 
 Advance = Callable[[int], None]
 """Told how many texts (first stage) or pairs (second stage) are done since the last call."""
@@ -172,8 +173,10 @@ def load_backend(
         The backend, with weights in memory.
 
     Raises:
+        DeviceError: This machine has no such device.
         ModelError: The model cannot be loaded as an encoder.
     """
+    settle()
     check_retriever(config, ref)
     # Imported here: both modules say in their signatures what a search request is.
     if config.model == BM25:
@@ -181,5 +184,7 @@ def load_backend(
 
         return Bm25Backend()
     from rerank_eval.models.dense import load_dense
+    from rerank_eval.models.scorers import check_device
 
+    check_device(device)
     return load_dense(config, ref, device, results_dir, instructions)

@@ -24,6 +24,7 @@ from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.reranker import GroupScores, Scorer, work_between
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import told
+from rerank_eval.quiet import settle
 
 
 class EngineScorer:
@@ -141,8 +142,11 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: P
         The scorer, with weights in memory.
 
     Raises:
+        DeviceError: This machine has no such device.
         ModelError: The model cannot be loaded as a reranker.
     """
+    settle()
+    check_device(device)
     chosen = prompting or Prompting.of(config)
     told(config, ref, chosen.recipe)
     if is_classifier(config, ref):

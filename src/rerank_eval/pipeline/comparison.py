@@ -20,6 +20,7 @@ from rerank_eval.files import at_home
 from rerank_eval.names import digest, slug
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.tasks.suites import load_suites
+from rerank_eval.typed import command
 
 RESULTS = Path("results")
 _RETRIEVER = "retriever"
@@ -106,7 +107,7 @@ def show_runs(results_dir: Path, console: Console) -> None:
     rows = stored_rows(results_dir)
     if not rows:
         raise ConfigError(
-            f"{results_dir}: no results there; run `make eval` first, or name another folder with --results"
+            f"{results_dir}: no results there; run `{command('eval')}` first, or name another folder with --results"
         )
     for row in rows:
         console.print(f"{row.identity}  {row.title}: {', '.join(row.tasks)}", markup=False)
@@ -124,19 +125,11 @@ def _folder(loaded: LoadedConfig) -> Path:
 
 
 def _run(loaded: LoadedConfig, console: Console) -> None:
-    from rerank_eval.hub import go_offline_if_unreachable
-    from rerank_eval.models.scorers import check_device
-    from rerank_eval.pipeline.plan import make_plan
-    from rerank_eval.pipeline.progress import Reporter, open_log
-    from rerank_eval.pipeline.run import Runner
+    from rerank_eval.session import start
 
-    if loaded.base.workers is None:
-        check_device(loaded.base.device)
-    open_log(_folder(loaded), console)
-    plan = make_plan(loaded)
-    if any(task.kind == "mteb" for task in plan.tasks) and loaded.base.data_root is None:
-        go_offline_if_unreachable()
-    Runner(plan, Reporter(console)).run()
+    session = start(loaded, console)
+    session.run()
+    session.tracker.finish()
 
 
 def _tasks(request: Request, configs: Sequence[LoadedConfig]) -> list[str] | None:
@@ -234,7 +227,9 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     ]
     rows = [row for row in rows if row.tasks]
     if not rows:
-        raise ConfigError(f"{root}: no results to report; run `make eval` first, or name another with --results")
+        raise ConfigError(
+            f"{root}: no results to report; run `{command('eval')}` first, or name another with --results"
+        )
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
     page = build_report(tables.leaderboard(records, suites), rows, suites, seed=request.seed)
     path = write_report(output or root / "report.html", page)

@@ -8,26 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.config import LoadedConfig, RunConfig
+from rerank_eval.config import LoadedConfig, RerankerConfig, RunConfig
 from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
-from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape, shape_of
+from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
-from rerank_eval.files import at_home, load_json
+from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import read_mapping
+from rerank_eval.models.embedders import saved_max_length
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
+from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
+from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.pipeline.plan import Row, make_plan
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
-
-ASSUMED_RATE = 395e12
-"""FLOP/s where nothing was measured: half of the 790 TFLOP/s that one H200 reaches on bfloat16 matrix products."""
-BENCH = Path("results/bench")
 
 # Characters a token of a prompt without query and document, and of what follows the document, where no tokenizer is at
 # hand: the three recipes with their default instructions, in Qwen's vocabulary, are 69 to 73 and 9 to 11 tokens.
@@ -35,76 +34,7 @@ _FRAME, _BEHIND = 4.8, 5.75
 _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
 _RERANKED, _RETRIEVED = 112, 165
-
-
-@dataclass(frozen=True)
-class Work:
-    """One row on one task.
-
-    Attributes:
-        kind: `retriever` or `reranker`.
-        model: The model's name.
-        dtype: Its number format.
-        detail: What tells the run from others of the model.
-        task: The task.
-        suite: The suite it was asked for as, or None.
-        queries: How many.
-        pairs: Of queries and candidates; for a retriever the candidates that it finds.
-        texts: Texts that a retriever embeds; 0 for a reranker.
-        prompt_tokens: Of all prompts or texts, each counted whole.
-        computed_tokens: What the packed engine computes of them, each query's shared prefix once. In one pack small
-            groups share the system turn too, which is left out: packs follow the free memory of the device.
-        flops: Useful FLOP, 0 for BM25 and where the model's size is not known.
-        disk: Bytes of result files, embeddings included.
-        done: Whether the result is there.
-        source: Where the text lengths come from: `candidates`, `data` or `statistics`.
-    """
-
-    kind: str
-    model: str
-    dtype: str
-    detail: str
-    task: str
-    suite: str | None
-    queries: int
-    pairs: int
-    texts: int
-    prompt_tokens: float
-    computed_tokens: float
-    flops: float
-    disk: float
-    done: bool
-    source: str
-
-    @property
-    def rated(self) -> str:
-        """What a rate is told of: model and number format."""
-        return f"{self.model} {self.dtype}"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A config's work.
-
-    Attributes:
-        work: Every row on every task.
-        rates: Model and number format (`Work.rated`) -> FLOP/s, and where that figure comes from.
-        unknown: Models whose size is not known, so that their hours are not.
-        unresolved: Models that are not here, so that what is done of them cannot be told.
-        unmeasured: Tasks without data here and without statistics.
-        checkpoints: Model -> bytes of its weights in 16 bits.
-    """
-
-    work: tuple[Work, ...]
-    rates: Mapping[str, tuple[float, str]]
-    unknown: tuple[str, ...]
-    unresolved: tuple[str, ...]
-    unmeasured: tuple[str, ...]
-    checkpoints: Mapping[str, int]
-
-    def hours(self, work: Work) -> float:
-        """Return the hours that a row's task takes on one device, 0 where it is done."""
-        return 0.0 if work.done else work.flops / self.rates[work.rated][0] / 3600
+_BATCH = 32  # texts at a time, as sentence-transformers takes them; what packs hold follows the device's memory
 
 
 @dataclass(frozen=True)
@@ -138,27 +68,31 @@ class _Subject:
         return ", ".join(part for part in (recipe, self.dtype) if part)
 
 
-def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
+def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str | None = None) -> Estimate:
     """Estimate a config's work, without loading a model or downloading anything.
 
     Args:
         loaded: The config.
-        rate: FLOP/s of useful work to reckon with, instead of what was measured or assumed.
+        rate: FLOP/s of useful work to reckon with, instead of what this machine's device does.
+        device_name: A device that is not here, of which `make bench` left files, to reckon with instead.
 
     Returns:
         The estimate.
 
     Raises:
-        ConfigError: A task or a file that the config names is unknown.
+        ConfigError: A task or a file that the config names is unknown, or no model was benchmarked on that device.
         DataError: Local data is malformed.
+        DeviceError: The config's device is not here, and nothing else is to be reckoned with.
         ModelError: A folder that the config names as a model holds none that is usable.
     """
+    rater = Rater.of(loaded, rate, device_name)
     tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
     subjects = list(_subjects(loaded))
     work: list[Work] = []
     unmeasured: list[str] = []
     for task in tasks:
         texts: dict[str, Texts | None] = {}
+        scored: list[RerankerConfig | None] = []
         for subject in subjects:
             key = digest([subject.run.retriever.model_dump(mode="json"), subject.kind == "retriever"])
             if key not in texts:
@@ -167,9 +101,14 @@ def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
             if found is None:
                 unmeasured.append(task.name)
                 continue
-            work.append(_work(loaded, task, subject, found))
+            one = _work(loaded, task, subject, found)
+            if subject.kind == "reranker" and subject.run.reranker in scored:
+                pairs = sum(cell.pairs * cell.shared for cell in found.cells)
+                one = dataclasses.replace(one, shared=pairs / max(one.pairs, 1))
+            scored += [subject.run.reranker] if subject.kind == "reranker" else []
+            work.append(one)
     models = {subject.name: subject for subject in subjects}
-    rates = {f"{subject.name} {subject.dtype}": _rate(subject, rate) for subject in subjects}
+    rates = {f"{one.name} {one.dtype}": rater.rate(_asked(one, work)) for one in subjects if one.name != BM25}
     sized = {name: subject.shape for name, subject in models.items() if subject.shape is not None}
     return Estimate(
         tuple(work),
@@ -178,7 +117,24 @@ def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
         tuple(name for name, subject in models.items() if subject.ref is None),
         tuple(dict.fromkeys(unmeasured)),
         {name: 2 * shape.parameters for name, shape in sized.items()},
+        rater.shown,
+        loaded.base.workers is not None and rate is None,
     )
+
+
+def _asked(subject: _Subject, work: Sequence[Work]) -> Asked:
+    """Say what a model has to do: how long the texts are that are left, on average."""
+    own = [one for one in work if (one.kind, one.model, one.dtype) == (subject.kind, subject.name, subject.dtype)]
+    left = [one for one in own if not one.done]
+    pairs, texts = sum(one.pairs for one in left), sum(one.texts for one in left)
+    prompts, computed = sum(one.prompt_tokens for one in left), sum(one.computed_tokens for one in left)
+    if subject.kind == "retriever":
+        return Asked(subject.shape, subject.dtype, 0.0, prompts / texts if texts else 0.0, _BATCH)
+    queries = sum(one.queries for one in left)
+    if isinstance(subject.shape, EncoderShape) or pairs == queries:
+        return Asked(subject.shape, subject.dtype, 0.0, prompts / pairs if pairs else 0.0, _BATCH)
+    prefix = (prompts - computed) / (pairs - queries)
+    return Asked(subject.shape, subject.dtype, prefix, prompts / pairs - prefix, round(pairs / queries))
 
 
 def _subjects(loaded: LoadedConfig) -> Iterator[_Subject]:
@@ -225,7 +181,7 @@ def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str,
     name = ref.name if ref is not None else section.model
     recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
     shape = None if section.model == BM25 else shape_of(name, config if isinstance(config, dict) else None)
-    tokenizer = _tokenizer(ref) if kind == "reranker" else None
+    tokenizer = _tokenizer(ref) if section.model != BM25 else None
     return _Subject(kind, run, section.model, section.revision, ref, row, shape, tokenizer, recipe)
 
 
@@ -264,7 +220,7 @@ def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: lis
         retriever.top_k,
         retriever.candidates == "auto",
         None if folder is None else predictions_of(folder, task.name),
-        next((one.tokenizer for one in subjects if one.tokenizer is not None), None),
+        subject.tokenizer or next((one.tokenizer for one in subjects if one.tokenizer is not None), None),
     )
     return read_texts(task, loaded.base.embedded.size, wish)
 
@@ -273,6 +229,7 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) 
     counted = [_counts(subject, cell) for cell in texts.cells]
     pairs = sum(cell.pairs for cell in texts.cells)
     own = subject.kind == "retriever"
+    done = _is_done(loaded, task, subject)
     vectors = subject.shape.hidden * 4 if own and subject.shape is not None else 0
     return Work(
         subject.kind,
@@ -288,9 +245,16 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) 
         sum(one[1] for one in counted),
         sum(one[2] for one in counted),
         pairs * (_RETRIEVED if own else _RERANKED) + vectors * sum(cell.documents for cell in texts.cells),
-        _is_done(loaded, task, subject),
+        done,
+        sum(_bm25_seconds(subject, cell) for cell in texts.cells) if own and subject.name == BM25 and not done else 0.0,
+        0.0,
         texts.source,
     )
+
+
+def _bm25_seconds(subject: _Subject, cell: Cell) -> float:
+    texts, queries = (cell.documents, cell.corpus_characters), (cell.queries, cell.query_characters)
+    return measure_bm25(texts, queries, subject.run.retriever.top_k)
 
 
 def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
@@ -325,7 +289,7 @@ def _mean(values: Sequence[float]) -> float:
 def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
-    limit = subject.run.retriever.max_length or MAX_LENGTH
+    limit = subject.run.retriever.max_length or (saved_max_length(subject.ref) if subject.ref else None) or MAX_LENGTH
     query, mean = query + _RETRIEVER_FRAME, cell.corpus_characters / cell.characters_a_token
     documents = [min(mean * part, limit) for part in cell.corpus_spread]
     tokens = cell.queries * query + cell.documents * _mean(documents)
@@ -363,26 +327,3 @@ def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
             return False
         inputs["candidates"] = first["digest"]
     return results.is_done(subject.row.folder(root, task.name), inputs)
-
-
-def _rate(subject: _Subject, given: float | None) -> tuple[float, str]:
-    if given is not None:
-        return given, "as given"
-    for path in sorted(BENCH.glob("*-cuda-*.json")):
-        measured = _measured(path, subject)
-        if measured is not None:
-            return measured
-    return ASSUMED_RATE, "assumed: half of what one H200 reaches on bfloat16 matrix products"
-
-
-def _measured(path: Path, subject: _Subject) -> tuple[float, str] | None:
-    """Return what `bench` measured, where it was of the same size and dtype."""
-    try:
-        document = load_json(path)
-        same = subject.shape is not None and PUBLISHED.get(document["shape"]) == subject.shape
-        if not same or document["dtype"] != subject.dtype:
-            return None
-        share = document["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"]
-        return share * document["matmul_flops"], f"measured on {document['machine']['device']}, {path}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

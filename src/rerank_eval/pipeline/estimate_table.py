@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from tabulate import tabulate
 from rerank_eval.config import load_config
 from rerank_eval.files import write_json
 from rerank_eval.hub import go_offline
-from rerank_eval.pipeline.estimate import Estimate, Work, estimate
-from rerank_eval.pipeline.estimate_texts import GUESSED
+from rerank_eval.pipeline.estimate import estimate
+from rerank_eval.pipeline.estimate_texts import GUESSED, SHARED
+from rerank_eval.pipeline.estimate_work import Estimate, Work
+from rerank_eval.typed import started
 
 
 def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], console: Console, **options: Any) -> None:
@@ -24,7 +28,7 @@ def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], conso
         config: The config.
         told: Tasks and `--set` arguments from the command line.
         console: Where it is printed.
-        **options: `rate` in FLOP/s, `price` of an hour, `json`: a file; each may be None.
+        **options: `rate` in FLOP/s, `device_name`, `price` of an hour, `json`: a file; each may be None.
 
     Raises:
         ConfigError: The config, a task or a file that it names is wrong.
@@ -32,9 +36,10 @@ def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], conso
         ModelError: A folder that the config names as a model holds none that is usable.
     """
     tasks, overrides = told
+    begun = time.monotonic() - started()
     go_offline()  # else the hub would be asked for every model's config.json
     loaded = load_config(config, overrides, {"tasks": list(tasks)} if tasks else None)
-    found = estimate(loaded, options.get("rate"))
+    found = estimate(loaded, options.get("rate"), options.get("device_name"))
     price = options.get("price")
     console.print()
     console.print(_per_task(found), markup=False)
@@ -43,6 +48,8 @@ def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], conso
     console.print()
     for line in _words(found):
         console.print(line, markup=False, soft_wrap=False)
+    if any(not one.done for one in found.work):
+        console.print(f"starting takes {begun:.0f} s more, as it did here", markup=False)
     if options.get("json") is not None:
         write_json(options["json"], as_data(found, price))
         console.print(f"written: {options['json']}", markup=False)
@@ -65,7 +72,11 @@ def as_data(found: Estimate, price: float | None = None) -> dict[str, Any]:
             "cost": None if price is None else hours * price,
             "disk_bytes": sum(one.disk for one in found.work) + sum(found.checkpoints.values()),
         },
-        "rates": {name: {"flops": rate, "source": source} for name, (rate, source) in found.rates.items()},
+        "device": found.device,
+        "rates": {
+            name: {"flops": None if math.isnan(rate) else rate, "source": source}
+            for name, (rate, source) in found.rates.items()
+        },
         "unknown_sizes": list(found.unknown),
         "not_here": list(found.unresolved),
         "unmeasured_tasks": list(found.unmeasured),
@@ -131,15 +142,15 @@ def _per_model(found: Estimate, price: float | None) -> str:
         hours = sum(found.hours(one) for one in own)
         total += hours
         amount = sum(one.pairs for one in own) if kind == "reranker" else sum(one.texts for one in own)
-        flops = sum(one.flops for one in own if not one.done)
-        rate = found.rates[own[0].rated][0]
+        flops = sum(one.left for one in own)
+        rate = found.rates[own[0].rated][0] if flops else math.nan
         rows.append(
             [
                 model if kind == "retriever" else f"+ {model}",
                 detail,
                 f"{amount:,} {'pairs' if kind == 'reranker' else 'texts'}",
-                f"{flops / 1e15:,.1f}" if flops else "-",
-                f"{rate / 1e12:,.0f}" if flops else "-",
+                f"{flops / 1e15:,.3g}" if flops else "-",
+                f"{rate / 1e12:,.3g}" if flops else "-",
                 _hours(hours),
                 "-" if price is None else f"{hours * price:,.2f}",
             ]
@@ -153,6 +164,7 @@ def _per_model(found: Estimate, price: float | None) -> str:
 def _words(found: Estimate) -> list[str]:
     disk = sum(one.disk for one in found.work if not one.done)
     whole, left = _totals(found.work), _totals([one for one in found.work if not one.done])
+    shared = sum(one.shared * one.pairs for one in found.work if not one.done)
     lines = [
         f"in all: {whole['tasks']} task(s), {whole['queries']:,} queries, {whole['pairs']:,} pairs over all rerankers, "
         f"{whole['prompt_tokens'] / 1e9:,.3g} billion tokens of prompts and texts, of which "
@@ -161,14 +173,27 @@ def _words(found: Estimate) -> list[str]:
         f"{left['computed_tokens'] / 1e9:,.3g} billion tokens, {left['flops'] / 1e18:,.3g} EFLOP",
         f"disk: results and embeddings {disk / 1e9:,.1f} GB, "
         f"checkpoints {sum(found.checkpoints.values()) / 1e9:,.1f} GB",
-        "hours: useful FLOP (each distinct token once, and attention) over the rate; "
-        + "; ".join(dict.fromkeys(source for _, source in found.rates.values())),
+        f"reckoned for one device: {found.device}; another: --rate TFLOPS of useful work (half of what an H200 reaches "
+        "on bfloat16 matrix products: 395), or --device-name of one that `make bench` ran on",
+        "hours: useful FLOP (each distinct token once, and attention) over the rate, "
+        + "; ".join(dict.fromkeys(source for rate, source in found.rates.values() if not math.isnan(rate)))
+        + "; BM25 as measured now",
         "tokens: from characters, by script (Qwen's vocabulary, evals/characters.json; others are taken to be like "
         "it), or by the reranker's tokenizer where it is here",
         "lengths: of local data each text's, of hub tasks mteb's mean and longest, with a log-normal spread between "
         "them; candidates count as long as the corpus, while retrievers prefer some lengths, until those of local data "
         "are there",
     ]
+    if shared:
+        lines.append(
+            f"pairs that a reranker has scored for one retriever are not scored again for another: some {shared:,.0f}; "
+            f"where candidates are not here yet, two retrievers are taken to share {SHARED:.0%} of theirs"
+        )
+    if found.workers:
+        lines.append(
+            "workers: the cluster's devices are not here; each is taken to be like this machine's, and the hours are "
+            "one worker's: divide by their number"
+        )
     if found.unresolved:
         lines.append(f"not here, so that what is done of them cannot be told: {', '.join(found.unresolved)}")
     if found.unknown:

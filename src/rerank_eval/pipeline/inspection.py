@@ -23,6 +23,7 @@ from rerank_eval.names import did_you_mean
 from rerank_eval.pipeline import results
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
+from rerank_eval.typed import command
 
 _SNIPPET = 70
 _SHOWN = 20
@@ -96,7 +97,7 @@ def _row(request: Request) -> Stored:
     rows = [row for row in find_run(request.run, request.results) if isinstance(row, Stored)]
     if not rows:
         raise ConfigError(
-            f"{request.run}: a file has no run to inspect; name an identity (`rerank-eval runs` lists them)"
+            f"{request.run}: a file has no run to inspect; name an identity (`{command('runs')}` lists them)"
         )
     if len(rows) > 1:
         told = "; ".join(f"{row.identity[:6]} {row.detail}" for row in rows)
@@ -121,7 +122,7 @@ def _parquet(path: Path) -> pd.DataFrame:
     try:
         return read_frame(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}); run `make eval` again") from None
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}); run `{command('eval')}` again") from None
 
 
 class _View:
@@ -131,7 +132,7 @@ class _View:
         self.row, self.name, self.request = row, task, request
         manifest = results.read_manifest(row.tasks[task])
         if manifest is None:
-            raise DataError(f"{row.tasks[task]}: its manifest is missing or torn; run `make eval` again")
+            raise DataError(f"{row.tasks[task]}: its manifest is missing or torn; run `{command('eval')}` again")
         self.manifest: dict[str, Any] = manifest
         self.scores = _parquet(row.tasks[task] / "scores.parquet")
         self._task: Any = None

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.files import at_home, write_json
+from rerank_eval.files import write_json
 from rerank_eval.models.records import Recorder
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, Scorer
@@ -29,13 +29,13 @@ from rerank_eval.models.stored import ScoreStore, blocks
 from rerank_eval.names import digest, slug
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
-from rerank_eval.pipeline.plan import Plan, Row, make_plan
-from rerank_eval.pipeline.progress import Reporter, open_log
+from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.provenance import maker
-from rerank_eval.pipeline.run import Runner
+from rerank_eval.session import Session, start
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import prepare
-from rerank_eval.tasks.registry import TaskRef
+from rerank_eval.tasks.registry import resolve
+from rerank_eval.workers.cluster import Cluster, open_cluster
 
 SEED = 20_250_605
 FIRST = 30
@@ -85,22 +85,14 @@ def run_lab(request: Request, console: Console) -> None:
         RerankEvalError: Retrieval or scoring failed.
     """
     loaded = _load(request)
-    from rerank_eval.hub import go_offline_if_unreachable
-    from rerank_eval.models.scorers import check_device
-
-    check_device(loaded.base.device)
-    open_log(at_home(loaded.base.results_dir), console)
-    plan = make_plan(loaded)
-    [task] = plan.tasks if len(plan.tasks) == 1 else [None]
-    if task is None:
-        raise ConfigError(f"--task {request.task}: {len(plan.tasks)} tasks; the lab works on one at a time")
-    if task.kind == "mteb" and loaded.base.data_root is None:
-        go_offline_if_unreachable()
-    reporter = Reporter(console)
-    runs = tuple(run.model_copy(update={"reranker": None}) for run in loaded.runs[:1])
-    Runner(make_plan(dataclasses.replace(loaded, runs=runs, variants=({},))), reporter).run()
-    lab = _Lab(plan, task, request, console, reporter)
-    lab.run()
+    tasks = resolve(loaded.base.tasks, where="--task")
+    if len(tasks) != 1:
+        raise ConfigError(f"--task {request.task}: {len(tasks)} tasks; the lab works on one at a time")
+    session = start(loaded, console)
+    session.run([run.model_copy(update={"reranker": None}) for run in loaded.runs[:1]])
+    with open_cluster(loaded.base.workers, loaded.base.device) as cluster:
+        _Lab(session, request, console, cluster).run()
+    session.tracker.finish()
 
 
 def _load(request: Request) -> LoadedConfig:
@@ -129,8 +121,10 @@ def _quoted(text: str) -> str:
 class _Lab:
     """One task, one reranker, several instructions."""
 
-    def __init__(self, plan: Plan, task: TaskRef, request: Request, console: Console, reporter: Reporter) -> None:
-        self.plan, self.request, self.console, self.reporter = plan, request, console, reporter
+    def __init__(self, session: Session, request: Request, console: Console, cluster: Cluster | None) -> None:
+        plan, [task] = session.plan, session.plan.tasks
+        self.plan, self.request, self.console, self.reporter = plan, request, console, session.reporter
+        self.cluster = cluster
         self.rows = {_name(row): row for row in plan.rerankers()}
         if len(self.rows) < 2:  # noqa: PLR2004 - two names of one instruction are one variant
             raise ConfigError("--instruction: these come to one and the same prompt; give others")
@@ -201,7 +195,7 @@ class _Lab:
                 row.score_identity,
                 settings,
                 check=check,
-                maker=lambda: maker(row.config.device),
+                maker=lambda: maker(row.config.device, self.cluster.devices if self.cluster is not None else ()),
             )
             model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
@@ -226,6 +220,8 @@ class _Lab:
         config = row.config.reranker
         assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
         prompting = Prompting(row.recipe, row.instructions)
+        if self.scorer is None and self.cluster is not None:
+            self.scorer = self.cluster.scorer(config, row.ref, prompting)
         if self.scorer is None:
             self.scorer = load_scorer(config, row.ref, row.config.device, prompting)
         self.scorer.policy = make_policy(config, row.ref, prompting)

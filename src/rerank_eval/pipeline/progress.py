@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -178,6 +178,26 @@ def open_log(results_dir: Path, console: Console) -> Path:
     logger.addHandler(shown)
     _quieten(handler)
     return path
+
+
+def leave_nothing(results_dir: Path, log: Path) -> None:
+    """Remove a results folder in which nothing but empty folders and this log was written, and the log with it.
+
+    Args:
+        results_dir: The results folder of a run that could not begin.
+        log: Its log, which says what the terminal said.
+    """
+    if any(path.is_file() and path != log for path in results_dir.rglob("*")):
+        return
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == log.absolute():
+            logger.removeHandler(handler)
+            handler.close()
+    with suppress(OSError):  # another process has begun to write there
+        log.unlink(missing_ok=True)
+        for folder in sorted((path for path in results_dir.rglob("*") if path.is_dir()), reverse=True):
+            folder.rmdir()
+        results_dir.rmdir()
 
 
 def _quieten(handler: logging.Handler) -> None:

@@ -9,22 +9,27 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from rerank_eval.analysis import reproduction
 from rerank_eval.analysis.choice import Asked
-from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, REPRODUCED, Judge, Judgement, Verdict
-from rerank_eval.analysis.mteb_results import ResultsFolder, read_results
+from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
+from rerank_eval.analysis.mteb_results import ResultsFolder, models_in, read_results
 from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
 from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
-from rerank_eval.files import write_json
+from rerank_eval.files import at_home, write_json
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.names import did_you_mean
 from rerank_eval.tasks.suites import load_suites
+from rerank_eval.typed import command
+
+if TYPE_CHECKING:
+    from rerank_eval.session import Session
 
 CONFIG = Path("configs/model-card.yaml")
 RESULTS = Path("results")
@@ -45,6 +50,7 @@ class Request:
         only_judge: Run nothing.
         keep_going: Go on after a wrong retriever or a model that cannot be run.
         strict: Fail also where there is no score.
+        overrides: `--set` arguments.
     """
 
     config: Path | None = None
@@ -55,6 +61,7 @@ class Request:
     only_judge: bool = False
     keep_going: bool = False
     strict: bool = False
+    overrides: tuple[str, ...] = ()
 
 
 def reproduce(request: Request, console: Console) -> None:
@@ -76,10 +83,10 @@ def reproduce(request: Request, console: Console) -> None:
     gate = Gate(judge, models, suites, console)
     failed: RerankEvalError | None = None
     if request.only_judge:
-        root = request.results or RESULTS
-        judgement = gate.judge(root, wishes(published, request.config))
+        root = at_home(request.results or RESULTS)
+        judgement = gate.judge(root, wishes(published, request.config, request.overrides))
         if all(cell.verdict == NOT_RUN for cell in judgement.cells) and not judgement.set_aside:
-            raise ConfigError(_nothing(root, judgement))
+            raise ConfigError(_nothing(root, judgement, gate))
         own = root == RESULTS or (root / "mteb").is_dir()
         folder = root if own else RESULTS  # somebody else's results are read, not written to
     else:
@@ -145,6 +152,9 @@ class Gate:
             ReproductionError: The retriever is off, or is not the published one.
             RerankEvalError: A run failed.
         """
+        from rerank_eval.doctor.needs import hub_models
+        from rerank_eval.session import start  # judging needs none of what a run imports
+
         labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
         pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
         alone = [run for run in loaded.runs if _label(run.retriever.model) in labels]
@@ -152,17 +162,24 @@ class Gate:
             raise ConfigError(f"{loaded.path}: has no run of {', '.join(self.models)}")
         asked: dict[str, frozenset[str]] = {}
         first = [run.model_copy(update={"reranker": None}) for run in [*pairs, *alone]]
-        self._run(loaded, first, asked)
+        chosen = first if keep_going else [*first, *pairs]  # what cannot be run is passed over then
+        cut = dataclasses.replace(loaded, runs=tuple(chosen), variants=({},) * len(chosen))
+        if len(self.models) < len(self.published.models):
+            named = dict.fromkeys(name for run in [*pairs, *alone] for name in hub_models(run))
+            cut = dataclasses.replace(cut, told_models=tuple(named))
+        session = start(cut, self.console)
+        self._run(session, first, asked)
         self._check_retriever(results_dir, self._exactly(asked), first, keep_going=keep_going)
         failed: RerankEvalError | None = None
         for run in pairs:
             try:
-                self._run(loaded, [run], asked)
+                self._run(session, [run], asked)
             except RerankEvalError as error:
                 if not keep_going:
                     raise
                 failed = failed or error
                 self.console.print(f"passed over: {error}", markup=False)
+        session.tracker.finish()
         return self.judge(results_dir, self._exactly(asked)), failed
 
     def _exactly(self, identities: Mapping[str, frozenset[str]]) -> dict[str, list[Asked]]:
@@ -170,18 +187,9 @@ class Gate:
         wanted = {model.hub: identities.get(_label(model.hub), frozenset()) for model in self.published.models}
         return {hub: [Asked(identities=own, decisive=True)] for hub, own in wanted.items()}
 
-    def _run(self, loaded: LoadedConfig, runs: Sequence[RunConfig], asked: dict[str, frozenset[str]]) -> None:
+    def _run(self, session: Session, runs: Sequence[RunConfig], asked: dict[str, frozenset[str]]) -> None:
         """Run some of a config's runs, and note the identities of their rows under the models' labels."""
-        from rerank_eval.hub import go_offline_if_unreachable
-        from rerank_eval.pipeline.plan import make_plan
-        from rerank_eval.pipeline.progress import Reporter, open_log
-        from rerank_eval.pipeline.run import Runner
-
-        open_log(Path(loaded.base.results_dir), self.console)
-        plan = make_plan(dataclasses.replace(loaded, runs=tuple(runs), variants=tuple({} for _ in runs)))
-        if any(task.kind == "mteb" for task in plan.tasks):
-            go_offline_if_unreachable()
-        Runner(plan, Reporter(self.console)).run()
+        plan, _ = session.run(runs)
         for row in plan.rows:
             asked[row.ref.label] = asked.get(row.ref.label, frozenset()) | {row.digest}
 
@@ -233,13 +241,14 @@ class Gate:
         self.console.print("written: " + ", ".join(str(path) for path in written), markup=False)
 
 
-def wishes(published: Published, config: Path | None) -> dict[str, list[Asked]]:
+def wishes(published: Published, config: Path | None, overrides: Sequence[str] = ()) -> dict[str, list[Asked]]:
     """Say which results count when nothing is run.
 
     Args:
         published: The table.
         config: The config given by the user, whose settings then decide. Without one the table's protocol decides, and
             where that leaves several results, the model card's config and the published revision are preferred.
+        overrides: `--set` arguments, which change the config.
 
     Returns:
         Hub name -> wishes, for `choose`.
@@ -248,7 +257,7 @@ def wishes(published: Published, config: Path | None) -> dict[str, list[Asked]]:
         ConfigError: The config cannot be loaded.
     """
     path = config or (CONFIG if CONFIG.is_file() else None)
-    settings = _config_settings(load_config(path)) if path is not None else {}
+    settings = _config_settings(load_config(path, overrides)) if path is not None else {}
     protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
     asked: dict[str, list[Asked]] = {}
     for model in published.models:
@@ -325,24 +334,32 @@ def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
     extra: dict[str, object] = {"tasks": list(suites)}
     if request.results is not None:
         extra["results_dir"] = str(request.results)
-    loaded = load_config(path, (), extra)
-    return loaded, Path(loaded.base.results_dir)
+    loaded = load_config(path, request.overrides, extra)
+    return loaded, at_home(loaded.base.results_dir)
 
 
 def _wrong(verdict: Verdict) -> bool:
-    return verdict.verdict not in {REPRODUCED, CLOSE}
+    return verdict.verdict not in {REPRODUCED, PUBLISHED_FILE, CLOSE}
 
 
 def _count(verdicts: Sequence[Verdict], noun: str) -> str:
     return f"{sum(map(_wrong, verdicts))} of {len(verdicts)} {noun}{'' if len(verdicts) == 1 else 's'}"
 
 
-def _nothing(root: Path, judgement: Judgement) -> str:
+def _nothing(root: Path, judgement: Judgement, gate: Gate) -> str:
     if judgement.problems:
         return f"{root}: no usable result of the table; the first of {len(judgement.problems)}: {judgement.problems[0]}"
+    published = gate.published
+    asked = {model.hub for model in published.models if model.name in gate.models}
+    others = [name for name in models_in(root) if name not in asked]
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+        known = {model.hub for model in published.models}
+        what = "what was asked for is" if known & set(others) else f"the table of {published.name} has rows for"
+        return f"{root}: holds results of {shown}; {what} {', '.join(gate.models)} alone, so nothing is judged"
     return (
         f"{root}: no result of the table's models in mteb's layout (<org__model>/<revision>/<Task>.json); run "
-        "`rerank-eval reproduce` first, or name another folder with --results"
+        f"`{command('reproduce')}` first, or name another folder with --results"
     )
 
 

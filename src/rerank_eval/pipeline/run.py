@@ -76,10 +76,7 @@ class Runner:
             RerankEvalError: Any problem that a user can mend; finished tasks stay on disk.
         """
         for task in self.plan.tasks:
-            built = self._fingerprint(task)
-            rows = [row.folder(self.plan.results_dir, task.name) for row in self.plan.rows]
-            if self.plan.loaded.base.data_folder is None and not all(results.read_manifest(row) for row in rows):
-                prepare.check_present(built)
+            self._fingerprint(task)
         base = self.plan.loaded.base
         with open_cluster(base.workers, base.device) as self._cluster:
             self._all(self.plan.retrievers, self._retrieve)
@@ -120,14 +117,13 @@ class Runner:
             f"  another process is at work on {row.ref.label} and {task.name}{_variant(row)}; waiting for it"
         )
 
-    def _fingerprint(self, task: TaskRef) -> Any:
+    def _fingerprint(self, task: TaskRef) -> None:
         built = build(task, size=self.plan.loaded.base.embedded.size)
         self._fingerprints[task.name] = prepare.fingerprint(built)
         self.outcome.revisions[task.name] = str(built.metadata.dataset.get("revision"))
         data_root = self.plan.loaded.base.data_folder
         if data_root is not None and prepare.from_hub(built):
             mirror.find(built, data_root)  # what is missing is told before any model is loaded
-        return built
 
     def _inputs(self, row: Row, task: TaskRef) -> dict[str, Any]:
         inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}

@@ -20,6 +20,7 @@ from rerank_eval.files import load_json
 from rerank_eval.names import did_you_mean
 from rerank_eval.store.agreement import agreement
 from rerank_eval.tasks.suites import load_suites
+from rerank_eval.typed import command
 
 _MOST_CHOICES = 64
 """How many combinations of the tasks' revisions are tried as what a leaderboard was made of."""
@@ -72,7 +73,9 @@ def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> l
     wanted = {Path(task).name for task in tasks}
     found = [folder for folder in found if not wanted or folder.name in wanted]
     if not found:
-        raise ConfigError(f"{results_dir}: no results there; run `make eval` first, or name another with --results")
+        raise ConfigError(
+            f"{results_dir}: no results there; run `{command('eval')}` first, or name another with --results"
+        )
     return found
 
 
@@ -115,7 +118,9 @@ def _tell_leaderboard(results_dir: Path, console: Console) -> bool:
     """Make the table again from the manifests and hold it against those that stand there, in every format."""
     found = {path: path.read_bytes() for path in render.leaderboard_files(results_dir) if path.is_file()}
     if not found:
-        console.print(f"note: {results_dir}: no leaderboard is there; `rerank-eval leaderboard` makes it", markup=False)
+        console.print(
+            f"note: {results_dir}: no leaderboard is there; `{command('leaderboard')}` makes it", markup=False
+        )
         return True
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
     best = dict.fromkeys(found, False)
@@ -130,7 +135,7 @@ def _tell_leaderboard(results_dir: Path, console: Console) -> bool:
             console.print(f"{path}: follows from the manifests", markup=False)
         else:
             console.print(
-                f"FAULT: {path} is not what these results give; `rerank-eval leaderboard` makes it anew", markup=False
+                f"FAULT: {path} is not what these results give; `{command('leaderboard')}` makes it anew", markup=False
             )
     return all(best.values())
 

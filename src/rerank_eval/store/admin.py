@@ -30,6 +30,7 @@ from rerank_eval.store.shards import (
     read_shard,
     write_table,
 )
+from rerank_eval.typed import command
 
 
 @dataclass
@@ -103,7 +104,9 @@ def find_scored(results_dir: Path, name: str | None = None) -> list[Scored]:
     if name is not None:
         found = [one for one in found if one.digest.startswith(name) or one.label.lower() == name.lower()]
         if not found:
-            raise ConfigError(f"{name!r}: nothing of that name in {root}; `rerank-eval store ls` lists what is there")
+            raise ConfigError(
+                f"{name!r}: nothing of that name in {root}; `{command('store', 'ls')}` lists what is there"
+            )
     return found
 
 
@@ -179,7 +182,9 @@ def show(results_dir: Path, name: str | None, console: Console) -> None:
     console.print(tabulate(rows, headers=heads, tablefmt="simple", intfmt=",", disable_numparse=[0]), markup=False)
     aside, bad = sum(len(one.aside) for one in found), sum(len(one.bad) for one in found)
     if aside or bad:
-        console.print(f"{bad} unsound and {aside} set-aside or temporary file(s); see `rerank-eval store verify`, `gc`")
+        console.print(
+            f"{bad} unsound and {aside} set-aside or temporary file(s); see `{command('store', 'verify')}`, `gc`"
+        )
     console.print(f"{sum(one.pairs for one in found):,} pairs, {_megabytes(sum(one.size for one in found))} MB")
 
 

@@ -16,6 +16,7 @@ from rerank_eval.errors import DataError
 from rerank_eval.files import at_home
 from rerank_eval.names import digest
 from rerank_eval.tasks.layout import CARD, LayoutError, files_of, wanted
+from rerank_eval.typed import command
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def find(task: Any, root: Path) -> MirrorFolder:
         files = _task_files(task, folder)
         commit, etags = verify(folder, files, revision)
     except DownloadError as error:
-        command = f"rerank-eval fetch --task {task.metadata.name} --data-root {root}"
+        fetch = command("fetch", "--task", task.metadata.name, "--data-root", root)
         raise DataError(
             f"data_root: {folder}: {error} ({task.metadata.name} reads {name}, revision {revision}); run "
-            f"`{command}` where there is a network"
+            f"`{fetch}` where there is a network",
+            lacking=f"{folder} ({error}; {task.metadata.name} reads it)",
         ) from None
     return MirrorFolder(folder, name, commit, digest([[file, etags[file]] for file in files]))
 

@@ -11,6 +11,7 @@ from rerank_eval.errors import DataError, OfflineError
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror
+from rerank_eval.typed import command
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,8 @@ def check_present(task: Any) -> None:
     processed = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___").lower()
     if not downloaded.is_dir() and not processed.is_dir():
         raise OfflineError(
-            _missing(task, f"{task.metadata.name} ({path}, revision {task.metadata.dataset.get('revision')})")
+            _missing(task, f"{task.metadata.name} ({path}, revision {task.metadata.dataset.get('revision')})"),
+            lacking=f"{task.metadata.name}'s data ({path})",
         )
 
 
@@ -156,9 +158,9 @@ def changed_judgements(task: Any) -> dict[tuple[str, str], dict[str, list[str]]]
 
 
 def _missing(task: Any, where: str) -> str:
-    command = f"rerank-eval fetch --task {task.metadata.name} --data-root DIR"
+    fetch = command("fetch", "--task", task.metadata.name, "--data-root", "DIR")
     return (
-        f"{where}: not in the hub cache and {why_unreachable()}; run `{command}` where there is a network, and this "
+        f"{where}: not in the hub cache and {why_unreachable()}; run `{fetch}` where there is a network, and this "
         "with --set data_root=DIR"
     )
 
