@@ -128,7 +128,7 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
     plan = make_plan(loaded)
     if any(task.kind == "mteb" for task in plan.tasks) and loaded.base.data_root is None:
         go_offline_if_unreachable()
-    names = ", ".join(task.name for task in plan.tasks)
+    names = ", ".join(task.told for task in plan.tasks)
     reporter.say(f"tasks: {names}")
     reporter.say(f"runs: {len(plan.retrievers)} retriever(s), {len(plan.rerankers())} reranker run(s); log: {log}")
     tracker.start(loaded.base.model_dump(mode="json"))

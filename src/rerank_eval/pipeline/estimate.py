@@ -153,7 +153,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None) -> Estimate:
         DataError: Local data is malformed.
         ModelError: A folder that the config names as a model holds none that is usable.
     """
-    tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
+    tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
     subjects = list(_subjects(loaded))
     work: list[Work] = []
     unmeasured: list[str] = []

@@ -137,7 +137,7 @@ class _Lab:
         self.race = Race(list(self.rows), request.alpha)
         first = next(iter(self.rows.values()))
         self.job = Job(first, task, plan.results_dir, plan.results_dir, {}, plan.loaded.base.embedded.size)
-        self.task = stages.reranking_task(self.job)
+        self.task, _ = stages.reranking_task(self.job)
         if self.task.metadata.main_score not in _VARIED:
             raise ConfigError(f"{task.name}: its main score is {self.task.metadata.main_score}; use `compare` for it")
         self.qrels = stages.judgements(self.task)
