@@ -105,7 +105,7 @@ def test_the_rest_is_ranked_as_if_the_excluded_ones_were_not_there(project: Path
 
 
 def test_the_plan_reckons_with_what_is_retrieved(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """mteb's statistics of BRIGHT's biology: 103 queries, each with 57,359 of the corpus's documents as `top_ranked`."""
+    """mteb's statistics of BRIGHT's biology: 103 queries, each with 57,359 documents as `top_ranked`."""
     evaluate(project, "BrightBiologyRetrieval", command="plan")
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BrightBiologyRetrieval")]
     assert line.split()[1:3] == ["103", "515"]
@@ -170,7 +170,9 @@ def test_every_task_of_the_installed_mteb_that_has_lists_falls_under_one_of_the_
     assert len(restricted) >= 30
 
 
-def write_own(folder: Path, queries: dict[str, str], qrels: dict[str, str], titles: dict[str, str] | None = None) -> Path:
+def write_own(
+    folder: Path, queries: dict[str, str], qrels: dict[str, str], titles: dict[str, str] | None = None
+) -> Path:
     """Write beir#91's folder: arguments, each with the one that answers it."""
     documents = {
         "a": "school uniforms help pupils to feel equal",

@@ -67,8 +67,8 @@ def test_what_published_data_sets_do_is_told_and_goes_on(caplog: pytest.LogCaptu
         task = loaded(relevant_docs={"q1": {"d1": 1, "gone": 1}, "nobody": {"d1": 1}})
         prepare.load(task)
     assert task.remarks == {"judged_queries_missing": 1, "judged_documents_missing": 1, "queries_unjudged": 1}
-    assert "1 judged documents are not in the corpus; as in trec_eval, relevant ones stay in the ideal gain" in caplog.text
-    assert "1 queries in the qrels are not among the queries and are left out, as mteb does (such as 'nobody')" in caplog.text
+    assert "1 judged documents are not in the corpus; as in trec_eval, relevant ones stay in the ideal" in caplog.text
+    assert "1 queries in the qrels are not among the queries and are left out, as mteb does" in caplog.text
     with caplog.at_level("WARNING", logger="rerank_eval"):
         prepare.load(loaded(relevant_docs={"q1": {"d1": 1}, "q2": {"d2": 1}}, top_ranked={"q1": ["d1"]}))
         prepare.load(loaded(relevant_docs={"q1": {"d1": 1}}))
