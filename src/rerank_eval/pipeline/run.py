@@ -247,7 +247,8 @@ def _reservations(manifest: Mapping[str, Any]) -> str:
     marked = manifest.get("markers", {}).get("pairs", 0)
     if marked:
         told += f", {marked} pairs with markers"
-    told += "".join(f", {number} {_REMARKS[name]}" for name, number in manifest["data"].items() if name in _REMARKS)
+    data = manifest["data"]
+    told += "".join(f", {data[name]} {words}" for name, words in _REMARKS.items() if name in data)
     scores = manifest["scores"]
     key, name = ("p_mrr", "p-MRR") if "p_mrr" in scores else ("ndcg_at_10", "nDCG@10")
     worst, best = scores[f"{key}_worst"], scores[f"{key}_best"]
