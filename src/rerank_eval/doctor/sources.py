@@ -141,6 +141,7 @@ def _find_data(ref: TaskRef, loaded: LoadedConfig) -> str:
     task = build(ref, size=loaded.base.embedded.size)
     if not prepare.from_hub(task):
         return "from this Python installation" if ref.kind == "embedded" else "from a folder that is whole"
+    prepare.check_splits(task, loaded.base.data_folder)
     if loaded.base.data_folder is not None:
         mirror.find(task, loaded.base.data_folder)
         return f"whole in {loaded.base.data_folder}"

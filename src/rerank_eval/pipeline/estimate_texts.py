@@ -136,9 +136,9 @@ def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, f
 
 
 def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wish: Wish) -> Cell:
-    ids = data["corpus"]["id"]
-    titles = data["corpus"]["title"] if "title" in data["corpus"].column_names else [""] * len(ids)
-    texts = [f"{title} {text}".strip() for title, text in zip(titles, data["corpus"]["text"], strict=True)]
+    ids = data["corpus"]["id"][:]
+    titles = data["corpus"]["title"][:] if "title" in data["corpus"].column_names else [""] * len(ids)
+    texts = [f"{title} {text}".strip() for title, text in zip(titles, data["corpus"]["text"][:], strict=True)]
     by_id = dict(zip(ids, texts, strict=True))
     chosen = [by_id[one] for own in lists for one in own if one in by_id] if lists else texts
     queries = list(data["queries"]["text"])

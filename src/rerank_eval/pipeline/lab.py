@@ -26,7 +26,7 @@ from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
 from rerank_eval.models.stored import ScoreStore, blocks
-from rerank_eval.names import digest, slug
+from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, Row, make_plan
@@ -251,12 +251,12 @@ class _Lab:
 
     def _write(self, done: int) -> None:
         settings = [[row.digest for row in self.rows.values()], self.request.seed, self.request.alpha]
-        path = self.plan.results_dir / "labs" / f"{slug(self.task.metadata.name)}-{digest(settings, 8)}.json"
+        path = self.plan.results_dir / "labs" / f"{task_folder(self.job.task.name)}-{digest(settings, 8)}.json"
         verdicts: list[Mapping[str, Any]] = [dataclasses.asdict(one) for one in self.race.verdicts()]
         write_json(
             path,
             {
-                "task": self.task.metadata.name,
+                "task": self.job.task.name,
                 "measure": self.task.metadata.main_score,
                 "alpha": self.request.alpha,
                 "seed": self.request.seed,

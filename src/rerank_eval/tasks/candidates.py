@@ -101,9 +101,9 @@ def _excluded_by_lists(data: Any) -> dict[str, Set[str]] | None:
     Searching the corpus for a few documents more costs nothing; a hundred lists of half a million documents are
     gigabytes wherever they are copied.
     """
-    documents = frozenset(data["corpus"]["id"])
+    documents = frozenset(data["corpus"]["id"][:])
     lists = data["top_ranked"]
-    judged = [query for query in data["queries"]["id"] if data["relevant_docs"].get(query)]
+    judged = [query for query in data["queries"]["id"][:] if data["relevant_docs"].get(query)]
     if any(len(lists.get(query) or ()) <= _MOST * len(documents) for query in judged):
         return None
     return {query: documents.difference(lists[query]) for query in judged}
@@ -112,7 +112,7 @@ def _excluded_by_lists(data: Any) -> dict[str, Set[str]] | None:
 def _own_documents(task: Any, where: str, data: Any, mode: OwnDocument) -> tuple[Set[str], Set[str]]:
     """Return the queries whose own document is dropped, and those whose own document is kept."""
     judged = data["relevant_docs"]
-    both = {query for query in data["queries"]["id"] if judged.get(query)}.intersection(data["corpus"]["id"])
+    both = {query for query in data["queries"]["id"][:] if judged.get(query)}.intersection(data["corpus"]["id"][:])
     if not both:
         return both, both
     alike = _alike(data, both)
@@ -151,8 +151,8 @@ def _tell(where: str, queries: Set[str], what: str) -> None:
 
 def _alike(data: Any, ids: Set[str]) -> set[str]:
     """Return the ids under which query and document have one text, up to the document's title and white space."""
-    texts = dict(zip(data["queries"]["id"], data["queries"]["text"], strict=True))
-    rows = [row for row, one in enumerate(data["corpus"]["id"]) if one in ids]
+    texts = dict(zip(data["queries"]["id"][:], data["queries"]["text"][:], strict=True))
+    rows = [row for row, one in enumerate(data["corpus"]["id"][:]) if one in ids]
     found = data["corpus"].select(rows)
     titles = found["title"] if "title" in found.column_names else [""] * len(rows)
     return {

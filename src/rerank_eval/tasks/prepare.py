@@ -245,7 +245,8 @@ _REMARKS = ("judged_queries_missing", "judged_documents_missing", "queries_unjud
 
 def _check(where: str, data: Any) -> dict[str, int]:
     """Refuse a cell that cannot be judged, leave out queries without a judgement, tell what does not fit together."""
-    documents, queries = data["corpus"]["id"], data["queries"]["id"]
+    # As lists: a column of `datasets` takes 30 microseconds a row when it is walked through.
+    documents, queries = data["corpus"]["id"][:], data["queries"]["id"][:]
     if len(documents) == 0:
         raise DataError(f"{where}: the corpus is empty")
     if len(queries) == 0:
