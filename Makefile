@@ -12,13 +12,13 @@ export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
 
 # TASK and SET take several values, separated by blanks.
-EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
+EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all clean
 
 help: ## list the targets
-	@echo "usage: make TARGET [TASK='...'] [CONFIG=configs/....yaml] [SET='key=value ...']"
+	@echo "usage: make TARGET [TASK='...'] [SPLIT=dev] [CONFIG=configs/....yaml] [SET='key=value ...']"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo
@@ -43,14 +43,14 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 doctor: $(READY) ## find what is wrong with the set-up, in under a minute (TASK, CONFIG, SET, ARGS=--no-weights)
 	@$(BIN)/rerank-eval doctor $(EVAL_ARGS) $(ARGS)
 
-eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, CONFIG, SET)
+eval: $(READY) ## retrieve, rerank, score, print and write the leaderboard (TASK, SPLIT, CONFIG, SET)
 	@$(BIN)/rerank-eval eval $(EVAL_ARGS)
 
 plan: $(READY) ## say what a run will cost before it starts (TASK, CONFIG, SET, ARGS='--price 3')
 	@$(BIN)/rerank-eval plan $(EVAL_ARGS) $(ARGS)
 
 compare: $(READY) ## run what a config lacks and compare its variants (TASK, CONFIG, SET, ARGS)
-	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
+	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
 fetch: $(READY) ## download what a run reads (TASK, MODEL, CONFIG, SET, DATA_ROOT, MODEL_ROOT, ARGS=--dry-run)
 	@$(BIN)/rerank-eval fetch $(EVAL_ARGS) $(foreach m,$(MODEL),--model "$(m)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(MODEL_ROOT),--model-root "$(MODEL_ROOT)") $(ARGS)
 

@@ -51,12 +51,12 @@ def duplicate_document(folder: Path) -> None:
 
 def unknown_document(folder: Path) -> None:
     with (folder / "qrels" / "test.tsv").open("a") as handle:
-        handle.write("q0\tnowhere\t1\n")
+        handle.write("q0\tnowhere\t1\nq1\tnowhere\t1\n")
 
 
 def unknown_query(folder: Path) -> None:
     with (folder / "qrels" / "test.tsv").open("a") as handle:
-        handle.write("nobody\td0-0\t1\n")
+        handle.write("nobody\td0-0\t1\nnobody\td0-1\t1\n")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str]
 
     session = start(loaded, console)
     plan, reporter = session.plan, session.reporter
-    names = ", ".join(task.name for task in plan.tasks)
+    names = ", ".join(task.told for task in plan.tasks)
     reporter.say(f"tasks: {names}")
     reporter.say(
         f"runs: {len(plan.retrievers)} retriever(s), {len(plan.rerankers())} reranker run(s); log: {session.log}"

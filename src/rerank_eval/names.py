@@ -70,6 +70,20 @@ def slug(text: str) -> str:
     return safe
 
 
+SPLIT_MARK = "@"
+"""Between a task's name and a split that is not its usual one; no name of mteb's holds it."""
+
+
+def without_split(task: str) -> str:
+    """Return a task's name without the split behind it: `SciFact` of `SciFact@train`."""
+    return task.partition(SPLIT_MARK)[0]
+
+
+def task_folder(task: str) -> str:
+    """Return the name of a task's folder: two splits of a task, and a task named like the two, keep apart."""
+    return SPLIT_MARK.join(slug(part) for part in task.split(SPLIT_MARK, 1))
+
+
 def canonical_json(value: Any) -> str:
     """Serialise to JSON with sorted keys and no blanks, so that equal values give equal bytes.
 

@@ -137,5 +137,5 @@ def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["1" * 40, "-1001", "1001"])
 def test_a_relevance_that_trec_eval_cannot_count_is_named(value: str, tmp_path: Path) -> None:
     (tmp_path / "a.qrels").write_text(f"q 0 d 1\nq 0 e {value}\n")
-    with pytest.raises(DataError, match=r"a.qrels:2: relevance .* is not within 1000"):
+    with pytest.raises(DataError, match=r"a.qrels:2: the score .* is no grade of relevance; .* within 1000"):
         read_qrels(tmp_path / "a.qrels")

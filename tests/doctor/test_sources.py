@@ -71,7 +71,7 @@ def test_a_broken_beir_folder_is_named_with_its_line(tmp_path: Path) -> None:
     [finding] = check_tasks(loaded, tasks)
     assert finding.found == "1 task(s) from a folder that is whole"
     with (folder / "qrels" / "test.tsv").open("a") as handle:
-        handle.write("q0\tnowhere\t1\n")
+        handle.write("q0\tnowhere\tyes\n")
     [finding] = check_tasks(loaded, tasks)
     assert finding.level == "failure"
     assert "test.tsv" in finding.found

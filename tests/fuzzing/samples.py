@@ -63,7 +63,7 @@ PER_TASK = (
 FOLDER = (
     b'{"_id": "d1", "title": "", "text": "a hammer"}\n{"_id": "d2", "text": "a saw"}\n{"_id": 3, "text": "x"}\n',
     b'{"_id": "q1", "text": "which tool"}\n{"_id": "q2", "text": "which", "instruction": "find"}\n',
-    b"query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t0\nq2\t0\t3\t2\n",
+    b"score\tcorpus-id\tquery-id\tannotator\n1\td1\tq1\tx\n0\td2\tq2\t\n# y\n2\t3\tq2\ty\n",
 )
 GZIPPED = gzip.compress(FOLDER[0], mtime=0)
 LINES = (

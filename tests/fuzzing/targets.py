@@ -292,7 +292,7 @@ def targets() -> dict[str, Target]:
             "beir",
             _files("data/corpus.jsonl", "data/queries.jsonl", "data/qrels/test.tsv"),
             _beir,
-            (PARTS.join(samples.FOLDER),),
+            (PARTS.join(samples.FOLDER), PARTS.join((*samples.FOLDER[:2], b"q1 0 d1 1\n#x\nq2\t0\t3\t2\n"))),
             samples.LINES,
         ),
         Target(

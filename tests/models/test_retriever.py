@@ -89,7 +89,8 @@ def test_dense_search_equals_a_plain_matrix_product(minilm: DenseBackend, monkey
 
 def test_a_query_s_own_document_is_dropped_before_the_cut(minilm: DenseBackend) -> None:
     kept = search(minilm, SmallTask(), top_k=3).recorder.cells["default", "test"]
-    dropped = search(minilm, SmallTask(), top_k=3, drop_identical=True).recorder.cells["default", "test"]
+    own = {("default", "test"): {"q1": {"q1"}}}
+    dropped = search(minilm, SmallTask(), top_k=3, excluded=own).recorder.cells["default", "test"]
     assert kept.document_ids[0][0] == "q1"
     assert "q1" not in dropped.document_ids[0]
     assert [len(ids) for ids in dropped.document_ids] == [3, 3]
@@ -101,7 +102,7 @@ def test_a_task_s_own_candidates_are_ranked_and_nothing_else(minilm: DenseBacken
     backend = minilm if kind == "dense" else load_backend(config, resolve_model("bm25", None, ""), "cpu")
     task = SmallTask()
     task.native = {"q1": ["d3", "d1"], "q2": ["d2", "d4", "d3"]}
-    cell = search(backend, task, top_k=1).recorder.cells["default", "test"]
+    cell = search(backend, task, top_k=1, own_lists=True).recorder.cells["default", "test"]
     assert [sorted(ids) for ids in cell.document_ids] == [["d1", "d3"], ["d2", "d3", "d4"]]
     assert [ids[0] for ids in cell.document_ids] == ["d1", "d2"]
 

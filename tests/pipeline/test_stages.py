@@ -9,6 +9,7 @@ import pytest
 
 from rerank_eval.errors import DataError
 from rerank_eval.pipeline import stages
+from rerank_eval.tasks.candidates import drop_excluded, rules_of
 from tests.models.test_retriever import SmallTask
 
 
@@ -21,7 +22,8 @@ def native() -> SmallTask:
 
 def test_a_query_s_own_document_is_taken_from_native_candidates() -> None:
     task = native()
-    stages._drop_identical(task)
+    task.metadata = task.metadata.model_copy(update={"type": "Reranking"})
+    drop_excluded(task, rules_of(task, "auto", "drop"))
     assert task.dataset["default"]["test"]["top_ranked"] == {"q1": ["d1", "d3"], "q2": ["d2"]}
 
 

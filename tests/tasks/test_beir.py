@@ -108,13 +108,13 @@ def test_mteb_evaluates_it(folder: Path) -> None:
         ("queries.jsonl", lambda lines: [*lines, lines[0]], r"queries\.jsonl:13: the id 'q0' stands in line 1"),
         (
             "qrels/test.tsv",
-            lambda lines: [*lines, "q0\tnowhere\t1"],
-            r"test\.tsv:14: document 'nowhere' is not in corpus\.jsonl",
+            lambda lines: [*lines, "q0\tnowhere\t1", "q1\tnowhere\t1"],
+            r"test\.tsv:14: document 'nowhere' is not in corpus\.jsonl; so it is with 2 of 14 judgements",
         ),
         (
             "qrels/test.tsv",
-            lambda lines: [*lines, "nobody\td0-0\t1"],
-            r"test\.tsv:14: query 'nobody' is not in queries\.jsonl",
+            lambda lines: [*lines, "nobody\td0-0\t1", "q1\tnowhere\t1"],
+            r"test\.tsv:14: query 'nobody' is not in queries\.jsonl; so it is with 2 of 14 judgements",
         ),
         (
             "qrels/test.tsv",
@@ -173,7 +173,7 @@ def test_further_problems_are_counted(folder: Path) -> None:
 def test_missing_files_and_open_questions(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "dev.tsv")
     (folder / "qrels" / "train.tsv").write_text("")
-    with pytest.raises(DataError, match=r"holds dev\.tsv, train\.tsv; name the judgements that count test\.tsv"):
+    with pytest.raises(DataError, match=r"holds dev, train and no test; choose one by --split"):
         BeirFolder(folder)
     (folder / "queries.jsonl").unlink()
     with pytest.raises(DataError, match=r"queries\.jsonl: no such file"):

@@ -64,10 +64,13 @@ def test_what_published_data_sets_do_is_told_and_goes_on(caplog: pytest.LogCaptu
 
     logging.getLogger("rerank_eval").propagate = True
     with caplog.at_level("WARNING", logger="rerank_eval"):
-        prepare.load(loaded(relevant_docs={"q1": {"d1": 1, "gone": 1}, "nobody": {"d1": 1}}))
-    assert "1 judged documents are not in the corpus, such as 'gone'" in caplog.text
-    assert "1 queries in the qrels are not among the queries, such as 'nobody'" in caplog.text
+        task = loaded(relevant_docs={"q1": {"d1": 1, "gone": 1}, "nobody": {"d1": 1}})
+        prepare.load(task)
+    assert task.remarks == {"judged_queries_missing": 1, "judged_documents_missing": 1, "queries_unjudged": 1}
+    assert "1 judged documents are not in the corpus; as in trec_eval, relevant ones stay in the ideal" in caplog.text
+    assert "1 queries in the qrels are not among the queries and are left out, as mteb does" in caplog.text
     with caplog.at_level("WARNING", logger="rerank_eval"):
-        prepare.load(loaded(top_ranked={"q1": ["d1"]}))
-    assert "1 queries have no candidates and count as 0, such as 'q2'" in caplog.text
-    assert "1 queries have no judgement and are left out, as mteb does, such as 'q2'" in caplog.text
+        prepare.load(loaded(relevant_docs={"q1": {"d1": 1}, "q2": {"d2": 1}}, top_ranked={"q1": ["d1"]}))
+        prepare.load(loaded(relevant_docs={"q1": {"d1": 1}}))
+    assert "1 queries have no candidates and count as 0 (such as 'q2')" in caplog.text
+    assert "1 queries have no judgement and are left out, as mteb does (such as 'q2')" in caplog.text

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rerank_eval.analysis.metrics import MAX_GRADE
+from rerank_eval.analysis.qrels import read_judgements
 from rerank_eval.errors import DataError
 from rerank_eval.files import atomic_path
 
 _BLANK = re.compile(r"\s")
 _RUN_FIELDS = 6
-_QRELS_FIELDS = 4
 _LARGEST_RANK = 2**63 - 1
 _ROW = tuple[str, str, int, float, str]
 
@@ -163,39 +162,17 @@ def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgements in TREC's format, `query 0 document relevance`.
+    """Read judgements, BEIR's or TREC's, as the BEIR folders' are read; see `qrels.read_judgements`.
 
     Args:
         path: The file.
 
     Returns:
-        query id -> document id -> relevance. Blank lines are skipped.
+        query id -> document id -> relevance.
 
     Raises:
-        DataError: The file cannot be read, a line has not four fields, a relevance is no whole number or beyond
-            `MAX_GRADE`, or a document is judged twice for a query. Names the line.
+        DataError: The file cannot be read, or a line of it; names the line.
     """
-    found: dict[str, dict[str, int]] = {}
-    try:
-        with path.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
-                fields = _fields(path, number, line)
-                if not fields:
-                    continue
-                if len(fields) != _QRELS_FIELDS:
-                    raise DataError(
-                        f"{path}:{number}: {len(fields)} fields; judgements have `query 0 document relevance`"
-                    )
-                judged = found.setdefault(fields[0], {})
-                if fields[2] in judged:
-                    raise DataError(f"{path}:{number}: document {fields[2]!r} is judged twice for query {fields[0]!r}")
-                try:
-                    value = int(fields[3])
-                except ValueError:
-                    raise DataError(f"{path}:{number}: relevance {fields[3][:40]!r} is no whole number") from None
-                if abs(value) > MAX_GRADE:
-                    raise DataError(f"{path}:{number}: relevance {fields[3][:40]} is not within {MAX_GRADE}")
-                judged[fields[2]] = value
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
-    return found
+    found = read_judgements(path)
+    found.tell()
+    return found.qrels

@@ -22,7 +22,7 @@ from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS
 from rerank_eval.analysis.seal import file_digest, is_sealed
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.files import load_json
-from rerank_eval.names import digest, slug
+from rerank_eval.names import digest, slug, task_folder
 
 _MTEB_DIGITS = 1.1e-5
 """mteb rounds to five digits; its mean over queries and ours differ in the last bits."""
@@ -196,8 +196,8 @@ def _mteb(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> N
 def _candidates(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> None:
     if manifest["row"]["kind"] == "retriever":
         return
-    first = manifest["identity"]["candidates"]
-    found = sorted((results_dir / "runs").glob(f"*/{slug(first)}/{slug(manifest['task']['name'])}/manifest.json"))
+    first, task = slug(manifest["identity"]["candidates"]), task_folder(manifest["task"]["name"])
+    found = sorted((results_dir / "runs").glob(f"*/{first}/{task}/manifest.json"))
     if not found:
         verdict.notes.append("its candidates' own result is not here")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ from typing import Annotated
 import typer
 
 from rerank_eval import __version__
+from rerank_eval.errors import ConfigError
+from rerank_eval.names import SPLIT_MARK
 from rerank_eval.quiet import hush
 from rerank_eval.visible import make_console
 
@@ -34,6 +37,10 @@ TaskOption = Annotated[
     list[str] | None,
     typer.Option("--task", "-t", help="Suite, task or BEIR folder; may be given several times. Overrides the config."),
 ]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Split of every task, such as dev; of one task it is TASK@dev. Overrides the config."),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML config. Without it one is chosen, and the first line says why."),
@@ -42,6 +49,18 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Override a key, such as `reranker.dtype=float16`. May be given several times."),
 ]
+
+
+def with_split(settings: list[str] | None, split: str | None) -> list[str]:
+    """Return the `--set` arguments with that of `--split` behind them."""
+    return [*(settings or []), *([] if split is None else [f"split={json.dumps(split)}"])]
+
+
+def of_split(tasks: list[str] | None, split: str | None) -> list[str]:
+    """Return the tasks with their split behind them, where there is no config to say so."""
+    if split is not None and not tasks:
+        raise ConfigError(f"--split {split}: name its task with --task")
+    return list(tasks or []) if split is None else [f"{task}{SPLIT_MARK}{split}" for task in tasks or []]
 
 
 def _version(value: bool) -> None:

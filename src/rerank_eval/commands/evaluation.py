@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from rerank_eval.commands import ConfigOption, SetOption, TaskOption, app, console
+from rerank_eval.commands import ConfigOption, SetOption, SplitOption, TaskOption, app, console, of_split, with_split
 
 
 @app.command("eval")
-def evaluate(task: TaskOption = None, config: ConfigOption = None, set_: SetOption = None) -> None:
+def evaluate(
+    task: TaskOption = None, config: ConfigOption = None, set_: SetOption = None, split: SplitOption = None
+) -> None:
     """Retrieve, rerank, score, and write the leaderboard.
 
     Examples:
@@ -22,13 +24,13 @@ def evaluate(task: TaskOption = None, config: ConfigOption = None, set_: SetOpti
 
         rerank-eval eval --task SciFact --config configs/qwen3-0.6b.yaml
 
-        rerank-eval eval --task path/to/my_beir_folder
+        rerank-eval eval --task path/to/my_beir_folder --split dev
 
     What is done already is not done again; Ctrl-C loses nothing, a crash the block of queries under way at most.
     """
     from rerank_eval.app import run_eval
 
-    run_eval(task or [], config, set_ or [], console)
+    run_eval(task or [], config, with_split(set_, split), console)
 
 
 @app.command()
@@ -37,6 +39,7 @@ def doctor(
     task: TaskOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    split: SplitOption = None,
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Load no model: look at packages, device, disks, data and files alone.")
     ] = False,
@@ -56,7 +59,8 @@ def doctor(
     """
     from rerank_eval.app import run_doctor
 
-    run_doctor(task or [], config, set_ or [], console, weights=not no_weights, json_file=json_file)
+    settings = with_split(set_, split)
+    run_doctor(task or [], config, settings, console, weights=not no_weights, json_file=json_file)
 
 
 @app.command()
@@ -65,6 +69,7 @@ def plan(
     task: TaskOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
+    split: SplitOption = None,
     rate: Annotated[
         float | None, typer.Option("--rate", min=1e-6, help="TFLOP/s of useful work on your device, if you know it.")
     ] = None,
@@ -89,7 +94,7 @@ def plan(
 
     chosen, why = choose_config(task or [], config)
     console.print(f"config: {chosen} ({why})", markup=False)
-    told = (task or [], set_ or [])
+    told = (task or [], with_split(set_, split))
     flops = None if rate is None else rate * 1e12
     show_estimate(chosen, told, console, rate=flops, device_name=device_name, price=price, json=json_file)
 
@@ -154,6 +159,7 @@ def fetch(
         Path | None, typer.Option("--config", "-c", help="Fetch what this config's tasks and models need.")
     ] = None,
     set_: SetOption = None,
+    split: SplitOption = None,
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder for data sets; else the config's, else mirror/data.")
     ] = None,
@@ -175,5 +181,9 @@ def fetch(
     from rerank_eval.fetch.run import Request
     from rerank_eval.fetch.run import fetch as run
 
-    tasks = (*(suite or ()), *(task or ()))
-    run(Request(tasks, tuple(model or ()), config, tuple(set_ or ()), data_root, model_root, dry_run), console)
+    tasks, settings = [*(suite or ()), *(task or ())], set_ or []
+    if config is None:
+        tasks = of_split(tasks, split)
+    else:
+        settings = with_split(set_, split)
+    run(Request(tuple(tasks), tuple(model or ()), config, tuple(settings), data_root, model_root, dry_run), console)

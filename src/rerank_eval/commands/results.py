@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rerank_eval.commands import SetOption, TaskOption, app, console
+from rerank_eval.commands import SetOption, SplitOption, TaskOption, app, console, of_split, with_split
 
 
 @app.command()
@@ -49,6 +49,7 @@ def compare(
     *,
     task: TaskOption = None,
     set_: SetOption = None,
+    split: SplitOption = None,
     results_dir: Annotated[Path | None, typer.Option("--results", "-r", help="A results folder.")] = None,
     run: Annotated[bool, typer.Option("--run", help="First run what the configs lack.")] = False,
     against: Annotated[
@@ -72,13 +73,15 @@ def compare(
 
         rerank-eval compare ours.trec theirs.trec --qrels test.qrels
     """
+    from rerank_eval.config.schema import is_yaml_file
     from rerank_eval.pipeline.comparison import Request, compare_runs
 
+    in_config = not task and any(is_yaml_file(one) for one in names)
     request = Request(
         tuple(names),
-        tuple(task or ()),
+        () if in_config else tuple(of_split(task, split)),
         results_dir,
-        tuple(set_ or ()),
+        tuple(with_split(set_, split)),
         run=run,
         against=against,
         measure=measure,
@@ -96,6 +99,7 @@ def report(
     ] = None,
     *,
     task: TaskOption = None,
+    split: SplitOption = None,
     results_dir: Annotated[Path | None, typer.Option("--results", "-r", help="A results folder.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; report.html by default.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the comparisons' draws.")] = 20_250_605,
@@ -106,7 +110,7 @@ def report(
     """
     from rerank_eval.pipeline.comparison import Request, write_page
 
-    write_page(Request(tuple(names or ()), tuple(task or ()), results_dir, seed=seed), output, console)
+    write_page(Request(tuple(names or ()), tuple(of_split(task, split)), results_dir, seed=seed), output, console)
 
 
 @app.command()
@@ -119,6 +123,7 @@ def lab(
     ],
     config: Annotated[Path, typer.Option("--config", "-c", help="Whose models are used.")] = Path("configs/base.yaml"),
     set_: SetOption = None,
+    split: SplitOption = None,
     first: Annotated[int, typer.Option("--first", min=2, help="Queries of the first sample.")] = 30,
     most: Annotated[int | None, typer.Option("--most", min=2, help="Queries at most.")] = None,
     alpha: Annotated[float, typer.Option("--alpha", min=1e-6, max=0.5, help="Chance of any false verdict.")] = 0.05,
@@ -138,7 +143,7 @@ def lab(
             config,
             task,
             tuple(instruction),
-            tuple(set_ or ()),
+            tuple(with_split(set_, split)),
             first=first,
             most=most,
             alpha=alpha,
@@ -153,6 +158,7 @@ def inspect(
     run: Annotated[str, typer.Argument(help="An identity (`runs` lists them), a model or a result folder.")],
     *,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Only this task; a BEIR folder by its path.")] = None,
+    split: SplitOption = None,
     query: Annotated[str | None, typer.Option("--query", "-q", help="Show this query and its candidates.")] = None,
     worst: Annotated[int, typer.Option("--worst", min=1, help="How many queries are shown.")] = 10,
     missed: Annotated[bool, typer.Option("--missed", help="Relevant documents that were not retrieved.")] = False,
@@ -180,6 +186,7 @@ def inspect(
     """
     from rerank_eval.pipeline.inspection import Request, inspect_run
 
+    task = next(iter(of_split([task] if task else [], split)), None)
     request = Request(run, task, query, worst, missed, render, cell, results_dir, data_root, model_root, json_file)
     inspect_run(request, console)
 
@@ -259,6 +266,7 @@ def verify(
     ] = None,
     *,
     task: TaskOption = None,
+    split: SplitOption = None,
     results_dir: Annotated[Path, typer.Option("--results", "-r", help="A results folder.")] = Path("results"),
 ) -> None:
     """Check that numbers follow from their files: digests, metrics judged again, mteb's file, candidates, the table.
@@ -272,4 +280,4 @@ def verify(
     """
     from rerank_eval.pipeline.verification import verify as check
 
-    check(names or [], task or [], results_dir, console)
+    check(names or [], of_split(task, split), results_dir, console)

@@ -141,7 +141,12 @@ class RetrieverConfig(_Checkpoint):
     top_k: int = Field(default=100, ge=1, le=1000)
     """Candidates kept for each query."""
     candidates: Literal["auto", "retrieved"] = "auto"
-    """`auto`: a task that ships its own candidates (FollowIR) keeps them; `retrieved`: always the retriever's top_k."""
+    """`auto`: a task of reranking that ships its own candidates (FollowIR) keeps them; `retrieved`: always the
+    retriever's top_k. Where a task of retrieval says among which documents to retrieve (BRIGHT), both do so."""
+    own_document: Literal["auto", "drop", "keep"] = "auto"
+    """What becomes of a document with the query's id. `auto`: mteb's tasks as mteb has them (dropped in ArguAna, Quora,
+    ...); in a BEIR folder it is dropped where the texts agree too, unless it is judged relevant. `drop`, `keep`:
+    always."""
     max_length: int | None = Field(default=None, ge=8)
     """Longest text in tokens; null keeps the model's own limit."""
     engine: Literal["auto", "packed", "sentence-transformers"] = "auto"
@@ -262,7 +267,11 @@ class RunConfig(_Model):
     description: str = ""
     """What the experiment is for; shown when it starts."""
     tasks: list[str] = Field(default=["Embedded"], min_length=1)
-    """Suites (`MTEB-R`), task names (`SciFact`) and BEIR folders (`path/to/folder`)."""
+    """Suites (`MTEB-R`), task names (`SciFact`) and BEIR folders (`path/to/folder`); one split of a task as
+    `SciFact@train`."""
+    split: str | None = Field(default=None, min_length=1)
+    """The split of all tasks that are named without one, such as `dev`; null takes each task's usual one: of a BEIR
+    folder `test`, or the only one. Results of another split stand under the task's name with the split behind it."""
     embedded: EmbeddedConfig = EmbeddedConfig()
     """The embedded tasks' size."""
     retriever: RetrieverConfig = RetrieverConfig()

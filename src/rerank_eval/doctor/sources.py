@@ -23,6 +23,8 @@ TOLD = 5
 """Tasks with a problem that get a line of their own."""
 PATIENCE = 5.0
 """Seconds for the hub's name, and as many for its answer."""
+_NOT_PROBED = {"instruction", "top_k", "candidates", "own_document", "head"}
+"""Settings on which nothing that is probed depends."""
 
 
 def find_tasks(loaded: LoadedConfig) -> tuple[list[TaskRef], list[Finding]]:
@@ -35,7 +37,7 @@ def find_tasks(loaded: LoadedConfig) -> tuple[list[TaskRef], list[Finding]]:
         The tasks, and a finding where a name stands for nothing.
     """
     try:
-        return resolve(loaded.base.tasks, where=f"{loaded.path}: tasks"), []
+        return resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks"), []
     except RerankEvalError as error:
         return [], [failure("tasks", str(error), f"name what `{command('tasks')}` lists, or a BEIR folder")]
 
@@ -141,6 +143,7 @@ def _find_data(ref: TaskRef, loaded: LoadedConfig) -> str:
     task = build(ref, size=loaded.base.embedded.size)
     if not prepare.from_hub(task):
         return "from this Python installation" if ref.kind == "embedded" else "from a folder that is whole"
+    prepare.check_splits(task, loaded.base.data_folder)
     if loaded.base.data_folder is not None:
         mirror.find(task, loaded.base.data_folder)
         return f"whole in {loaded.base.data_folder}"
@@ -162,8 +165,7 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
     wanted: list[tuple[str, RetrieverConfig | RerankerConfig]] = [("retriever", run.retriever) for run in loaded.runs]
     wanted += [("reranker", run.reranker) for run in loaded.runs if run.reranker is not None]
     for role, config in wanted:
-        # What is probed does not depend on the instruction.
-        key = digest([role, config.model_dump(mode="json", exclude={"instruction", "top_k", "candidates", "head"})])
+        key = digest([role, config.model_dump(mode="json", exclude=_NOT_PROBED)])
         if key in subjects:
             continue
         try:

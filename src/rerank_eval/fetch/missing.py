@@ -39,7 +39,7 @@ def complete_plan(loaded: LoadedConfig) -> Plan:
     except RerankEvalError as error:
         if error.lacking is None:
             raise
-        tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
+        tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
         raise _all_of(loaded, [error, *_models(loaded), *_data(loaded, tasks)]) from error
     if problems := list(_data(loaded, [task for task in plan.tasks if _is_read(plan, task)])):
         raise _all_of(loaded, problems) from problems[0]

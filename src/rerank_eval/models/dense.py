@@ -278,7 +278,7 @@ def _wanted(request: SearchRequest) -> tuple[list[int], list[tuple[str, list[str
     wanted = {document_id for query_id in query_ids for document_id in within.get(query_id, ())}
     rows: list[int] = []
     position: dict[str, int] = {}
-    for row, document_id in enumerate(request.corpus["id"]):
+    for row, document_id in enumerate(request.corpus["id"][:]):
         if document_id in wanted:
             position[document_id] = len(rows)
             rows.append(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,9 @@ from rerank_eval.models.records import CellScores, Recorder
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import check_retriever
 from rerank_eval.quiet import settle
+
+Excluded = Mapping[tuple[str, str], Mapping[str, Set[str]]]
+"""(subset, split) -> query id -> ids of documents."""
 
 Advance = Callable[[int], None]
 """Told how many texts (first stage) or pairs (second stage) are done since the last call."""
@@ -70,7 +73,7 @@ class Backend(Protocol):
 
 
 class CandidateSearch:
-    """A retriever as mteb's evaluator wants it: keeps the top k, drops a query's own document first.
+    """A retriever as mteb's evaluator wants it: keeps the top k of what may be a candidate.
 
     mteb drops identical ids only when it scores, so that the query's own document would take one of the k places.
 
@@ -78,7 +81,8 @@ class CandidateSearch:
         backend: What finds documents.
         meta: Identity under which mteb files the result.
         top_k: Documents kept for each query.
-        drop_identical: Drop the document that carries the query's id (mteb's `ignore_identical_ids`).
+        own_lists: The candidates that mteb hands over are all kept, rather than the top k of them.
+        excluded: For each cell (subset, split) and query, documents that are no candidates.
         advance: Told of progress.
 
     Attributes:
@@ -91,13 +95,15 @@ class CandidateSearch:
         meta: ModelMeta,
         *,
         top_k: int,
-        drop_identical: bool = False,
+        own_lists: bool = False,
+        excluded: Excluded | None = None,
         advance: Advance | None = None,
     ) -> None:
         self.backend = backend
         self.mteb_model_meta = meta
         self.top_k = top_k
-        self.drop_identical = drop_identical
+        self.own_lists = own_lists
+        self.excluded = excluded or {}
         self.recorder = Recorder()
         self._advance: Advance = advance or (lambda _: None)
         self._corpus: Any = None
@@ -122,18 +128,17 @@ class CandidateSearch:
             ModelError: A score is not finite.
         """
         native = dict(top_ranked) if top_ranked else None
-        depth = max((len(ids) for ids in native.values()), default=0) if native else self.top_k
+        depth = max(map(len, native.values())) if native and self.own_lists else self.top_k
+        excluded = self.excluded.get((hf_subset, hf_split), {})
+        spare = max(map(len, excluded.values()), default=0)  # what is taken out leaves depth documents
         context = {"task_metadata": task_metadata, "hf_split": hf_split, "hf_subset": hf_subset}
-        found = self.backend.search(
-            SearchRequest(self._corpus, queries, depth + int(self.drop_identical), native, context, self._advance)
-        )
+        found = self.backend.search(SearchRequest(self._corpus, queries, depth + spare, native, context, self._advance))
         cell = CellScores()
         results: dict[str, dict[str, float]] = {}
         for query_id in queries["id"]:
             ranked = rank(found.pop(query_id, {}))  # let go: ten million pairs do not fit twice
-            if self.drop_identical:
-                ranked = [(document_id, score) for document_id, score in ranked if document_id != query_id]
-            ranked = ranked[:depth]
+            out = excluded.get(query_id, ())
+            ranked = [(document_id, score) for document_id, score in ranked if document_id not in out][:depth]
             cell.add(query_id, [d for d, _ in ranked], np.array([s for _, s in ranked], dtype=np.float64))
             results[query_id] = dict(ranked)
         cell.check_finite(self.mteb_model_meta.name or "retriever")

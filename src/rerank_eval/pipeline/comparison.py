@@ -133,8 +133,10 @@ def _run(loaded: LoadedConfig, console: Console) -> None:
 
 
 def _tasks(request: Request, configs: Sequence[LoadedConfig]) -> list[str] | None:
-    names = list(request.tasks) or [task for loaded in configs for task in loaded.base.tasks]
-    return [ref.name for ref in resolve(names, where="--task" if request.tasks else "tasks")] if names else None
+    if request.tasks:
+        return [ref.name for ref in resolve(request.tasks, where="--task")]
+    found = [ref for loaded in configs for ref in resolve(loaded.base.tasks, split=loaded.base.split, where="tasks")]
+    return list(dict.fromkeys(ref.name for ref in found)) or None
 
 
 def _rows(request: Request, configs: dict[str, LoadedConfig], results_dir: Path) -> Iterator[Stored | Run]:

@@ -86,7 +86,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
         ModelError: A folder that the config names as a model holds none that is usable.
     """
     rater = Rater.of(loaded, rate, device_name)
-    tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
+    tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
     subjects = list(_subjects(loaded))
     work: list[Work] = []
     unmeasured: list[str] = []

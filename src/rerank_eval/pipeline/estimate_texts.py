@@ -124,7 +124,7 @@ def read_texts(task: TaskRef, size: Any, wish: Wish) -> Texts | None:
     cells = []
     for subset, split, data in prepare.cells(built):
         lists: list[list[str]] | None = None
-        if wish.native and data["top_ranked"]:
+        if wish.native and data["top_ranked"] and prepare.gives_lists(built.metadata):
             lists = [list(own) for own in data["top_ranked"].values()]
         elif split in found.get(subset, {}):
             lists = [list(own)[: wish.top_k] for own in found[subset][split].values()]
@@ -148,9 +148,9 @@ def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, f
 
 
 def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wish: Wish) -> Cell:
-    ids = data["corpus"]["id"]
-    titles = data["corpus"]["title"] if "title" in data["corpus"].column_names else [""] * len(ids)
-    texts = [f"{title} {text}".strip() for title, text in zip(titles, data["corpus"]["text"], strict=True)]
+    ids = data["corpus"]["id"][:]
+    titles = data["corpus"]["title"][:] if "title" in data["corpus"].column_names else [""] * len(ids)
+    texts = [f"{title} {text}".strip() for title, text in zip(titles, data["corpus"]["text"][:], strict=True)]
     by_id = dict(zip(ids, texts, strict=True))
     chosen = [by_id[one] for own in lists for one in own if one in by_id] if lists else texts
     queries = list(data["queries"]["text"])
@@ -196,7 +196,11 @@ def _cell(cell: tuple[str, str], own: Mapping[str, Any], metadata: Any, wish: Wi
     queries, documents = own["queries_text_statistics"], own["documents_text_statistics"]
     number = own.get("num_documents") or round(documents["total_text_length"] / documents["average_text_length"])
     ranked = own.get("top_ranked_statistics")
-    own_list = ranked["average_top_ranked_per_query"] if ranked and wish.native else None
+    listed = ranked["average_top_ranked_per_query"] if ranked else number
+    if not prepare.gives_lists(metadata):  # lists to retrieve from
+        own_list = min(wish.top_k, listed)
+    else:
+        own_list = listed if ranked and wish.native else min(wish.top_k, number)
     languages = metadata.eval_langs
     codes = languages.get(cell[0], ["eng-Latn"]) if isinstance(languages, dict) else languages
     spread = spread_from(number, documents["average_text_length"], documents["max_text_length"])
@@ -204,7 +208,7 @@ def _cell(cell: tuple[str, str], own: Mapping[str, Any], metadata: Any, wish: Wi
         *cell,
         own.get("num_queries") or round(queries["total_text_length"] / queries["average_text_length"]),
         number,
-        own_list if own_list is not None else min(wish.top_k, number),
+        own_list,
         queries["average_text_length"],
         documents["average_text_length"],
         documents["average_text_length"],

@@ -22,7 +22,7 @@ from rerank_eval.models.scorers import Prompting, make_policy
 from rerank_eval.names import did_you_mean
 from rerank_eval.pipeline import results
 from rerank_eval.tasks import prepare
-from rerank_eval.tasks.registry import TaskRef, build, resolve
+from rerank_eval.tasks.registry import TaskRef, build, resolve, split_of
 from rerank_eval.typed import command
 
 _SNIPPET = 70
@@ -148,7 +148,7 @@ class _View:
     def _ref(self) -> TaskRef:
         if self.manifest["task"]["kind"] == "beir":
             given = self.request.task
-            if given is None or not Path(given).is_dir():
+            if given is None or not Path(split_of(given)[0]).is_dir():
                 raise ConfigError(f"{self.name} was read from a folder; name it, as --task path/to/{self.name}")
             return resolve([given], where="--task")[0]
         return resolve([self.name], where="--task")[0]

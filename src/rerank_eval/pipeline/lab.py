@@ -26,7 +26,7 @@ from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
 from rerank_eval.models.stored import ScoreStore, blocks
-from rerank_eval.names import digest, slug
+from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Row
@@ -85,7 +85,7 @@ def run_lab(request: Request, console: Console) -> None:
         RerankEvalError: Retrieval or scoring failed.
     """
     loaded = _load(request)
-    tasks = resolve(loaded.base.tasks, where="--task")
+    tasks = resolve(loaded.base.tasks, split=loaded.base.split, where="--task")
     if len(tasks) != 1:
         raise ConfigError(f"--task {request.task}: {len(tasks)} tasks; the lab works on one at a time")
     session = start(loaded, console)
@@ -131,7 +131,7 @@ class _Lab:
         self.race = Race(list(self.rows), request.alpha)
         first = next(iter(self.rows.values()))
         self.job = Job(first, task, plan.results_dir, plan.results_dir, {}, plan.loaded.base.embedded.size)
-        self.task = stages.reranking_task(self.job)
+        self.task, _ = stages.reranking_task(self.job)
         if self.task.metadata.main_score not in _VARIED:
             raise ConfigError(f"{task.name}: its main score is {self.task.metadata.main_score}; use `compare` for it")
         self.qrels = stages.judgements(self.task)
@@ -247,12 +247,12 @@ class _Lab:
 
     def _write(self, done: int) -> None:
         settings = [[row.digest for row in self.rows.values()], self.request.seed, self.request.alpha]
-        path = self.plan.results_dir / "labs" / f"{slug(self.task.metadata.name)}-{digest(settings, 8)}.json"
+        path = self.plan.results_dir / "labs" / f"{task_folder(self.job.task.name)}-{digest(settings, 8)}.json"
         verdicts: list[Mapping[str, Any]] = [dataclasses.asdict(one) for one in self.race.verdicts()]
         write_json(
             path,
             {
-                "task": self.task.metadata.name,
+                "task": self.job.task.name,
                 "measure": self.task.metadata.main_score,
                 "alpha": self.request.alpha,
                 "seed": self.request.seed,

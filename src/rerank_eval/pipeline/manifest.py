@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mteb.models.model_meta import ModelMeta
+
 from rerank_eval.analysis.judging import Judged
 from rerank_eval.analysis.seal import file_digest
 from rerank_eval.pipeline.plan import Row
@@ -23,6 +25,7 @@ _NOT_OF_A_RESULT = {
     "extends",
     "description",
     "tasks",
+    "split",
     "results_dir",
     "data_root",
     "model_root",
@@ -58,6 +61,10 @@ class Job:
     held: Held | None = None
     workers: Callable[[], list[dict[str, Any]]] = list
     makers: Callable[[], list[str]] = list
+
+    def meta(self) -> ModelMeta:
+        """Return the identity as mteb files the result under it; of a split of its own, apart from the usual one's."""
+        return self.row.meta(self.task.split)
 
 
 @dataclass(frozen=True)

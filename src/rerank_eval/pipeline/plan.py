@@ -20,7 +20,7 @@ from rerank_eval.models.instruction_sets import InstructionSet, find_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.models.statements import check_retriever, told
-from rerank_eval.names import digest, slug
+from rerank_eval.names import digest, slug, task_folder, without_split
 from rerank_eval.store import LOCK, STORE, score_identity
 from rerank_eval.tasks.registry import TaskRef, resolve
 
@@ -73,6 +73,8 @@ class Row:
         first = self.retriever or self
         if first.identity["candidates"] != "auto":
             parts.append(f"candidates={first.identity['candidates']}")
+        if "own_document" in first.identity:
+            parts.append(f"own_document={first.identity['own_document']}")
         return ", ".join(parts)
 
     @property
@@ -86,7 +88,7 @@ class Row:
 
     def folder(self, results_dir: Path, task: str) -> Path:
         """Return the folder that holds this row's files for a task."""
-        return results_dir / "runs" / slug(self.ref.label) / self.digest / slug(task)
+        return results_dir / "runs" / slug(self.ref.label) / self.digest / task_folder(task)
 
     def lock(self, results_dir: Path, task: str) -> Path:
         """Return the file that one process at a time holds while it works on this row and a task.
@@ -95,10 +97,15 @@ class Row:
         """
         if self.kind == "retriever":
             return self.folder(results_dir, task) / LOCK
-        return results_dir / STORE / slug(self.ref.label) / digest(self.score_identity, 12) / slug(task) / LOCK
+        stored = results_dir / STORE / slug(self.ref.label) / digest(self.score_identity, 12)
+        return stored / slug(without_split(task)) / LOCK
 
-    def meta(self) -> ModelMeta:
-        """Return the identity as mteb files results under it, first stage and top_k included."""
+    def meta(self, split: str | None = None) -> ModelMeta:
+        """Return the identity as mteb files results under it, first stage and top_k included.
+
+        Args:
+            split: The task's split where it is not the usual one, whose result has the same name in mteb's layout.
+        """
         settings = {
             key: shown_instruction(value) if key == "instruction" else value
             for key, value in self.identity.items()
@@ -110,6 +117,10 @@ class Row:
         first = self.retriever or self
         if first.identity["candidates"] != "auto":  # tells p-MRR over the top_k from p-MRR over a task's own candidates
             settings["candidates"] = first.identity["candidates"]
+        if "own_document" in first.identity:
+            settings["own_document"] = first.identity["own_document"]
+        if split is not None:
+            settings["split"] = split
         settings["id"] = self.digest
         kind = (
             "cross-encoder" if self.kind == "reranker" else "sparse" if self.config.retriever.model == BM25 else "dense"
@@ -178,7 +189,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         ModelError: A model's files are unusable, or a setting does not fit it.
         OfflineError: A model has to come from the hub and cannot.
     """
-    tasks = resolve(loaded.base.tasks, where=f"{loaded.path}: tasks")
+    tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
     retrievers: dict[str, Row] = {}
     rerankers: dict[str, Row] = {}
     resolved: dict[tuple[str, str | None], ModelRef] = {}
@@ -192,7 +203,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     def instructions(section: RetrieverConfig | RerankerConfig, where: str) -> InstructionSet | None:
         found = find_instruction_set(section.instruction, where)
         if found is not None:
-            found.check([task.name for task in tasks], where)
+            found.check([task.base for task in tasks], where)
         return found
 
     for run in loaded.runs:
@@ -245,6 +256,8 @@ def retriever_identity(
         "top_k": config.top_k,
         "candidates": config.candidates,
     }
+    if config.own_document != "auto":
+        identity["own_document"] = config.own_document
     if config.model != BM25:
         identity |= {"dtype": config.dtype, "instruction": config.instruction, "max_length": config.max_length}
         if instructions is not None:

@@ -148,8 +148,22 @@ class Reporter:
             yield Bar(self, label, total, unit, progress)
 
 
+class _Once(logging.Filter):
+    """Lets a message pass once: each row that reads a data set has the same to say of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new
+
+
 def open_log(results_dir: Path, console: Console) -> Path:
-    """Send our log to a file in the results folder, and warnings to the console as well.
+    """Send our log to a file in the results folder, and warnings to the console as well, each once.
 
     Args:
         results_dir: The results folder; the file stands under its `logs`.
@@ -169,6 +183,7 @@ def open_log(results_dir: Path, console: Console) -> Path:
         raise storage_error(error, path) or StorageError(f"{path}: cannot be written ({error.strerror})") from error
     handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     shown = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING, markup=False)
+    shown.addFilter(_Once())
     for old in list(logger.handlers):
         logger.removeHandler(old)
         old.close()

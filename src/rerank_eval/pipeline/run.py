@@ -30,6 +30,15 @@ logger = logging.getLogger(__name__)
 _WORTH_TELLING = 0.0005
 """nDCG that ties leave open before it is told: what the leaderboard's second decimal shows."""
 _MARKERS_SHOWN = 3
+_REMARKS = {
+    "judged_queries_missing": "judged queries that are not there left out",
+    "judged_documents_missing": "judged documents not in the corpus",
+    "queries_without_candidates": "queries without candidates",
+    "own_documents_dropped": "queries' own documents dropped",
+    "own_documents_kept": "queries' own documents kept",
+    "documents_excluded": "documents excluded by the task",
+}
+"""What a manifest's `data` counts, in words; queries without a judgement are most data sets' usual case."""
 
 
 @dataclass
@@ -122,6 +131,7 @@ class Runner:
         self._fingerprints[task.name] = prepare.fingerprint(built)
         self.outcome.revisions[task.name] = str(built.metadata.dataset.get("revision"))
         data_root = self.plan.loaded.base.data_folder
+        prepare.check_splits(built, data_root)
         if data_root is not None and prepare.from_hub(built):
             mirror.find(built, data_root)  # what is missing is told before any model is loaded
 
@@ -233,6 +243,8 @@ def _reservations(manifest: Mapping[str, Any]) -> str:
     marked = manifest.get("markers", {}).get("pairs", 0)
     if marked:
         told += f", {marked} pairs with markers"
+    data = manifest["data"]
+    told += "".join(f", {data[name]} {words}" for name, words in _REMARKS.items() if name in data)
     scores = manifest["scores"]
     key, name = ("p_mrr", "p-MRR") if "p_mrr" in scores else ("ndcg_at_10", "nDCG@10")
     worst, best = scores[f"{key}_worst"], scores[f"{key}_best"]

@@ -18,6 +18,7 @@ from rerank_eval.pipeline import results
 from rerank_eval.pipeline.manifest import Finished, Job, manifest
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.tasks import prepare
+from rerank_eval.tasks.candidates import Rules, drop_excluded, rules_of
 from rerank_eval.tasks.registry import build
 
 
@@ -34,10 +35,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         ModelError: A score is not finite.
     """
     task = _loaded(job)
-    native = _native(task)
-    if job.row.config.retriever.candidates == "retrieved":
-        _drop_native(task)
-        native = False
+    rules = _rules(job, task)
     results.begin(job.folder)
     backend.take_work()  # what an interrupted task left behind is not this one's
     texts = sum(len(data["corpus"]) + len(data["queries"]) for _, _, data in prepare.cells(task))
@@ -45,9 +43,10 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
     with reporter.bar(f"retrieve {job.task.name} with {job.row.ref.label}", texts, "texts") as bar:
         search = CandidateSearch(
             backend,
-            job.row.meta(),
+            job.meta(),
             top_k=job.row.config.retriever.top_k,
-            drop_identical=bool(task.ignore_identical_ids),
+            own_lists=rules.own_lists,
+            excluded=rules.excluded,
             advance=bar.advance,
         )
         result = evaluate(search, task)
@@ -55,7 +54,8 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
     work = backend.take_work()
     facts = {
-        "native": native,
+        "native": rules.own_lists,
+        "data": {**task.remarks, **rules.counts},
         "counts": {"texts": bar.done},
         "digest": judged.digest,
     }
@@ -80,13 +80,13 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
         ModelError: A score is not finite.
     """
     native = bool(candidates["native"])
-    task = reranking_task(job, native=native)
+    task, rules = reranking_task(job, native=native)
     results.begin(job.folder)
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
     started = time.time()
     model.reset()
     model.scorer.take_work()  # what an interrupted task left behind is not this one's
-    model.mteb_model_meta = job.row.meta()
+    model.mteb_model_meta = job.meta()
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
         result = evaluate(RerankSearch(model), task)
@@ -96,6 +96,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     counts, work = model.counts, model.scorer.take_work()
     facts = {
         "native": native,
+        "data": {**task.remarks, **rules.counts},
         "counts": {"queries": counts.queries, "pairs": counts.pairs, "prompt_tokens": counts.tokens},
         "truncation": {
             "pairs": counts.truncated,
@@ -110,7 +111,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     prepare.unload(task)
 
 
-def reranking_task(job: Job, *, native: bool | None = None) -> Any:
+def reranking_task(job: Job, *, native: bool | None = None) -> tuple[Any, Rules]:
     """Load a task with the candidates that a reranker row reorders.
 
     Args:
@@ -118,7 +119,7 @@ def reranking_task(job: Job, *, native: bool | None = None) -> Any:
         native: Whether the candidates are the task's own; None reads it from the retriever's manifest.
 
     Returns:
-        An mteb task for reranking, its data loaded.
+        An mteb task for reranking, its data loaded; and what may be a candidate.
 
     Raises:
         DataError: The candidates name a query or document that the data set does not hold, or are not there.
@@ -131,13 +132,17 @@ def reranking_task(job: Job, *, native: bool | None = None) -> Any:
     if native is None:
         native = bool(manifest["native"])
     task = _loaded(job)
+    rules = _rules(job, task)
+    if native != rules.own_lists:
+        results.begin(source)  # so that the next run retrieves anew
+        raise DataError(f"{source}: its candidates were chosen by other rules; run again, and they are retrieved anew")
     if not native:
         predictions = results.predictions_path(source, job.task.name)
         _check_unaltered(predictions, manifest)
         _convert(task, predictions, job.row.config.retriever.top_k)
-    elif task.ignore_identical_ids:
-        _drop_identical(task)
-    return task
+    else:
+        drop_excluded(task, rules)
+    return task, rules
 
 
 def _loaded(job: Job) -> Any:
@@ -146,19 +151,9 @@ def _loaded(job: Job) -> Any:
     return task
 
 
-def _native(task: Any) -> bool:
-    return all(data["top_ranked"] for _, _, data in prepare.cells(task))
-
-
-def _drop_native(task: Any) -> None:
-    for _, _, data in prepare.cells(task):
-        data["top_ranked"] = None
-
-
-def _drop_identical(task: Any) -> None:
-    """Take a query's own document from its candidates; mteb does so only when it scores, and our files would differ."""
-    for _, _, data in prepare.cells(task):
-        data["top_ranked"] = {query: [one for one in ids if one != query] for query, ids in data["top_ranked"].items()}
+def _rules(job: Job, task: Any) -> Rules:
+    retriever = job.row.config.retriever
+    return rules_of(task, retriever.candidates, retriever.own_document)
 
 
 def _check_unaltered(predictions: Path, manifest: Mapping[str, Any]) -> None:
@@ -210,5 +205,5 @@ def _write(job: Job, finished: Finished) -> None:
     if job.held is not None:
         job.held.check()
     results.write_frames(job.folder, finished.judged, job.row.digest)
-    mteb_json = results.save_mteb_result(job.results_dir, finished.result, job.row.meta(), {})
+    mteb_json = results.save_mteb_result(job.results_dir, finished.result, job.meta(), {})
     results.finish(job.folder, manifest(job, finished, mteb_json))

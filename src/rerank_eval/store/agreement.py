@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rerank_eval.names import digest, slug
+from rerank_eval.names import digest, slug, without_split
 from rerank_eval.store import STORE, cell_folder, score_identity
 from rerank_eval.store.shards import SUFFIX, ShardError, as_digests, read_shard
 
@@ -46,7 +46,7 @@ def agreement(results_dir: Path, label: str, identity: Mapping[str, Any], task: 
         task: The task's name.
         scores: Columns subset, split, query_id, doc_id, score (float64).
     """
-    folder = results_dir / STORE / slug(label) / digest(score_identity(identity), 12) / slug(task)
+    folder = results_dir / STORE / slug(label) / digest(score_identity(identity), 12) / slug(without_split(task))
     unsound: list[str] = []
     same = other = moved = 0
     cells: dict[str, list[pd.DataFrame]] = {}

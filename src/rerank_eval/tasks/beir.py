@@ -2,9 +2,10 @@
 
     corpus.jsonl     {"_id": "d1", "title": "", "text": "..."}
     queries.jsonl    {"_id": "q1", "text": "...", "instruction": "..."}     instruction is optional
-    qrels/test.tsv   query-id <tab> corpus-id <tab> score                   TREC's four columns are read as well
+    qrels/test.tsv   query-id <tab> corpus-id <tab> score                   columns by header, or TREC's four
 
-The .jsonl files may be gzipped. The whole folder is checked when the task is made, before any model is loaded.
+All of them may be gzipped; docs/data.md has the columns' other names. The whole folder is checked when the task is
+made, before any model is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from rerank_eval.models.resolve import cache_dir
-from rerank_eval.tasks.beir_files import LineError, find_files, folder_name, judgements, rows, scan
+from rerank_eval.tasks.beir_files import find_files, folder_name, rows, scan
 from rerank_eval.tasks.mapped import own_folder
 
 _BATCH = 10_000
@@ -31,10 +32,19 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
 
     Args:
         path: The folder.
+        split: Whose judgements count; None for `test`, or the only one.
 
     Raises:
+        ConfigError: There is no such split.
         DataError: The folder is malformed.
+
+    Attributes:
+        drops_own_documents_by_text: Whether a query's own document is told by its text and not by its id alone, as in
+            mteb's own tasks.
+        has_own_documents: Whether a query has a document's id.
     """
+
+    drops_own_documents_by_text = True
 
     metadata = TaskMetadata(
         name="BeirFolder",
@@ -47,9 +57,11 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         main_score="ndcg_at_10",
     )
 
-    def __init__(self, path: Path) -> None:
-        self._files = find_files(path)
-        revision = f"sha256-{scan(self._files)}"
+    def __init__(self, path: Path, split: str | None = None) -> None:
+        self._files = find_files(path, split)
+        found = scan(self._files)
+        self._judged, self.has_own_documents = found.judged, found.own_documents
+        revision = f"sha256-{found.digest}"
         name = folder_name(path)
         # mteb keeps metadata on the class; this folder's must not reach another's task.
         self._own = type(self).metadata.model_copy(
@@ -75,11 +87,8 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         if getattr(self, "data_loaded", False):
             return
         self.metadata = self._own
+        self._judged.tell()
         queries = list(rows(self._files.queries))
-        qrels: dict[str, dict[str, int]] = {}
-        for _number, entry in judgements(self._files.qrels):
-            if not isinstance(entry, LineError):
-                qrels.setdefault(entry[0], {})[entry[1]] = entry[2]
         columns = {
             "id": [row["id"] for row in queries],
             "text": [row["text"] for row in queries],
@@ -89,7 +98,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         data = RetrievalSplitData(
             corpus=self._mapped_corpus(),
             queries=Dataset.from_dict(columns),
-            relevant_docs=qrels,
+            relevant_docs={query: dict(judged) for query, judged in self._judged.qrels.items()},
             top_ranked=None,
         )
         self.dataset = {"default": {self._files.split: data}}

@@ -6,49 +6,24 @@ loaded. Only ids are kept: a corpus may be larger than memory.
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from rerank_eval.analysis.metrics import MAX_GRADE
-from rerank_eval.errors import DataError
+from rerank_eval.analysis.qrels import Judgements, read_judgements
+from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.lines import LineError, Problems, decoded, lines
 from rerank_eval.names import digest, slug
 
-_HEADER = re.compile(r"^\s*query[-_ ]?id\b", re.IGNORECASE)
 _BLANK = re.compile(r"\s")
-_MAX_LINE = 64 * 1024 * 1024
-_MAX_EXPANSION = 200  # of a gzip file; JSON lines of real texts come to 3 to 20
-_MAX_EMPTY = 1_000_000
-_QRELS_COLUMNS = (3, 4)
-
-
-class LineError(Exception):
-    """One malformed line; the caller knows file and number."""
-
-
-@dataclass
-class _Problems:
-    """Collects what is wrong, so that one message can say how much there is."""
-
-    first: str | None = None
-    count: int = 0
-
-    def add(self, message: str) -> None:
-        self.count += 1
-        if self.first is None:
-            self.first = message
-
-    def raise_if_any(self) -> None:
-        if self.first is not None:
-            more = f" (and {self.count - 1} more)" if self.count > 1 else ""
-            raise DataError(f"{self.first}{more}")
+_USUAL = "test"
+_UNKNOWN = 0.1
+"""Share of the judgements that may name an unknown query or document: published data sets have a few such, another
+data set's judgements have more."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +41,21 @@ class FolderFiles:
     queries: Path
     qrels: Path
     split: str
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A folder that was found good.
+
+    Attributes:
+        digest: SHA-256 of all bytes, 16 hexadecimal characters.
+        judged: The judgements.
+        own_documents: Whether a query has a document's id.
+    """
+
+    digest: str
+    judged: Judgements
+    own_documents: bool
 
 
 @dataclass
@@ -92,73 +82,73 @@ def folder_name(path: Path) -> str:
     return slug(name) if name.isascii() else f"{slug(name).strip('_')}_{digest(name, 6)}".lstrip("_")
 
 
-def find_files(path: Path) -> FolderFiles:
+def find_files(path: Path, split: str | None = None) -> FolderFiles:
     """Find a BEIR folder's files.
 
     Args:
         path: The folder.
+        split: Whose judgements count; None for `test`, or the only one.
 
     Returns:
         The files.
 
     Raises:
-        DataError: One is missing, or it is open which judgements count.
+        ConfigError: There is no such split.
+        DataError: A file is missing, or it is open which judgements count.
     """
     found = []
     for name in ("corpus.jsonl", "queries.jsonl"):
         options = [path / name, path / f"{name}.gz"]
-        file = next((option for option in options if option.is_file()), None)
-        if file is None:
+        there = [option for option in options if option.is_file()]
+        if not there:
             raise DataError(
                 f"{options[0]}: no such file; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/test.tsv"
             )
-        found.append(file)
-    qrels = sorted(file for file in (path / "qrels").glob("*.tsv") if file.is_file())  # a pipe would be waited for
-    chosen = next((file for file in qrels if file.stem == "test"), qrels[0] if len(qrels) == 1 else None)
-    if chosen is None:
-        names = ", ".join(file.name for file in qrels)
-        told = f"holds {names}; name the judgements that count test.tsv" if names else "test.tsv is not there"
+        _alone(there[-1], there[0])
+        found.append(there[0])
+    splits = _splits(path / "qrels")
+    usual = _usual(splits)
+    if split is None and usual is None:
+        told = f"holds {', '.join(splits)} and no test; choose one by --split" if splits else "test.tsv is not there"
         raise DataError(f"{path / 'qrels'}: {told}")
-    return FolderFiles(found[0], found[1], chosen, slug(chosen.stem))
+    chosen = split or usual or ""
+    if chosen not in splits:
+        raise ConfigError(f"split: {path / 'qrels'} has no {chosen!r}; valid: {', '.join(splits) or 'none'}")
+    return FolderFiles(found[0], found[1], splits[chosen], slug(chosen))
 
 
-def _lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
-            stream = cast("BinaryIO", handle)
-            number = read = empty = 0
-            most = _MAX_EXPANSION * path.stat().st_size + _MAX_LINE
-            while line := stream.readline(_MAX_LINE + 1):
-                number += 1
-                read += len(line)
-                if read > most:
-                    raise DataError(
-                        f"{path}:{number}: expands to more than {_MAX_EXPANSION} times its size, which no text does; "
-                        "unpack it by hand if it is meant to"
-                    )
-                if len(line) > _MAX_LINE:
-                    raise DataError(f"{path}:{number}: the line is longer than 64 MB; is this one JSON object a line?")
-                if hasher is not None:
-                    hasher.update(line)
-                empty = 0 if line.strip() else empty + 1
-                if empty > _MAX_EMPTY:
-                    raise DataError(f"{path}:{number}: {_MAX_EMPTY:,} empty lines in a row; is this a corpus?")
-                if not empty:
-                    yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+def folder_splits(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Look for a BEIR folder's judgements.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The split that counts where none is chosen, or nothing where that is open; and the other splits.
+    """
+    splits = _splits(path / "qrels")
+    usual = _usual(splits)
+    return () if usual is None else (usual,), tuple(one for one in splits if one != usual)
 
 
-def _decoded(line: bytes) -> str:
-    try:
-        text = line.removeprefix(codecs.BOM_UTF8).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise LineError(f"not UTF-8 text (byte {error.start + 1} of the line)") from None
-    if "\x00" in text:
-        raise LineError("holds a NUL byte")
-    return text
+def _splits(folder: Path) -> dict[str, Path]:
+    """Return split -> file of judgements."""
+    files = [file for ending in (".tsv", ".tsv.gz") for file in folder.glob(f"*{ending}") if file.is_file()]
+    found: dict[str, Path] = {}
+    for file in sorted(files):  # and a pipe would be waited for
+        _alone(file, found.setdefault(file.name.removesuffix(".gz").removesuffix(".tsv"), file))
+    return found
+
+
+def _usual(splits: Iterable[str]) -> str | None:
+    """Return the split that counts where none is chosen: `test`, or the only one."""
+    names = list(splits)
+    return _USUAL if _USUAL in names else names[0] if len(names) == 1 else None
+
+
+def _alone(file: Path, other: Path) -> None:
+    if file != other:
+        raise DataError(f"{file}: {other.name} stands beside it, and may say something else; remove one of the two")
 
 
 def _identifier(value: Any) -> str:
@@ -175,7 +165,7 @@ def _identifier(value: Any) -> str:
 
 def _row(line: bytes) -> dict[str, str]:
     """Parse one line of corpus.jsonl or queries.jsonl into id, title, text and perhaps instruction."""
-    text = _decoded(line)
+    text = decoded(line)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -210,26 +200,8 @@ def _check_characters(row: dict[str, str]) -> None:
             ) from None
 
 
-def _judgement(line: bytes) -> tuple[str, str, int]:
-    fields = _decoded(line).rstrip("\r\n").split("\t")
-    if len(fields) == 1:
-        fields = fields[0].split()
-    if len(fields) not in _QRELS_COLUMNS:
-        raise LineError(f"{len(fields)} columns; expected query-id, corpus-id, score separated by tabs")
-    query_id, document_id, score = fields[0].strip(), fields[-2].strip(), fields[-1].strip()
-    try:
-        value = float(score)
-    except ValueError:
-        raise LineError(f"the score {score!r} is not a number") from None
-    if not value.is_integer():
-        raise LineError(f"the score {score!r} is not a whole number")
-    if abs(value) > MAX_GRADE:
-        raise LineError(f"the score {score!r} is no grade of relevance; grades lie within {MAX_GRADE}")
-    return query_id, document_id, int(value)
-
-
-def _scan_rows(path: Path, seen: dict[str, int], hasher: Any, problems: _Problems) -> None:
-    for number, line in _lines(path, hasher):
+def _scan_rows(path: Path, seen: dict[str, int], hasher: Any, problems: Problems) -> None:
+    for number, line in lines(path, hasher):
         try:
             identifier = _row(line)["id"]
         except LineError as error:
@@ -246,64 +218,55 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
     Raises:
         DataError: It was altered since.
     """
-    for number, line in _lines(path):
+    for number, line in lines(path):
         try:
             yield _row(line)
         except LineError as error:
             raise DataError(f"{path}:{number}: {error}; it was altered while it was read") from None
 
 
-def judgements(path: Path, hasher: Any = None) -> Iterator[tuple[int, tuple[str, str, int] | LineError]]:
-    """Read judgements as query, document and grade, or what is wrong with a line, each with its number.
-
-    Args:
-        path: The file.
-        hasher: Is fed the bytes.
-    """
-    for number, line in _lines(path, hasher):
-        if number == 1 and _HEADER.match(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")):
-            continue
-        try:
-            yield number, _judgement(line)
-        except LineError as error:
-            yield number, error
-
-
-def scan(files: FolderFiles) -> str:
-    """Check a folder in one pass, keeping ids only.
+def scan(files: FolderFiles) -> Scanned:
+    """Check a folder in one pass, keeping ids and judgements only.
 
     Args:
         files: The folder's files.
 
     Returns:
-        SHA-256 of all bytes, 16 hexadecimal characters.
+        Digest and judgements.
 
     Raises:
-        DataError: A line is malformed, an id stands twice, a judgement names an unknown id, a file is empty; one line
-            that names the first problem by file and line, and counts the others.
+        DataError: A line is malformed, an id stands twice, more than a tenth of the judgements name an unknown query or
+            document, a file is empty; one line that names the first problem by file and line, and counts the others.
     """
-    found, problems = _Scan(), _Problems()
+    found, problems = _Scan(), Problems()
     _scan_rows(files.corpus, found.documents, found.hasher, problems)
     _scan_rows(files.queries, found.queries, found.hasher, problems)
     problems.raise_if_any()
     for path, ids, what in ((files.corpus, found.documents, "documents"), (files.queries, found.queries, "queries")):
         if not ids:
             raise DataError(f"{path}: is empty; it holds no {what}")
-    positive = 0
-    judged: dict[tuple[str, str], int] = {}
-    for number, entry in judgements(files.qrels, found.hasher):
-        if isinstance(entry, LineError):
-            problems.add(f"{files.qrels}:{number}: {entry}")
-            continue
-        query_id, document_id, score = entry
-        positive += score > 0
-        if query_id not in found.queries:
-            problems.add(f"{files.qrels}:{number}: query {query_id!r} is not in {files.queries.name}")
-        elif document_id not in found.documents:
-            problems.add(f"{files.qrels}:{number}: document {document_id!r} is not in {files.corpus.name}")
-        elif judged.setdefault((query_id, document_id), score) != score:
-            problems.add(f"{files.qrels}:{number}: {query_id!r}, {document_id!r} is judged twice, and differently")
-    problems.raise_if_any()
-    if not positive:
+    judged = read_judgements(files.qrels, found.hasher)
+    if judged.comments and (marked := next((one for one in found.queries if one.startswith("#")), None)):
+        raise DataError(
+            f"{files.qrels}: query {marked!r} begins with `#`, as the comments here do; rename it or remove them"
+        )
+    _check_known(files, judged, found)
+    if not any(grade > 0 for own in judged.qrels.values() for grade in own.values()):
         raise DataError(f"{files.qrels}: judges no document as relevant; every score would be 0")
-    return str(found.hasher.hexdigest()[:16])
+    own = not found.queries.keys().isdisjoint(found.documents)
+    return Scanned(str(found.hasher.hexdigest()[:16]), judged, own)
+
+
+def _check_known(files: FolderFiles, judged: Judgements, found: _Scan) -> None:
+    """Refuse judgements too many of which are of something else; `prepare.load` tells of a few."""
+    unknown = Problems()
+    for (query_id, document_id), line in judged.places.items():
+        if query_id not in found.queries:
+            unknown.add(f"{files.qrels}:{line}: query {query_id!r} is not in {files.queries.name}")
+        elif document_id not in found.documents:
+            unknown.add(f"{files.qrels}:{line}: document {document_id!r} is not in {files.corpus.name}")
+    if unknown.count > _UNKNOWN * len(judged.places):
+        raise DataError(
+            f"{unknown.first}; so it is with {unknown.count} of {len(judged.places)} judgements, and at most "
+            f"{_UNKNOWN:.0%} may name what is not there: are these the judgements of this folder?"
+        )

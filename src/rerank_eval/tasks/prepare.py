@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.errors import DataError, OfflineError
+from rerank_eval.errors import ConfigError, DataError, OfflineError
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror
 from rerank_eval.typed import command
 
 logger = logging.getLogger(__name__)
+
+_RERANKING = ("Reranking", "InstructionReranking")
 
 
 def fingerprint(task: Any) -> str:
@@ -31,7 +33,35 @@ def fingerprint(task: Any) -> str:
     path = dataset.get("path") if mirrored is None else mirrored.dataset
     facts = [path, dataset.get("revision"), sorted(task.eval_splits), sorted(task.hf_subsets)]
     facts.append(task.metadata.prompt)
-    return digest([task.metadata.name, *facts])
+    return digest([task.metadata.name, *facts, *_conventions(task)])
+
+
+def _conventions(task: Any) -> list[str]:
+    """Name what can change this task's candidates and earlier releases did otherwise.
+
+    A result of theirs is then not taken for one of ours; nearly all tasks have none of it, and keep their results.
+    """
+    found = []
+    if getattr(task, "has_own_documents", False):
+        found.append("own documents")
+    statistics = (task.metadata.descriptive_stats or {}).values() if from_hub(task) else ()
+    if not gives_lists(task.metadata) and any(_has_lists(one) for one in statistics):
+        found.append("lists to retrieve from")
+    return found
+
+
+def _has_lists(statistics: Mapping[str, Any]) -> bool:
+    parts = (statistics.get("hf_subset_descriptive_stats") or {}).values()
+    return any(part.get("top_ranked_statistics") for part in [statistics, *parts])
+
+
+def gives_lists(task_metadata: Any) -> bool:
+    """Tell whether `top_ranked` of such a task is its candidates, rather than where to look for them.
+
+    Args:
+        task_metadata: mteb's `TaskMetadata`.
+    """
+    return task_metadata.type in _RERANKING
 
 
 def cells(task: Any) -> Iterator[tuple[str, str, Any]]:
@@ -49,7 +79,10 @@ def load(task: Any, data_root: Path | None = None) -> None:
         task: An mteb task. Tasks in mteb's v1 format are converted, since `convert_to_reranking` cannot read them.
         data_root: A mirror from which hub data sets are read instead, or None.
 
+    The task gets an attribute `remarks`, name -> number of ids that do not fit together, summed over its cells.
+
     Raises:
+        ConfigError: The data has no such split.
         OfflineError: The data set is on the hub, is not in the cache, and the hub cannot be reached.
         DataError: The data cannot be judged: an empty corpus, a query twice, no judgements. Or it is not in the mirror.
     """
@@ -59,15 +92,59 @@ def load(task: Any, data_root: Path | None = None) -> None:
     mirror.use_datasets_cache(folder)
     if folder is not None:
         mirror.localize(task, folder)
+    check_splits(task)
     with mirror.cards_parsed_once():
         _load_data(task, where, ask_hub=folder is None and from_hub(task))
     task.convert_v1_dataset_format_to_v2(num_proc=None)
-    checked = False
-    for subset, split, data in cells(task):
-        _check(f"{task.metadata.name}, {subset}/{split}", data)
-        checked = True
+    checked = [_check(f"{task.metadata.name}, {subset}/{split}", data) for subset, split, data in cells(task)]
+    task.remarks = {name: total for name in _REMARKS if (total := sum(one[name] for one in checked))}
     if not checked:
         raise DataError(f"{where}: none of its splits {list(task.eval_splits)} is there")
+
+
+def check_splits(task: Any, data_root: Path | None = None) -> None:
+    """Refuse a split that a hub task's data does not have; asked for before any model is loaded.
+
+    mteb reads the only split of a data set whatever name it is asked for, and files the scores under that name.
+
+    Args:
+        task: An mteb task, not loaded.
+        data_root: A mirror from which its data set is read, or None.
+
+    Raises:
+        ConfigError: Names the splits that are there.
+    """
+    listed = list(task.metadata.eval_splits)
+    others = [split for split in task.eval_splits if split not in listed]
+    if not others or not from_hub(task):
+        return
+    from datasets import get_dataset_split_names
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    known = listed
+    if type(task).load_data is AbsTaskRetrieval.load_data:  # loaders of a task's own read what its metadata lists
+        path, revision = str(task.metadata.dataset["path"]), task.metadata.dataset.get("revision")
+        if data_root is not None and getattr(task, "mirror", None) is None:
+            path = str(mirror.find(task, data_root).path.resolve())
+        try:
+            found = [get_dataset_split_names(path, name, revision=revision) for name in _qrels(task, path)]
+        except (DatasetsError, HfHubHTTPError, OSError, ValueError):
+            return  # loading it will tell what is missing
+        known = [split for split in found[0] if all(split in own for own in found)]
+    for split in others:
+        if split not in known:
+            raise ConfigError(f"split: {task.metadata.name} has no {split!r}; valid: {', '.join(known)}")
+
+
+def _qrels(task: Any, path: str) -> list[str]:
+    """Return the configurations of a task's judgements, as mteb's loader chooses them."""
+    from datasets import get_dataset_config_names
+
+    names = get_dataset_config_names(path, revision=task.metadata.dataset.get("revision"))
+    alone = "default" if "default" in names else "qrels"
+    return [alone if subset == "default" else f"{subset}-qrels" for subset in task.hf_subsets]
 
 
 def from_hub(task: Any) -> bool:
@@ -165,8 +242,13 @@ def _missing(task: Any, where: str) -> str:
     )
 
 
-def _check(where: str, data: Any) -> None:
-    documents, queries = data["corpus"]["id"], data["queries"]["id"]
+_REMARKS = ("judged_queries_missing", "judged_documents_missing", "queries_unjudged", "queries_without_candidates")
+
+
+def _check(where: str, data: Any) -> dict[str, int]:
+    """Refuse a cell that cannot be judged, leave out queries without a judgement, tell what does not fit together."""
+    # As lists: a column of `datasets` takes 30 microseconds a row when it is walked through.
+    documents, queries = data["corpus"]["id"][:], data["queries"]["id"][:]
     if len(documents) == 0:
         raise DataError(f"{where}: the corpus is empty")
     if len(queries) == 0:
@@ -179,17 +261,27 @@ def _check(where: str, data: Any) -> None:
     judged = [query for query, documents in data["relevant_docs"].items() if documents and query in known_queries]
     if not judged:
         raise DataError(f"{where}: no query has a judgement; are the ids of queries and qrels of the same kind?")
-    _warn(where, "queries in the qrels are not among the queries", set(data["relevant_docs"]) - known_queries)
-    named = {document for documents in data["relevant_docs"].values() for document in documents}
-    _warn(where, "judged documents are not in the corpus", named - known_documents)
+    strangers = set(data["relevant_docs"]) - known_queries
+    _warn(where, "queries in the qrels are not among the queries and are left out, as mteb does", strangers)
+    named = {document for query in judged for document in data["relevant_docs"][query]}
+    _warn(
+        where,
+        "judged documents are not in the corpus; as in trec_eval, relevant ones stay in the ideal gain and in recall's "
+        "denominator",
+        named - known_documents,
+    )
     _warn(where, "queries have no judgement and are left out, as mteb does", known_queries - set(judged))
-    if data["top_ranked"]:
-        without = {query for query in judged if not data["top_ranked"].get(query)}
-        _warn(where, "queries have no candidates and count as 0", without)
+    without = {query for query in judged if data["top_ranked"] and not data["top_ranked"].get(query)}
+    _warn(where, "queries have no candidates and count as 0", without)
     for query, candidates in (data["top_ranked"] or {}).items():
         unknown = next((document for document in candidates if document not in known_documents), None)
         if unknown is not None:
             raise DataError(f"{where}: candidate {unknown!r} of query {query!r} is not in the corpus")
+    if len(judged) < len(queries):  # as mteb does when it evaluates: nobody else has to know
+        answered = set(judged)
+        data["queries"] = data["queries"].select([row for row, one in enumerate(queries) if one in answered])
+    counted = (strangers, named - known_documents, known_queries - set(judged), without)
+    return dict(zip(_REMARKS, map(len, counted), strict=True))
 
 
 def _first_repeated(ids: Any) -> str | None:
@@ -203,7 +295,7 @@ def _first_repeated(ids: Any) -> str | None:
 
 def _warn(where: str, what: str, ids: set[str]) -> None:
     if ids:
-        logger.warning("%s: %d %s, such as %r", where, len(ids), what, min(ids))
+        logger.warning("%s: %d %s (such as %r)", where, len(ids), what, min(ids))
 
 
 def unload(task: Any) -> None:

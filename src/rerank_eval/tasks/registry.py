@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import at_home, is_folder
-from rerank_eval.names import did_you_mean
+from rerank_eval.names import SPLIT_MARK, did_you_mean, without_split
 from rerank_eval.tasks.suites import Suite, SuiteTask, load_suites
 
 Kind = Literal["embedded", "mteb", "beir"]
@@ -25,12 +25,14 @@ class TaskRef:
     """A task that a name stands for; nothing of it is loaded.
 
     Attributes:
-        name: mteb's task name, or the BEIR folder's.
+        name: mteb's task name, or the BEIR folder's; behind it, as in `MSMARCO@train`, a split that is not the usual
+            one. Its results are another task's: in a folder, a column and mean of their own.
         kind: Where it comes from.
         source: What stood in the config, such as `MTEB-R`.
         suite: The suite through which it was named, else None.
         splits: Splits that count; None takes the task's own.
         path: A BEIR folder, else None.
+        others: Splits of a BEIR folder that do not count.
     """
 
     name: str
@@ -39,6 +41,24 @@ class TaskRef:
     suite: str | None = None
     splits: tuple[str, ...] | None = None
     path: Path | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """The task's name without a split behind it."""
+        return without_split(self.name)
+
+    @property
+    def split(self) -> str | None:
+        """The split behind the name, or None for the usual ones."""
+        return self.splits[0] if self.name != self.base and self.splits else None
+
+    @property
+    def told(self) -> str:
+        """The name, and which split counts where there are others to choose."""
+        if not self.others or not self.splits:
+            return self.name
+        return f"{self.name} (split {self.splits[0]}; also there: {', '.join(self.others)}, by --split)"
 
 
 @dataclass(frozen=True)
@@ -54,30 +74,68 @@ class CatalogueRow:
     pairs: int | None
 
 
-def resolve(names: Sequence[str], *, where: str = "tasks") -> list[TaskRef]:
+def resolve(names: Sequence[str], *, split: str | None = None, where: str = "tasks") -> list[TaskRef]:
     """Find the tasks that names stand for: a suite, an embedded task, a folder, a task of mteb, in this order.
 
     Args:
-        names: As given in a config or on the command line.
+        names: As given in a config or on the command line; a split may follow, as in `MSMARCO@train`.
+        split: The split of all names that none follows; None takes each task's usual ones.
         where: Config key for error messages.
 
     Returns:
         Tasks in order, each once.
 
     Raises:
-        ConfigError: A name stands for nothing; names the nearest valid one.
+        ConfigError: A name stands for nothing; names the nearest valid one. Or a task has no such split.
     """
     found: dict[str, TaskRef] = {}
     for name in names:
         if not name.strip():
             raise ConfigError(f"{where}: an empty name; give a suite, a task or a folder")
-        for ref in _resolve_one(name, where):
+        base, own = split_of(name)
+        for usual in _resolve_one(base, where):
+            ref = _with_split(usual, own or split, where)
             other = found.setdefault(ref.name, ref)
             if ref.path != other.path:
                 raise ConfigError(
                     f"{where}: {name!r} and {other.source!r} are two tasks of the name {ref.name!r}; rename one"
                 )
     return list(found.values())
+
+
+def split_of(name: str) -> tuple[str, str | None]:
+    """Part a task's name from the split that follows it, if one does; a folder may have any name."""
+    base, mark, split = name.rpartition(SPLIT_MARK)
+    return (base, split) if mark and base and split and not is_folder(at_home(name)) else (name, None)
+
+
+def _with_split(ref: TaskRef, split: str | None, where: str) -> TaskRef:
+    """Let another split of a task count."""
+    usual, known = _splits(ref, split)
+    if split is None:
+        return replace(ref, others=tuple(one for one in known if (one,) != usual)) if ref.kind == "beir" else ref
+    if ref.kind != "mteb" and split not in known:
+        raise ConfigError(f"{where}: {ref.name} has no split {split!r}; valid: {', '.join(known) or 'none'}")
+    others = tuple(one for one in known if one != split) if ref.kind == "beir" else ()
+    if (split,) == usual:
+        return replace(ref, others=others)
+    # A suite's mean is over its tasks' own splits.
+    return replace(ref, name=f"{ref.name}{SPLIT_MARK}{split}", splits=(split,), suite=None, others=others)
+
+
+def _splits(ref: TaskRef, split: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the splits that count without being asked for, and all that are known."""
+    if ref.kind == "beir":
+        return ref.splits or (), (*(ref.splits or ()), *ref.others)
+    if ref.kind == "embedded":
+        own = next(task.splits for task in load_suites()[EMBEDDED_SUITE].tasks if task.name == ref.name)
+        return own, own
+    if ref.splits is not None or split is None:
+        return ref.splits or (), ref.splits or ()
+    import mteb
+
+    # Data may have others: `prepare.check_split` asks them.
+    return (own := tuple(mteb.get_task(ref.name).metadata.eval_splits)), own
 
 
 def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
@@ -101,7 +159,7 @@ def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
 
 
 def _folder(name: str, where: str) -> TaskRef:
-    from rerank_eval.tasks.beir_files import folder_name
+    from rerank_eval.tasks.beir_files import folder_name, folder_splits
 
     path = at_home(name)
     if not is_folder(path):
@@ -114,7 +172,8 @@ def _folder(name: str, where: str) -> TaskRef:
             f"{where}: {name}: the folder has the name of a task that is known, {task}; rename it, so that its scores "
             "are not taken for that task's"
         )
-    return TaskRef(task, "beir", name, path=path)
+    usual, others = folder_splits(path)
+    return TaskRef(task, "beir", name, splits=usual, path=path, others=others)
 
 
 def _suite_task(suites: dict[str, Suite], name: str) -> SuiteTask | None:
@@ -138,24 +197,27 @@ def build(ref: TaskRef, *, size: Size = "small") -> Any:
         An `AbsTaskRetrieval`.
 
     Raises:
-        ConfigError: mteb's task is not one of queries, documents and judgements.
+        ConfigError: mteb's task is not one of queries, documents and judgements, or not of text alone.
         DataError: A BEIR folder is malformed.
     """
     if ref.kind == "embedded":
         from rerank_eval.tasks import embedded
 
-        return embedded.build(ref.name, size)
+        return embedded.build(ref.base, size)
     if ref.kind == "beir":
         from rerank_eval.tasks.beir import BeirFolder
 
         assert ref.path is not None  # noqa: S101 - set for every folder
-        return BeirFolder(ref.path)
+        return BeirFolder(ref.path, ref.split)
     import mteb
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-    task = mteb.get_task(ref.name, eval_splits=list(ref.splits) if ref.splits else None)
+    task = mteb.get_task(ref.base, eval_splits=list(ref.splits) if ref.splits else None)
     if not isinstance(task, AbsTaskRetrieval):
         raise ConfigError(f"tasks: {ref.name} is of type {task.metadata.type}, which has no candidates to rerank")
+    if not set(task.metadata.modalities) <= {"text"}:
+        kinds = ", ".join(sorted(set(task.metadata.modalities)))
+        raise ConfigError(f"tasks: {ref.name} is of {kinds}; rerankers here read text alone")
     return task
 
 
