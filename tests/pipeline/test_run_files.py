@@ -217,6 +217,26 @@ def test_missing_queries_want_a_choice(project: Path, compare: Compare) -> None:
     assert (told["code"], "valid: intersection, zero" in told["error"]) == (2, True)
 
 
+def test_missing_queries_of_any_kind_of_run_want_a_choice(project: Path, compare: Compare) -> None:
+    folder = next(project.glob("results/runs/Second/*/Task"))
+    for name in ("per_query", "scores"):
+        frame = pd.read_parquet(folder / f"{name}.parquet")
+        frame[frame["query_id"].str[1:].astype(int) >= 10].to_parquet(project / f"{name}-part.parquet", index=False)
+    frame, qrels = ranking(1, QUERIES, better=1.0)
+    kept = frame[frame["query_id"].str[1:].astype(int) >= 10]
+    fewer = {query: own for query, own in qrels.items() if int(query[1:]) >= 10}
+    write_result(project / "results", "Fewer", {CELL: kept}, {CELL: fewer})
+    for name in ("per_query-part.parquet", "scores-part.parquet", "Fewer"):
+        for names in (("First", name), (name, "First")):
+            told = compare(*names)
+            assert told["code"] == 3, names
+            assert "lacks 10 of 40 queries ('q0', 'q1', 'q2' and 7 more)" in told["error"]
+        shared = compare("First", name, "--missing", "intersection")
+        zero = compare("First", name, "--missing", "zero")
+        assert (shared["one"]["queries"], zero["one"]["queries"]) == (30, QUERIES)
+        assert zero["one"]["mean"] == pytest.approx(0.75 * shared["one"]["mean"])
+
+
 def test_two_runs_that_lack_the_same_queries_are_told_too(project: Path, compare: Compare) -> None:
     lines(project, "part.trec", lambda query: query >= 10)
     lines(project, "rest.trec", lambda query: query < 10)

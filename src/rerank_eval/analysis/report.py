@@ -176,7 +176,7 @@ def _speeds(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         rates = [task.manifest.get("timings", {}).get("pairs_per_second") for task in run.tasks.values()]
         means = [100 * task.values["value"].mean() for task in run.tasks.values() if task.measure != "p-MRR"]
-        if means and all(isinstance(rate, float) for rate in rates):
+        if means and all(isinstance(rate, float) and rate > 0 for rate in rates):  # 0: all from the score store
             rows.append({"system": run.name, "pairs_per_second": float(np.mean(rates)), "value": float(np.mean(means))})
     return pd.DataFrame(rows)
 

@@ -268,7 +268,7 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     if request.names:
         rows = [_stored(row) for row in _unique(_rows(request, configs, root))]
     else:
-        rows = sorted(stored_rows(root), key=lambda row: row.candidates != row.identity)
+        rows = list(stored_rows(root))
     tasks = _tasks(request, list(configs.values()))
     kept = {row.identity for row in rows}
     roots = list(dict.fromkeys([root, *(row.root for row in rows)])) if request.names else [root]
@@ -282,6 +282,9 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
         for row in rows
     ]
     rows = [row for row in rows if row.tasks]
+    if not request.names:  # as the leaderboard has them, retrievers first
+        place = {one.identity: one.order for one in records}
+        rows.sort(key=lambda row: (row.candidates != row.identity, place[row.identity]))
     if not rows:
         raise ConfigError(f"{root}: no results to report; run `make eval` first, or name another with --results")
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
