@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from rerank_eval.analysis import render, tables
+from rerank_eval.analysis.mteb_results import read_results
 from rerank_eval.analysis.records import load_manifests
 from rerank_eval.analysis.seal import sealed
 from rerank_eval.cli import _run
@@ -317,3 +318,17 @@ def test_inspect_takes_a_file_of_a_result(results: Path, capsys: pytest.CaptureF
     for path in (folder, folder / "per_query.parquet", mteb):
         assert _run(["inspect", str(path)]) == 0
         assert capsys.readouterr().out.startswith(folder.parent.name)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_numbers_of_our_own_are_reproduced_unrounded(results: Path, older: bool) -> None:
+    """What is rounded twice may be off by a digit: from mteb's file, 64.4045 would be 64.405, and 64.41."""
+    if older:
+        as_older_releases_wrote(results)
+    manifest = json.loads((reranked(results) / "manifest.json").read_text())
+    model = Path(manifest["mteb_result"]).parts[2].replace("__", "/")
+    [experiment] = read_results(results, [model], {"tools": "ndcg_at_10"}).experiments
+    assert list(experiment.files["tools"].cells.values()) == [manifest["scores"]["ndcg_at_10"]]
+    (results / "runs").rename(results / "gone")  # in mteb's layout alone
+    [experiment] = read_results(results, [model], {"tools": "ndcg_at_10"}).experiments
+    assert list(experiment.files["tools"].cells.values()) == [round(manifest["scores"]["ndcg_at_10"], 5)]

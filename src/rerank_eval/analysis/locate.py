@@ -78,13 +78,18 @@ def _of_mteb(path: Path) -> list[Path]:
     own = path.resolve()
     if not own.is_relative_to((root / _MTEB).resolve()):
         return []
-    told = dict(_mteb_files(root))
+    told = dict(mteb_files(root))
     exact = [folder for folder, file in told.items() if file == own]
     around = own if path.is_dir() else own.parent
     return exact or [folder for folder, file in told.items() if file.is_relative_to(around)]
 
 
-def _mteb_files(root: Path) -> Iterator[tuple[Path, Path]]:
+def mteb_files(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each result of a results folder with mteb's file of it.
+
+    Args:
+        root: The results folder.
+    """
     for folder in _beneath(root / RUNS):
         try:
             yield folder, (root / str(load_json(folder / MANIFEST)["mteb_result"])).resolve()
