@@ -62,7 +62,7 @@ def test_the_hub_s_own_library_reads_the_block_back() -> None:
     name, results = model_index_to_eval_results(data["model-index"])
     assert name == "Qwen3-Reranker-4B"
     found = {one.dataset_name: one for one in results}
-    assert found["SciFact"].metric_value == 70.123
+    assert found["SciFact"].metric_value == 70.12
     assert found["SciFact"].dataset_type == "mteb/SciFact"
     assert found["SciFact"].dataset_revision == "r1"
     assert ModelCardData(**data).to_dict()["model-index"]

@@ -16,6 +16,7 @@ from scipy import stats
 
 from rerank_eval.analysis import changes, compare_render
 from rerank_eval.analysis.compare import Comparison, compare
+from rerank_eval.analysis.loading import load_runs
 from rerank_eval.analysis.runs import UNIT, Run, TaskRun, find_run, named, stored_rows
 from rerank_eval.errors import ConfigError, DataError
 
@@ -100,10 +101,16 @@ def test_suites_are_averaged_where_every_run_has_all_of_their_tasks() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda frame: frame[frame["query_id"] != "q3"], "A: two lacks 1 queries that one has: 'q3' (default/test)"),
-        (lambda frame: frame.assign(query_id="x" + frame["query_id"]), "A: two lacks 60 queries that one has"),
-        (lambda frame: frame.assign(subset="de"), "A: two lacks 60 queries that one has: 'q0' (default/test)"),
-        (lambda frame: pd.concat([frame, frame.head(1).assign(query_id="new")]), "A: one lacks 1 queries that two has"),
+        (lambda frame: frame[frame["query_id"] != "q3"], "A: two lacks 1 of 60 queries ('q3'); choose --missing zero"),
+        (
+            lambda frame: frame.assign(query_id="x" + frame["query_id"]),
+            "no query is in all runs; compare runs of the same data",
+        ),
+        (lambda frame: frame.assign(subset="de"), "one lacks 60 of 120 queries ('q0' (de/test),"),
+        (
+            lambda frame: pd.concat([frame, frame.head(1).assign(query_id="new")]),
+            "A: one lacks 1 of 61 queries ('new');",
+        ),
         (lambda frame: frame.assign(value=np.nan), "A: a value is not a number"),
     ],
 )
@@ -193,14 +200,16 @@ def test_what_a_name_stands_for(tmp_path: Path) -> None:
     assert stored_rows(tmp_path) == []
     (tmp_path / "own.trec").write_text("q1 Q0 d1 1 2.0 x\nq1 Q0 d2 2 1.0 x\n")
     (tmp_path / "qrels").write_text("q1 0 d1 1\n")
+    rows = [("own", row) for row in find_run(str(tmp_path / "own.trec"), tmp_path)]
     with pytest.raises(ConfigError, match="name them with --qrels"):
-        find_run(str(tmp_path / "own.trec"), tmp_path)
-    (found,) = find_run(str(tmp_path / "own.trec"), tmp_path, tmp_path / "qrels")
-    assert isinstance(found, Run)
+        load_runs(rows)
+    (found,) = load_runs(rows, qrels=tmp_path / "qrels")
     assert found.tasks["qrels"].values["value"].tolist() == [1.0]
     (tmp_path / "bad.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"bad\.parquet: not a readable parquet file"):
-        find_run(str(tmp_path / "bad.parquet"), tmp_path)
+        load_runs([("bad", row) for row in find_run(str(tmp_path / "bad.parquet"), tmp_path)])
+    with pytest.raises(ConfigError, match=r"gone\.trec: no such file"):
+        find_run(str(tmp_path / "gone.trec"), tmp_path)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.runs import find_run
+from rerank_eval.analysis.loading import load_runs
+from rerank_eval.analysis.runs import Run, find_run
 from rerank_eval.errors import DataError
 
 GOOD = pd.DataFrame({"query_id": ["q1", "q2"], "ndcg_at_10": [0.5, 1.0], "n_relevant": [1, 2]})
@@ -24,6 +25,10 @@ def with_metadata(path: Path, told: object) -> Path:
     table = pa.Table.from_pandas(GOOD, preserve_index=False)
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(told)}), path)
     return path
+
+
+def read(path: Path) -> list[Run]:
+    return load_runs([("m", row) for row in find_run(str(path), path.parent)])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def with_metadata(path: Path, told: object) -> Path:
 def test_what_pandas_would_believe_is_left_out(told: object, tmp_path: Path) -> None:
     path = with_metadata(tmp_path / "run.parquet", told)
     assert read_frame(path).equals(GOOD)
-    assert find_run(str(path), tmp_path)
+    assert read(path)
 
 
 def test_every_altered_byte_of_arrow_s_own_schema_ends_in_a_frame_or_one_error(tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ def test_every_altered_byte_of_arrow_s_own_schema_ends_in_a_frame_or_one_error(t
         except (OSError, ValueError):
             refused += 1
             with suppress(DataError):
-                find_run(str(path), tmp_path)
+                read(path)
     assert refused > 50
 
 
@@ -70,7 +75,7 @@ def test_rows_made_to_fill_the_memory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="20,000,000 rows"):
         read_frame(path)
     with pytest.raises(DataError, match="not a readable parquet file"):
-        find_run(str(path), tmp_path)
+        read(path)
 
 
 def test_a_column_that_lacks_is_named(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from rerank_eval.analysis import cards, metrics, render, tables, trec
+from rerank_eval.analysis import cards, render, tables
+from rerank_eval.analysis.loading import load_run, load_runs
 from rerank_eval.analysis.mteb_results import read_results
 from rerank_eval.analysis.published import Published, _json, _validated
 from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
-from rerank_eval.analysis.runs import find_run, load_run, stored_rows
+from rerank_eval.analysis.runs import find_run, stored_rows
 from rerank_eval.analysis.verification import verify_result
 from rerank_eval.config.loading import load_config, read_yaml
 from rerank_eval.models.instruction_sets import find_instruction_set
@@ -149,11 +150,12 @@ def _frames(folder: Path) -> object:
 
 
 def _table(folder: Path) -> object:
-    return find_run(str(folder / "per_query.parquet"), folder)
+    return load_runs([("m", row) for row in find_run(str(folder / "per_query.parquet"), folder)])
 
 
 def _trec(folder: Path) -> object:
-    return metrics.per_query(trec.read_run(folder / "run.trec"), trec.read_qrels(folder / "qrels.txt"))
+    rows = [("m", row) for row in find_run(str(folder / "run.trec"), folder)]
+    return load_runs(rows, qrels=folder / "qrels.txt")
 
 
 def _mteb(folder: Path) -> object:

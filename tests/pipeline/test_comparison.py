@@ -87,7 +87,11 @@ def test_runs_lists_what_compare_takes(project: Path, capsys: pytest.CaptureFixt
     [
         (["BM52", "BM25"], 2, "did you mean 'BM25'?"),
         (["BM25"], 2, "name at least two runs"),
-        (["configs/mine.yaml", "--measure", "mrr_at_1"], 2, "--measure 'mrr_at_1'"),
+        (
+            ["configs/mine.yaml", "--measure", "ndcg_at_x"],
+            2,
+            "no such measure; did you mean 'ndcg_at_1'? valid: ndcg_at_K",
+        ),
         (["configs/mine.yaml", "--set", "reranker.dtype=bfloat16"], 2, "has no result in results; add --run"),
         (["BM25", "BM25", "--run"], 2, "--run runs what a config lacks; name a config"),
         (["configs/mine.yaml", "--against", "me"], 2, "--against 'me'"),

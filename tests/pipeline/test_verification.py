@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from rerank_eval.analysis import render, tables
+from rerank_eval.analysis.mteb_results import read_results
+from rerank_eval.analysis.records import load_manifests
 from rerank_eval.analysis.seal import sealed
 from rerank_eval.cli import _run
 from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
@@ -217,3 +221,114 @@ def test_names_that_are_not_there(results: Path) -> None:
     assert verify(results, "nothing-of-that-name") == 2
     assert verify(results, "--task", "Tols") == 2
     assert verify(results / "none") == 2
+
+
+def as_older_releases_wrote(results: Path) -> None:
+    """Take main scores from mteb, rounded to five digits, in manifests and tables; nothing said that they were."""
+    for path in results.glob("runs/*/*/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        cells = [{key: one[key] for key in ("subset", "split", "n_queries")} for one in manifest["scores"]["cells"]]
+        for cell, own in zip(cells, manifest["scores"]["cells"], strict=True):
+            cell["main"] = own["mteb"]
+        manifest["scores"] |= {"cells": cells, "main": sum(cell["main"] for cell in cells) / len(cells)}
+        path.write_text(json.dumps(sealed(manifest)))
+    records = load_manifests(results)
+    board = tables.leaderboard([replace(one, main=one.written) for one in records], {})
+    for path, text in render.render_all(board, results).items():
+        path.write_text(text)
+
+
+def test_results_of_older_releases_follow(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    as_older_releases_wrote(results)
+    exact = json.loads((reranked(results) / "manifest.json").read_text())["scores"]
+    assert exact["main"] != exact["ndcg_at_10"]
+    assert verify(results) == 0
+    assert "FAULT" not in capsys.readouterr().out
+    assert [one.main for one in load_manifests(results) if one.kind == "reranker"] == [exact["ndcg_at_10"]]
+    manifest = reranked(results) / "manifest.json"
+    edit(manifest, scores={"main": exact["main"] + 1e-4})
+    assert verify(results) == 10
+
+
+def test_a_number_is_checked_to_its_last_digit(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """mteb's five digits would let through what moves a rounded number."""
+    manifest = reranked(results) / "manifest.json"
+    scores = json.loads(manifest.read_text())["scores"]
+    assert scores["main"] == scores["ndcg_at_10"] == scores["cells"][0]["main"] != scores["cells"][0]["mteb"]
+    near = scores["main"] + 1e-9
+    edit(manifest, scores={"main": near, "cells": [{**scores["cells"][0], "main": near}]})
+    assert verify(results) == 10
+    assert "ndcg_at_10 comes to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["task", "row", "model", "runs", "results", "mteb"])
+def test_any_folder_of_a_result_will_do(results: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    task = reranked(results)
+    folders = {"task": task, "row": task.parent, "model": task.parents[1], "runs": results / "runs", "results": results}
+    count = 1 if name in {"task", "row", "model"} else 2
+    assert _run(["verify", str(folders.get(name, results / "mteb"))]) == 0
+    assert f"{count} result(s) follow" in capsys.readouterr().out
+
+
+def test_any_file_of_a_result_will_do(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = reranked(results)
+    mteb = results / json.loads((folder / "manifest.json").read_text())["mteb_result"]
+    own = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    beside = [path for path in mteb.parent.iterdir() if path.is_file()]
+    assert len(own) >= 5
+    assert {"model_meta.json", mteb.name} <= {path.name for path in beside}
+    for path in (*own, *beside):
+        assert _run(["verify", str(path)]) == 0, path
+        printed = capsys.readouterr().out
+        assert f"{folder}: " in printed
+        assert "1 result(s) follow" in printed
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text()[:99])
+    assert _run(["verify", str(folder / "scores.parquet")]) == 10  # whatever state it is in
+
+
+def test_a_leaderboard_is_verified_with_its_results(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = results / "leaderboard.md"
+    assert _run(["verify", str(board)]) == 0
+    assert f"{board}: follows from the manifests" in capsys.readouterr().out
+    board.write_text(board.read_text() + "\n")
+    assert _run(["verify", str(board)]) == 10
+    assert "the leaderboard does not follow from its results" in capsys.readouterr().err
+
+
+def test_what_belongs_to_no_result_is_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = results.parent / "ours.trec"
+    other.write_bytes((reranked(results) / "default.test.trec").read_bytes())
+    (reranked(results) / "theirs.csv").write_text("of somebody else's")
+    for path in (other, reranked(results) / "theirs.csv", results / "scores"):
+        assert _run(["verify", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert f"{path}: belongs to no result; verify takes identities" in error
+        assert "--qrels" not in error
+    for command in ("inspect", "report"):
+        assert _run([command, str(other)]) == 2
+        assert "--" not in capsys.readouterr().err.replace(str(other), "")
+    assert _run(["verify", str(results / "gone.json")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_inspect_takes_a_file_of_a_result(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = reranked(results)
+    mteb = results / json.loads((folder / "manifest.json").read_text())["mteb_result"]
+    for path in (folder, folder / "per_query.parquet", mteb):
+        assert _run(["inspect", str(path)]) == 0
+        assert capsys.readouterr().out.startswith(folder.parent.name)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_numbers_of_our_own_are_reproduced_unrounded(results: Path, older: bool) -> None:
+    """What is rounded twice may be off by a digit: from mteb's file, 64.4045 would be 64.405, and 64.41."""
+    if older:
+        as_older_releases_wrote(results)
+    manifest = json.loads((reranked(results) / "manifest.json").read_text())
+    model = Path(manifest["mteb_result"]).parts[2].replace("__", "/")
+    [experiment] = read_results(results, [model], {"tools": "ndcg_at_10"}).experiments
+    assert list(experiment.files["tools"].cells.values()) == [manifest["scores"]["ndcg_at_10"]]
+    (results / "runs").rename(results / "gone")  # in mteb's layout alone
+    [experiment] = read_results(results, [model], {"tools": "ndcg_at_10"}).experiments
+    assert list(experiment.files["tools"].cells.values()) == [round(manifest["scores"]["ndcg_at_10"], 5)]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from rerank_eval.analysis.measures import percent, shown
 from rerank_eval.analysis.records import ResultRecord
 from rerank_eval.analysis.render import MISSING, escape_markdown
-from rerank_eval.analysis.runs import MEASURES
 from rerank_eval.engine.shapes import shape_of
 from rerank_eval.errors import ConfigError
 
@@ -45,7 +45,7 @@ def to_card(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]]
 
 def _mean(values: Sequence[float]) -> str:
     whole = bool(values) and not any(math.isnan(value) for value in values)
-    return f"{100 * math.fsum(values) / len(values):.2f}" if whole else MISSING
+    return percent(math.fsum(values) / len(values)) if whole else MISSING
 
 
 def _size(model: str) -> str:
@@ -72,7 +72,7 @@ def to_model_index(records: Sequence[ResultRecord]) -> str:
 
     runs = {(record.model, record.identity): record for record in records}
     if len(runs) > 1:
-        told = "; ".join(f"{one.label} ({one.detail})" for one in runs.values())
+        told = "; ".join(f"{one.label} ({one.detail}) after {one.retriever}" for one in runs.values())
         raise ConfigError(
             f"model-index: {len(runs)} runs are here: {told}; it is about one, choose it with --model and a results "
             "folder that holds it alone"
@@ -85,8 +85,8 @@ def to_model_index(records: Sequence[ResultRecord]) -> str:
             dataset_name=record.task,
             dataset_revision=record.revision,
             metric_type=record.main_score,
-            metric_name=MEASURES.get(record.main_score, record.main_score),
-            metric_value=round(100 * record.main, 3),
+            metric_name=shown(record.main_score),
+            metric_value=float(percent(record.main)),
             metric_config=record.detail or None,
         )
         for record in sorted(records, key=lambda one: one.task)

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from rerank_eval.analysis import changes, statistics
+from rerank_eval.analysis.alignment import Aligned, align
 from rerank_eval.analysis.changes import Churn, Shift
-from rerank_eval.analysis.runs import UNIT, Run, TaskRun
+from rerank_eval.analysis.runs import Run, TaskRun, some
 from rerank_eval.analysis.statistics import Draws, Estimate, Stratum
 from rerank_eval.errors import ConfigError, DataError
 
 SEED = 20_250_605
 MOVED = 5
 """Queries shown that moved most, each way."""
-_SHOWN = 3
 _BLANK = float("nan")
 
 
@@ -62,6 +62,7 @@ class Difference:
 
     Attributes:
         system: The system's name.
+        against: The baseline's.
         scope: The task's or the suite's name.
         suite: Whether it is a suite.
         measure: mteb's name of what is compared.
@@ -85,6 +86,7 @@ class Difference:
     """
 
     system: str
+    against: str
     scope: str
     suite: bool
     measure: str
@@ -109,14 +111,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several systems against the first.
+    """Several systems, each against its baseline.
 
     Attributes:
-        runs: The systems, the baseline first.
-        differences: One for each other system and task, then one for each and suite.
-        baseline_ties: Task -> what ties leave open of the baseline's mean, where it is known.
+        runs: The systems, those that are a baseline among them.
+        differences: One for each task and system that has a baseline, then one for each suite.
+        baseline_ties: Task -> what ties leave open of the baseline's mean, where there is one and it is known.
         resamples: How often samples were drawn.
         seed: Of the draws.
+        notes: What a reader has to know of the runs: queries that one of them lacks, say.
     """
 
     runs: tuple[Run, ...]
@@ -124,6 +127,12 @@ class Comparison:
     baseline_ties: Mapping[str, Ties]
     resamples: int
     seed: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the systems that others are compared with."""
+        return list(dict.fromkeys(one.against for one in self.differences))
 
 
 def compare(
@@ -132,14 +141,20 @@ def compare(
     *,
     seed: int = SEED,
     resamples: int = statistics.RESAMPLES,
+    baselines: Sequence[int | None] | None = None,
+    missing: str = "",
 ) -> Comparison:
-    """Compare systems with the first of them.
+    """Compare systems, each with its baseline.
 
     Args:
-        runs: At least two, the baseline first.
+        runs: At least two.
         suites: Suite -> its tasks; a suite is compared when every run has all of them, and all share a scale.
         seed: Of the draws.
         resamples: How often.
+        baselines: For each run the number of its baseline; None where it has none. By default the first run is that of
+            all others.
+        missing: What is done about queries that a run lacks: `zero` counts them 0, as `trec_eval -c` does;
+            `intersection` compares on the queries that all have; empty refuses them.
 
     Returns:
         The comparison. Corrected p-values are over all of its tests on tasks; suites, which follow from them, are
@@ -151,28 +166,36 @@ def compare(
     """
     if len(runs) < 2:  # noqa: PLR2004 - a comparison has two sides
         raise ConfigError("name at least two runs to compare, the baseline first")
+    chosen = [None, *[0] * (len(runs) - 1)] if baselines is None else list(baselines)
+    pairs = [(number, first) for number, first in enumerate(chosen) if first is not None]
+    if not pairs:
+        raise ConfigError("no run has a baseline to be compared with; name the baseline first, without --against")
     tasks = _tasks(runs)
     differences: list[Difference] = []
     sampled: dict[str, _Sampled] = {}
+    notes: list[str] = []
+    tied: dict[str, Ties | None] = {}
+    only = {first for _, first in pairs}
     for number, task in enumerate(tasks):
-        parts = [run.tasks[task] for run in runs]
-        table = _aligned(task, runs, parts)
-        strata = _strata(table)
+        aligned = align(task, runs, missing)
+        notes += aligned.notes
+        tied[task] = _ties(aligned.parts[min(only)]) if len(only) == 1 else None
+        strata = _strata(aligned.table, pairs)
         sampled[task] = _Sampled(strata, statistics.draw(strata, [seed, number], resamples))
         estimate = statistics.estimate(strata, sampled[task].draws)
-        differences += _of_task(task, runs, parts, table, estimate)
+        differences += _of_task(task, runs, aligned, pairs, estimate)
     overall: list[Difference] = []
     for suite, members in suites.items():
         if len(members) > 1 and set(members) <= set(tasks) and _one_scale(runs, members):
             own = {task: sampled[task] for task in members}
-            overall += _of_suite(suite, own, [run.name for run in runs[1:]], differences)
-    first = {task: _ties(runs[0].tasks[task]) for task in tasks}
+            overall += _of_suite(suite, own, [runs[number].name for number, _ in pairs], differences)
     return Comparison(
         tuple(runs),
         (*_corrected(differences), *_corrected(overall)),
-        {task: ties for task, ties in first.items() if ties is not None},
+        {task: ties for task, ties in tied.items() if ties is not None},
         resamples,
         seed,
+        tuple(dict.fromkeys(notes)),
     )
 
 
@@ -192,53 +215,20 @@ def _tasks(runs: Sequence[Run]) -> list[str]:
         if lacking:
             other = next(one.name for one in runs if lacking[0] in one.tasks)
             raise DataError(
-                f"{run.name} has no result of {_some(lacking)}, which {other} has; run it there too, or choose tasks "
+                f"{run.name} has no result of {some(lacking)}, which {other} has; run it there too, or choose tasks "
                 "with --task"
             )
     return every
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def _aligned(task: str, runs: Sequence[Run], parts: Sequence[TaskRun]) -> pd.DataFrame:
-    """Put the runs' values of a task side by side, refusing anything but the same queries."""
-    first = parts[0]
-    index = pd.MultiIndex.from_frame(first.values[UNIT])
-    if index.has_duplicates:
-        raise DataError(f"{runs[0].name}, {task}: query {index[index.duplicated()][0][-1]!r} stands twice")
-    table = first.values[UNIT].copy()
-    for number, (run, part) in enumerate(zip(runs, parts, strict=True)):
-        if part.measure != first.measure:
-            raise DataError(f"{task}: {runs[0].name} was judged by {first.measure}, {run.name} by {part.measure}")
-        _same_data(task, runs[0], run, first, part)
-        own = pd.MultiIndex.from_frame(part.values[UNIT])
-        for lacks, has, missing in ((run, runs[0], index.difference(own)), (runs[0], run, own.difference(index))):
-            if len(missing):
-                names = [f"{query!r} ({subset}/{split})" for subset, split, query in missing]
-                raise DataError(
-                    f"{task}: {lacks.name} lacks {len(names)} queries that {has.name} has: {_some(names)}; compare "
-                    "runs of the same data"
-                )
-        table[f"value_{number}"] = part.values.set_index(UNIT)["value"].reindex(index).to_numpy()
-    if table.isna().any(axis=None):
-        raise DataError(f"{task}: a value is not a number")
-    return table
-
-
-def _same_data(task: str, first: Run, other: Run, one: TaskRun, two: TaskRun) -> None:
-    revisions = [part.manifest.get("task", {}).get("revision") for part in (one, two)]
-    if None not in revisions and revisions[0] != revisions[1]:
-        raise DataError(f"{task}: {first.name} is of data revision {revisions[0]}, {other.name} of {revisions[1]}")
-
-
-def _strata(table: pd.DataFrame) -> list[Stratum]:
+def _strata(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Stratum]:
     """Take a task's cells as strata: its score is the mean of theirs."""
-    columns = [name for name in table.columns if name.startswith("value_")]
-    cells = [own[columns].to_numpy(dtype=np.float64) for _, own in table.groupby(["subset", "split"], sort=True)]
-    return [Stratum(cell[:, 1:] - cell[:, :1], 1 / len(cells)) for cell in cells]
+    others, firsts = [f"value_{number}" for number, _ in pairs], [f"value_{first}" for _, first in pairs]
+    cells = [
+        own[others].to_numpy(dtype=np.float64) - own[firsts].to_numpy(dtype=np.float64)
+        for _, own in table.groupby(["subset", "split"], sort=True)
+    ]
+    return [Stratum(cell, 1 / len(cells)) for cell in cells]
 
 
 def _mean(table: pd.DataFrame, column: str) -> float:
@@ -246,41 +236,44 @@ def _mean(table: pd.DataFrame, column: str) -> float:
 
 
 def _of_task(
-    task: str, runs: Sequence[Run], parts: Sequence[TaskRun], table: pd.DataFrame, estimate: Estimate
+    task: str, runs: Sequence[Run], aligned: Aligned, pairs: Sequence[tuple[int, int]], estimate: Estimate
 ) -> list[Difference]:
     found = []
-    before = parts[0].candidates()
-    for number, (run, part) in enumerate(zip(runs[1:], parts[1:], strict=True), start=1):
-        gains = (table[f"value_{number}"] - table["value_0"]).to_numpy()
-        after = part.candidates() if before is not None else None
+    table, parts = aligned.table, aligned.parts
+    baselines = {first: parts[first].candidates() for first in dict.fromkeys(first for _, first in pairs)}
+    for place, (number, first) in enumerate(pairs):
+        gains = (table[f"value_{number}"] - table[f"value_{first}"]).to_numpy()
+        before = baselines[first]
+        after = parts[number].candidates() if before is not None else None
         known = before is not None and after is not None
         found.append(
             Difference(
-                run.name,
+                runs[number].name,
+                runs[first].name,
                 task,
                 suite=False,
-                measure=part.measure,
+                measure=parts[number].measure,
                 queries=len(table),
-                baseline=_mean(table, "value_0"),
+                baseline=_mean(table, f"value_{first}"),
                 mean=_mean(table, f"value_{number}"),
-                difference=float(estimate.value[number - 1]),
-                low=float(estimate.low[number - 1]),
-                high=float(estimate.high[number - 1]),
-                p=float(estimate.p[number - 1]),
+                difference=float(estimate.value[place]),
+                low=float(estimate.low[place]),
+                high=float(estimate.high[place]),
+                p=float(estimate.p[place]),
                 wins=int((gains > 0).sum()),
                 ties=int((gains == 0).sum()),
                 losses=int((gains < 0).sum()),
-                up=_moved(table, number, gains, best=True),
-                down=_moved(table, number, gains, best=False),
+                up=_moved(table, (number, first), gains, best=True),
+                down=_moved(table, (number, first), gains, best=False),
                 churn=changes.churn(before, after) if known else None,  # type: ignore[arg-type]
-                shift=changes.shift(before, after) if known and _margins(parts[0], part) else None,  # type: ignore[arg-type]
-                tied=_ties(part),
+                shift=changes.shift(before, after) if known and _margins(parts[first], parts[number]) else None,  # type: ignore[arg-type]
+                tied=_ties(parts[number]),
             )
         )
     return found
 
 
-def _moved(table: pd.DataFrame, number: int, gains: np.ndarray, *, best: bool) -> tuple[Moved, ...]:
+def _moved(table: pd.DataFrame, pair: tuple[int, int], gains: np.ndarray, *, best: bool) -> tuple[Moved, ...]:
     order = np.argsort(-gains if best else gains, kind="stable")[:MOVED]
     rows = [row for row in order.tolist() if (gains[row] > 0 if best else gains[row] < 0)]
     return tuple(
@@ -288,8 +281,8 @@ def _moved(table: pd.DataFrame, number: int, gains: np.ndarray, *, best: bool) -
             str(table["subset"].iloc[row]),
             str(table["split"].iloc[row]),
             str(table["query_id"].iloc[row]),
-            float(table["value_0"].iloc[row]),
-            float(table[f"value_{number}"].iloc[row]),
+            float(table[f"value_{pair[1]}"].iloc[row]),
+            float(table[f"value_{pair[0]}"].iloc[row]),
         )
         for row in rows
     )
@@ -331,6 +324,7 @@ def _of_suite(
         found.append(
             Difference(
                 system,
+                own[0].against,
                 suite,
                 suite=True,
                 measure=own[0].measure if len({one.measure for one in own}) == 1 else "main score",

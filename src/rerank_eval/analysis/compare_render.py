@@ -17,8 +17,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from rerank_eval.analysis.compare import Comparison, Difference, Moved
+from rerank_eval.analysis.measures import DEFAULT, percent, shown
 from rerank_eval.analysis.render import MISSING, csv_text, escape_latex, escape_markdown
-from rerank_eval.analysis.runs import MEASURES
 from rerank_eval.analysis.statistics import LEVEL
 from rerank_eval.files import write_json, write_text
 
@@ -27,6 +27,8 @@ _NAME = 24  # columns that names get where room is short
 _GAP = 2
 _MARKS = ((0.001, "***"), (0.01, "**"), (SIGNIFICANT, "*"))
 HEADS = ("task", "system", "queries", "baseline", "score", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
+AGAINST = "against"
+"""Head of the column that names each row's baseline, where there are several."""
 CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
 
 
@@ -35,7 +37,7 @@ def _percent(value: float) -> str:
 
 
 def _points(value: float, sign: str = "") -> str:
-    return MISSING if math.isnan(value) else f"{100 * value:{sign}.2f}"
+    return MISSING if math.isnan(value) else percent(value, sign)
 
 
 def _p(value: float) -> str:
@@ -50,8 +52,43 @@ def mark(difference: Difference) -> str:
 def scope(difference: Difference) -> str:
     """Name a task or suite, with its measure where that is not nDCG@10."""
     name = f"mean {difference.scope}" if difference.suite else difference.scope
-    measure = MEASURES.get(difference.measure, difference.measure)
-    return name if measure == "nDCG@10" else f"{name} ({measure})"
+    return name if difference.measure == DEFAULT else f"{name} ({shown(difference.measure)})"
+
+
+def heads(comparison: Comparison, own: Sequence[str] = HEADS) -> list[str]:
+    """Return a table's heads: with a column that names each row's baseline, where there are several.
+
+    Args:
+        comparison: The comparison.
+        own: `HEADS` or `CHANGE_HEADS`.
+    """
+    return [*own[:2], *([AGAINST] if _several(comparison) else []), *own[2:]]
+
+
+def rows(comparison: Comparison) -> list[list[str]]:
+    """Return the differences as they stand in a table, in the order of `heads`.
+
+    Args:
+        comparison: The comparison.
+    """
+    return [_with_baseline(comparison, one, cells(one)) for one in comparison.differences]
+
+
+def change_rows(comparison: Comparison) -> list[list[str]]:
+    """Return what changed in the rankings as it stands in a table, in the order of `heads`.
+
+    Args:
+        comparison: The comparison.
+    """
+    return [_with_baseline(comparison, one, change_cells(one)) for one in comparison.differences if not one.suite]
+
+
+def _several(comparison: Comparison) -> bool:
+    return len(comparison.baselines) > 1
+
+
+def _with_baseline(comparison: Comparison, one: Difference, own: Sequence[str]) -> list[str]:
+    return [*own[:2], *([one.against] if _several(comparison) else []), *own[2:]]
 
 
 def cells(one: Difference) -> list[str]:
@@ -90,9 +127,11 @@ def _tau(value: float) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Say in words what the tables hold."""
-    first = comparison.runs[0].name
+    told = ", ".join(comparison.baselines)
+    first = f"Baselines: {told}; each row is compared with the one it names" if _several(comparison) else None
+    unit = "Main scores x 100, nDCG@10 where a row names no measure"
     found = [
-        f"Baseline: {first}. Main scores x 100. {LEVEL:.0%} intervals: BCa bootstrap over queries, "
+        f"{first or f'Baseline: {told}'}. {unit}. {LEVEL:.0%} intervals: BCa bootstrap over queries, "
         f"{comparison.resamples:,} samples, inside each split and subset; p: paired randomisation test, two-sided, "
         f"{comparison.resamples:,} rounds; seed {comparison.seed}.",
         "Holm: corrected so that any false alarm among these tests has a chance below 5%. BH (Benjamini-Hochberg): so "
@@ -101,6 +140,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     if any(one.suite for one in comparison.differences):
         found.append("A suite's mean follows from its tasks; suites are corrected among themselves.")
+    found += comparison.notes
     found += [_shift_note(one) for one in comparison.differences if one.shift is not None]
     return found
 
@@ -117,9 +157,13 @@ def _shift_note(one: Difference) -> str:
 
 def to_rich(comparison: Comparison) -> RenderableType:
     """Render both tables for the terminal, fitted to its width; `notes` says what they hold."""
-    rows = [cells(one) for one in comparison.differences]
-    changed = [change_cells(one) for one in comparison.differences if not one.suite]
-    return Group(_Terminal(HEADS, rows), _Terminal(CHANGE_HEADS, changed))
+    # A name is no number: it stands above the rows, where it has room.
+    several = _several(comparison)
+    told = [f", against {one.against}" if several else "" for one in comparison.differences]
+    both = list(zip(comparison.differences, told, strict=True))
+    table = [[scope(one) + name, *cells(one)[1:]] for one, name in both]
+    changed = [[scope(one) + name, *change_cells(one)[1:]] for one, name in both if not one.suite]
+    return Group(_Terminal(HEADS, table), _Terminal(CHANGE_HEADS, changed))
 
 
 @dataclass(frozen=True)
@@ -160,8 +204,8 @@ class _Terminal:
 def to_markdown(comparison: Comparison) -> str:
     """Render as Markdown: both tables, notes, and the queries that moved most."""
     tables = [
-        _markdown(HEADS, [cells(one) for one in comparison.differences]),
-        _markdown(CHANGE_HEADS, [change_cells(one) for one in comparison.differences if not one.suite]),
+        _markdown(heads(comparison), rows(comparison)),
+        _markdown(heads(comparison, CHANGE_HEADS), change_rows(comparison)),
     ]
     moved = [_moved(one) for one in comparison.differences if one.up or one.down]
     told = [escape_markdown(line) for line in notes(comparison)]
@@ -169,7 +213,8 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    align = ["left", "left", *["right"] * (len(heads) - 2)]
+    names = 2 + (AGAINST in heads)
+    align = [*["left"] * names, *["right"] * (len(heads) - names)]
     cells = [[escape_markdown(cell) for cell in row] for row in rows]
     return tabulate(cells, headers=list(heads), tablefmt="pipe", colalign=align, disable_numparse=True)
 
@@ -188,6 +233,7 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
     """Return one row a difference, at full precision, on mteb's scale."""
     plain: tuple[str, ...] = (
         "system",
+        "against",
         "scope",
         "suite",
         "measure",
@@ -221,9 +267,10 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
 def to_latex(comparison: Comparison) -> str:
     """Render as a LaTeX table for the `booktabs` package; the best of each task in bold, the stars explained."""
     plain = escape_latex
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{tabular}{llrrrrr}", r"\toprule"]
-    heads = ("task", "system", "baseline", "score", "difference", "95\\% interval", "$p$ (Holm)")
-    lines += [" & ".join(heads) + r" \\", r"\midrule"]
+    named = "l" if _several(comparison) else ""
+    lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{ll{named}rrrrr}}", r"\toprule"]
+    titles = ("task", "system", "baseline", "score", "difference", "95\\% interval", "$p$ (Holm)")
+    lines += [" & ".join(heads(comparison, titles)) + r" \\", r"\midrule"]
     before = ""
     for one in comparison.differences:
         if before and before != one.scope:
@@ -239,6 +286,7 @@ def to_latex(comparison: Comparison) -> str:
         cells = [
             plain(scope(one)),
             plain(one.system),
+            *([plain(one.against)] if named else []),
             *bold,
             f"${_points(one.difference, '+')}" + (f"^{{{stars}}}$" if stars else "$"),
             f"$[{_points(one.low, '+')}, {_points(one.high, '+')}]$",
@@ -253,7 +301,8 @@ def to_latex(comparison: Comparison) -> str:
 def as_data(comparison: Comparison) -> dict[str, Any]:
     """Return everything for JSON: runs, differences on mteb's scale, how it was drawn."""
     return {
-        "baseline": comparison.runs[0].name,
+        "baseline": None if _several(comparison) else comparison.baselines[0],
+        "notes": list(comparison.notes),
         "runs": [
             {"name": run.name, "label": run.label, "detail": run.detail, "identity": run.identity}
             for run in comparison.runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from rerank_eval.analysis.measures import two_digits
 from rerank_eval.analysis.mteb_results import Experiment, TaskFile
 from rerank_eval.analysis.published import PerTask, Published, PublishedModel
 from rerank_eval.tasks.suites import Suite
@@ -123,4 +124,6 @@ def _first_splits(published: Published, suite: Suite, files: Mapping[str, TaskFi
         if len(own) < task.subsets:
             return []
         means.append(math.fsum(own) / len(own))
-    return [f"averaging: first splits alone would give {published.scale * math.fsum(means) / len(means):.2f} here"]
+    return [
+        f"averaging: first splits alone would give {two_digits(published.scale * math.fsum(means) / len(means))} here"
+    ]

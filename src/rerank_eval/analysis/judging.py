@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_eval.analysis import followir, metrics
+from rerank_eval.analysis import followir, measures, metrics
+from rerank_eval.analysis.measures import Measure
 
 PAIRS = "scores.parquet"
 PER_QUERY = "per_query.parquet"
@@ -87,6 +88,7 @@ class Judged:
         pairs: Every pair.
         per_query: Columns subset, split, query_id and the metrics: every query with judgements.
         summary: Means over all queries of a cell, then over cells, as suites average.
+        mains: Each cell's main score, not rounded; empty where its measure is none that is known here.
         digest: SHA-256 (16 hexadecimal characters) over every pair's cell, query, document and score.
         qrels: Columns subset, split, query_id, doc_id, relevance: the judgements that this was judged by.
         instruction_pairs: Columns subset, split and those of `followir.p_mrr`; None unless relevance changes with the
@@ -97,6 +99,7 @@ class Judged:
     pairs: Pairs
     per_query: pd.DataFrame
     summary: dict[str, float]
+    mains: dict[Cell, float]
     digest: str
     qrels: pd.DataFrame
     instruction_pairs: pd.DataFrame | None = None
@@ -104,15 +107,20 @@ class Judged:
 
 
 def judge_frames(
-    cells: Mapping[Cell, Iterable[pd.DataFrame]], qrels: Mapping[Cell, Qrels], changed: Mapping[Cell, Changed]
+    cells: Mapping[Cell, Iterable[pd.DataFrame]],
+    qrels: Mapping[Cell, Qrels],
+    changed: Mapping[Cell, Changed],
+    main: str = measures.DEFAULT,
 ) -> Judged:
     """Compute per-query metrics.
 
     Args:
         cells: Each cell's candidates, in blocks of whole queries: columns query_id, doc_id, rank, score, best first
-            within a query. Read more than once where relevance changes with the instruction.
+            within a query. Read more than once where relevance changes with the instruction, or where the main score
+            is over groups of queries.
         qrels: Judgements of each cell.
         changed: For each cell, pairs of queries and the documents that the second one's instruction makes irrelevant.
+        main: mteb's name of the task's main score; a column of its own where it is none of the usual metrics.
 
     Returns:
         Frames, summary and digest.
@@ -122,17 +130,23 @@ def judge_frames(
     """
     pairs = Pairs()
     queries: list[pd.DataFrame] = []
-    summaries: list[dict[str, float]] = []
+    summaries: dict[Cell, dict[str, float]] = {}
     hasher = hashlib.sha256()
+    measure = measures.find(main)
+    extra = [measure.name] if measure is not None and measure.by_query else []
     for cell, blocks in sorted(cells.items()):
-        per_query = _judge_cell(cell, blocks, qrels[cell], pairs, hasher)
-        summaries.append(metrics.summarise(per_query))
+        per_query = _judge_cell(cell, blocks, qrels[cell], pairs, hasher, extra=extra)
+        summaries[cell] = metrics.summarise(per_query)
+        if measure is not None and measure.group is not None:
+            summaries[cell][measure.name] = _over_groups(measure, cells[cell], qrels[cell])
         queries.append(_labelled(per_query, *cell))
     by_pair = _instruction_pairs(cells, changed)
     if by_pair is not None:
-        for part, (_, own) in zip(summaries, sorted(by_pair.items()), strict=True):
-            part.update(followir.summarise(own))
-    summary = {key: float(sum(part[key] for part in summaries) / len(summaries)) for key in summaries[0]}
+        for cell, own in by_pair.items():
+            summaries[cell].update(followir.summarise(own))
+    parts = list(summaries.values())
+    key = "p_mrr" if main == measures.P_MRR else "" if measure is None else measure.name
+    summary = {name: float(sum(part[name] for part in parts) / len(parts)) for name in parts[0]}
     judgements = [
         (*cell, q, d, int(v)) for cell, own in sorted(qrels.items()) for q, ds in own.items() for d, v in ds.items()
     ]
@@ -142,6 +156,7 @@ def judge_frames(
         pairs,
         pd.concat(queries, ignore_index=True),
         summary,
+        {cell: part[key] for cell, part in summaries.items() if key in part},
         hasher.hexdigest()[:16],
         pd.DataFrame(judgements, columns=[*columns, "relevance"]).astype({"relevance": "int64"}),
         None
@@ -152,7 +167,13 @@ def judge_frames(
 
 
 def _judge_cell(
-    cell: Cell, blocks: Iterable[pd.DataFrame], qrels: Qrels, pairs: Pairs, hasher: hashlib._Hash
+    cell: Cell,
+    blocks: Iterable[pd.DataFrame],
+    qrels: Qrels,
+    pairs: Pairs,
+    hasher: hashlib._Hash,
+    *,
+    extra: Sequence[str],
 ) -> pd.DataFrame:
     judged: list[pd.DataFrame] = []
     seen: set[str] = set()
@@ -161,7 +182,7 @@ def _judge_cell(
         ids, documents, scores = (frame[name].to_numpy(object).tolist() for name in ("query_id", "doc_id", "score"))
         own = {query: qrels[query] for query in dict.fromkeys(ids) if query in qrels}
         seen |= own.keys()
-        judged.append(metrics.per_query(frame, own))
+        judged.append(metrics.per_query(frame, own, extra))
         none: Mapping[str, int] = {}
         grades = [own.get(query, none).get(document, 0) for query, document in zip(ids, documents, strict=True)]
         relevance = pd.array(grades, dtype="int64")
@@ -171,9 +192,15 @@ def _judge_cell(
             hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
     # Queries without a candidate count as 0.
     empty = pd.DataFrame({"query_id": [], "doc_id": [], "rank": [], "score": []}).astype({"query_id": object})
-    judged.append(metrics.per_query(empty, {query: own for query, own in qrels.items() if query not in seen}))
+    unseen = {query: own for query, own in qrels.items() if query not in seen}
+    judged.append(metrics.per_query(empty, unseen, extra))
     whole = pd.concat([one for one in judged if len(one)] or judged[:1])
     return whole.sort_values("query_id", kind="stable", ignore_index=True)
+
+
+def _over_groups(measure: Measure, blocks: Iterable[pd.DataFrame], qrels: Qrels) -> float:
+    """Average a measure over groups of queries, whose members may stand in several blocks."""
+    return float(metrics.by_unit(pd.concat(list(blocks)), qrels, measure)["value"].mean())
 
 
 def _instruction_pairs(

@@ -8,7 +8,7 @@ computes its own mrr from 64-bit scores, so that one figure can differ from ours
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytrec_eval
 
+from rerank_eval.analysis import measures
+from rerank_eval.analysis.measures import Measure
 from rerank_eval.errors import DataError, ModelError
 
 MAX_GRADE = 1000
@@ -24,20 +26,12 @@ MAX_GRADE = 1000
 DEPTH = 10
 """Cut-off of nDCG@10, its bounds and its oracle."""
 
-_MEASURES = {
-    "ndcg_cut_1": "ndcg_at_1",
-    "ndcg_cut_10": "ndcg_at_10",
-    "recall_10": "recall_at_10",
-    "recall_100": "recall_at_100",
-    "map_cut_100": "map_at_100",
-    "recip_rank": "mrr",
-}
-_MEANS = (*_MEASURES.values(), "mrr_at_10", "ndcg_at_10_best", "ndcg_at_10_worst", "oracle_ndcg_at_10")
+_MEASURES = ("ndcg_at_1", "ndcg_at_10", "recall_at_10", "recall_at_100", "map_at_100", "mrr", "mrr_at_10")
+_MEANS = (*_MEASURES, "ndcg_at_10_best", "ndcg_at_10_worst", "oracle_ndcg_at_10")
 _COUNTS = ("n_candidates", "n_relevant", "n_tied")
 COLUMNS = ("query_id", *_MEANS, *_COUNTS)
 """Columns of what `per_query` returns."""
 
-_REQUESTED = {"ndcg_cut.1,10", "recall.10,100", "map_cut.100", "recip_rank"}
 _DISCOUNT = 1.0 / np.log2(np.arange(2, DEPTH + 2))
 
 Floats = npt.NDArray[np.float64]
@@ -52,19 +46,20 @@ class _Query:
     gains: Floats
 
 
-def per_query(scores: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
+def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[str] = ()) -> pd.DataFrame:
     """Judge every query of one cell.
 
     Args:
         scores: Columns query_id, doc_id, score; one row a candidate, in any order.
         qrels: query id -> document id -> relevance. As in mteb (`_filter_queries_without_positives`), a query without
             any judgement is left out; one whose judgements are all 0, or that has no candidates, stays and counts 0.
+        extra: Further measures, by mteb's names, each of which every query has a value of.
 
     Returns:
-        One row a query, sorted by id, with the columns `COLUMNS`. float64, 0..1: ndcg_at_1, ndcg_at_10, recall_at_10,
-        recall_at_100, map_at_100, mrr, mrr_at_10, ndcg_at_10_best and ndcg_at_10_worst (over all ways to order ties),
-        oracle_ndcg_at_10 (the best order of these very candidates). int64: n_candidates, n_relevant, n_tied
-        (candidates whose 32-bit score another one has).
+        One row a query, sorted by id, with the columns `COLUMNS` and one for each further measure. float64, 0..1:
+        ndcg_at_1, ndcg_at_10, recall_at_10, recall_at_100, map_at_100, mrr, mrr_at_10, ndcg_at_10_best and
+        ndcg_at_10_worst (over all ways to order ties), oracle_ndcg_at_10 (the best order of these very candidates).
+        int64: n_candidates, n_relevant, n_tied (candidates whose 32-bit score another one has).
 
     Raises:
         ModelError: A score is NaN, infinite or beyond 32-bit floats; names query and document.
@@ -80,14 +75,52 @@ def per_query(scores: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
         query.query_id: dict(zip(query.document_ids, query.scores.tolist(), strict=True)) for query in queries.values()
     }
     judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
-    trec = pytrec_eval.RelevanceEvaluator(judged, _REQUESTED).evaluate(run)
-    rows = [_row(query_id, qrels[query_id], queries.get(query_id), trec.get(query_id)) for query_id in sorted(qrels)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    wanted = [_measure(name) for name in dict.fromkeys((*_MEASURES, *extra))]
+    trec = pytrec_eval.RelevanceEvaluator(judged, {one.requested for one in wanted}).evaluate(run)
+    rows = [
+        _row(query_id, qrels[query_id], queries.get(query_id), _values(wanted, trec.get(query_id)))
+        for query_id in sorted(qrels)
+    ]
+    further = [one.name for one in wanted if one.name not in _MEASURES]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
     # Ours and trec_eval's sums differ in the last bit; worst <= actual <= best <= oracle shall hold exactly.
     frame["ndcg_at_10_best"] = frame[["ndcg_at_10_best", "ndcg_at_10"]].max(axis=1)
     frame["ndcg_at_10_worst"] = frame[["ndcg_at_10_worst", "ndcg_at_10"]].min(axis=1)
     frame["oracle_ndcg_at_10"] = frame[["oracle_ndcg_at_10", "ndcg_at_10_best"]].max(axis=1)
-    return frame.astype(dict.fromkeys(_MEANS, "float64") | dict.fromkeys(_COUNTS, "int64"))
+    return frame.astype(dict.fromkeys((*_MEANS, *further), "float64") | dict.fromkeys(_COUNTS, "int64"))
+
+
+def _measure(name: str) -> Measure:
+    found = measures.find(name)
+    if found is None or not found.by_query:
+        raise ValueError(f"{name}: no measure that a query has a value of")
+    return found
+
+
+def _values(wanted: Sequence[Measure], trec: Mapping[str, float] | None) -> dict[str, float]:
+    """Take what was wanted from what pytrec_eval returned, which is nothing for a query without candidates."""
+    return {one.name: 0.0 if trec is None else one.of(trec) for one in wanted}
+
+
+def by_unit(scores: pd.DataFrame, qrels: Qrels, measure: Measure) -> pd.DataFrame:
+    """Compute one measure of one cell.
+
+    Args:
+        scores: As for `per_query`.
+        qrels: As for `per_query`.
+        measure: Any but p-MRR.
+
+    Returns:
+        Columns query_id and value (float64), sorted; for a measure over groups of queries, `query_id` names a group.
+    """
+    if measure.by_query:
+        return per_query(scores, qrels, [measure.name])[["query_id", measure.name]].set_axis(
+            ["query_id", "value"], axis=1
+        )
+    if measure.merged:
+        merged, judged = measures.merge(measure, scores, qrels)
+        return by_unit(merged, judged, _measure(measure.base))
+    return measures.over_groups(measure, per_query(scores, qrels, [measure.base]))
 
 
 def _check(scores: pd.DataFrame) -> None:
@@ -129,13 +162,10 @@ def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:
 
 
 def _row(
-    query_id: str, judged: Mapping[str, int], query: _Query | None, trec: Mapping[str, float] | None
+    query_id: str, judged: Mapping[str, int], query: _Query | None, values: Mapping[str, float]
 ) -> dict[str, object]:
     ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
-    row: dict[str, object] = {"query_id": query_id}
-    row |= {ours: float(trec[theirs]) if trec is not None else 0.0 for theirs, ours in _MEASURES.items()}
-    # A reciprocal rank within the first ten is at least 1/10; the margin covers its rounding.
-    row["mrr_at_10"] = float(trec["recip_rank"]) if trec is not None and trec["recip_rank"] > 1 / (DEPTH + 0.5) else 0.0
+    row: dict[str, object] = {"query_id": query_id, **values}
     row["n_candidates"] = len(query.document_ids) if query is not None else 0
     row["n_relevant"] = sum(value > 0 for value in judged.values())
     best = worst = oracle = 0.0
@@ -176,7 +206,8 @@ def summarise(frame: pd.DataFrame) -> dict[str, float]:
     """
     if frame.empty:
         raise DataError("no query has a judgement; there is nothing to average over")
-    means = {name: float(frame[name].mean()) for name in _MEANS}
+    further = [name for name in frame.columns if name not in {*COLUMNS, "subset", "split"}]
+    means = {name: float(frame[name].mean()) for name in (*_MEANS, *further)}
     candidates = int(frame["n_candidates"].sum())
     return means | {
         "tie_rate": float(frame["n_tied"].sum()) / candidates if candidates else 0.0,

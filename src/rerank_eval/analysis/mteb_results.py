@@ -11,10 +11,13 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.analysis.locate import MANIFEST, mteb_files
+from rerank_eval.analysis.measures import agree
+from rerank_eval.analysis.records import unrounded
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import load_json
 
@@ -36,7 +39,7 @@ class TaskFile:
         path: The file.
         mteb_version: mteb's version, `unknown` where it is not told.
         dataset_revision: The data's revision, `unknown` where it is not told.
-        cells: (split, subset) -> main_score on mteb's scale, finite.
+        cells: (split, subset) -> main_score on mteb's scale, finite; not rounded where the result is ours.
         bad: (split, subset) -> why its main_score cannot be used.
         first_stage: Names of the models whose candidates were reranked, where mteb recorded them.
     """
@@ -123,14 +126,16 @@ def read_results(root: Path, models: Collection[str], tasks: Mapping[str, str]) 
         raise ConfigError(f"{root}: no such folder; name a results folder with --results")
     experiments: list[Experiment] = []
     problems: list[str] = []
+    exact = _unrounded(root)
     for model in models:
         names = dict.fromkeys((model, f"local/{model.rsplit('/', 1)[-1]}"))
         for name, base in itertools.product(names, _ROOTS):
             for revision in _subfolders(root / base / _folder_name(name)):
                 for folder in (revision, *_subfolders(revision / _EXPERIMENTS)):
-                    files = _files(folder, tasks, problems)
-                    if files:
+                    read = _files(folder, tasks, problems)
+                    if read:
                         _check_owner((revision, folder), (name, model), problems)
+                    files = {task: _exact(file, exact.get(file.path.resolve(), {})) for task, file in read.items()}
                     settings = _settings(folder, len(files), problems) if files else None
                     if settings is not None:
                         experiments.append(Experiment(model, name, revision.name, settings, folder, files))
@@ -192,6 +197,28 @@ def _check_owner(folders: Sequence[Path], names: tuple[str, str], problems: list
                 f"{folder}: stands under the revision {standing}, and its {_META} says {revision}; move it, or "
                 "mend the file"
             )
+
+
+def _unrounded(root: Path) -> dict[Path, dict[Cell, float]]:
+    """Read the scores of our own results, which mteb's files of them have rounded to five digits."""
+    found: dict[Path, dict[Cell, float]] = {}
+    for folder, file in mteb_files(root):
+        try:
+            manifest = _json(folder / MANIFEST)
+            scores, measure = manifest["scores"], str(manifest["task"]["main_score"])
+            own = {(str(cell["split"]), str(cell["subset"])): float(cell["main"]) for cell in scores["cells"]}
+            # Manifests of older releases have mteb's values, but for the mean of all cells.
+            found[file] = own if len(own) != 1 else dict.fromkeys(own, unrounded(scores, measure))
+        except (_NotAResultError, KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def _exact(file: TaskFile, ours: Mapping[Cell, float]) -> TaskFile:
+    cells = {
+        cell: ours[cell] if agree(ours.get(cell, math.nan), value) else value for cell, value in file.cells.items()
+    }
+    return replace(file, cells=cells)
 
 
 def _folder_name(model: str) -> str:

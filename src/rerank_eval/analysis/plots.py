@@ -102,6 +102,7 @@ def forest(comparison: Comparison) -> str:
         comparison: The comparison.
     """
     rows: Sequence[Difference] = comparison.differences
+    first = _short(comparison.baselines[0]) if len(comparison.baselines) == 1 else "each row's own baseline"
 
     def draw(axis: Any) -> None:
         places = np.arange(len(rows))[::-1]
@@ -112,7 +113,7 @@ def forest(comparison: Comparison) -> str:
             axis.plot(100 * one.difference, place, "o", color=COLOURS[0], markerfacecolor=face)
         axis.axvline(0, color="black", linewidth=0.7)
         axis.set_yticks(places, [f"{_short(scope(one))}: {_short(one.system)}" for one in rows])
-        axis.set_xlabel(f"difference from {_short(comparison.runs[0].name)}, points")
+        axis.set_xlabel(f"difference from {first}, points")
 
     return _figure(draw, (7.5, 0.8 + 0.28 * len(rows)))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rerank_eval.analysis import measures
 from rerank_eval.files import load_json
 
 logger = logging.getLogger(__name__)
 
-RANKING = "ndcg_at_10"
+RANKING = measures.DEFAULT
 _FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -33,7 +35,8 @@ class ResultRecord:
         task: The task's name.
         revision: The data's revision.
         main_score: Name of the task's main score.
-        main: Its value on mteb's scale: mean over all split x subset cells.
+        main: Its value on mteb's scale, not rounded: mean over all split x subset cells.
+        written: The same as the manifest has it; older releases took it from mteb, rounded to five digits.
         finished: When it was computed, Unix time in seconds.
         made_from: For a reranker, the digest of the candidates that it reordered.
         digest: Digest of the row's own ranking; a retriever's is what its rerankers were made from.
@@ -69,6 +72,7 @@ class ResultRecord:
     marked: int = 0
     markers: tuple[str, ...] = ()
     neutralised: bool = False
+    written: float = math.nan
 
 
 def load_manifests(results_dir: Path) -> list[ResultRecord]:
@@ -108,7 +112,8 @@ def _record(manifest: dict[str, Any]) -> ResultRecord:
         task=str(task["name"]),
         revision=str(task["revision"]),
         main_score=str(task["main_score"]),
-        main=float(scores["main"]),
+        main=unrounded(scores, str(task["main_score"])),
+        written=float(scores["main"]),
         finished=float(manifest["timings"]["finished"]),
         made_from=str(manifest["inputs"].get("candidates", "")),
         digest=str(manifest["digest"]),
@@ -120,6 +125,29 @@ def _record(manifest: dict[str, Any]) -> ResultRecord:
         markers=tuple(str(marker) for marker in marked["found"]),
         neutralised=marked["mode"] != "keep",
     )
+
+
+def mean_of_cells(cells: Sequence[Mapping[str, Any]]) -> float:
+    """Average a task's cells, in one order, so that the last bit is always the same.
+
+    Args:
+        cells: A manifest's `scores.cells`.
+    """
+    ordered = sorted(cells, key=lambda cell: (str(cell["subset"]), str(cell["split"])))
+    return float(sum(float(cell["main"]) for cell in ordered) / len(ordered))
+
+
+def unrounded(scores: Mapping[str, Any], measure: str) -> float:
+    """Return the main score that a manifest tells, as precisely as it does.
+
+    Args:
+        scores: Its `scores`. In older releases' manifests `main` is mteb's value, rounded to five digits, and the
+            unrounded one stands beside it where the measure was among the usual ones.
+        measure: mteb's name of the main score.
+    """
+    main = float(scores["main"])
+    own = scores.get("p_mrr" if measure == measures.P_MRR else measure)
+    return float(own) if isinstance(own, float) and measures.agree(own, main) else main
 
 
 def of_one_revision(

@@ -18,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
+from rerank_eval.analysis.locate import LEADERBOARDS
+from rerank_eval.analysis.measures import two_digits
 from rerank_eval.analysis.tables import DETAIL, KIND, MODEL, Leaderboard
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
@@ -53,7 +55,7 @@ _LATEX = {
 
 
 def _number(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{value:.2f}"
+    return MISSING if math.isnan(value) else two_digits(value)
 
 
 def _is_best(board: Leaderboard, row: int, column: str) -> bool:
@@ -303,4 +305,4 @@ def leaderboard_files(results_dir: Path) -> list[Path]:
     Args:
         results_dir: Where to.
     """
-    return [results_dir / f"leaderboard.{suffix}" for suffix in ("md", "csv", "tex", "html")]
+    return [results_dir / name for name in LEADERBOARDS]

@@ -15,8 +15,10 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from rerank_eval.analysis import compare_render, plots, statistics
 from rerank_eval.analysis.compare import Comparison, compare
 from rerank_eval.analysis.frames import read_frame
+from rerank_eval.analysis.loading import load_run
+from rerank_eval.analysis.measures import DEFAULT, percent, shown, two_digits
 from rerank_eval.analysis.metrics import DEPTH
-from rerank_eval.analysis.runs import MEASURES, UNIT, Run, Stored, TaskRun, load_run, named
+from rerank_eval.analysis.runs import UNIT, Run, Stored, TaskRun, named
 from rerank_eval.analysis.statistics import Stratum
 from rerank_eval.analysis.tables import Leaderboard, one_line
 from rerank_eval.errors import ConfigError
@@ -47,14 +49,31 @@ class Figure:
     svg: str
 
 
-def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str, Sequence[str]], *, seed: int) -> str:
+@dataclass(frozen=True)
+class Terms:
+    """On which terms runs are compared.
+
+    Attributes:
+        seed: Of the draws.
+        baselines: For each row the number of its baseline, None where it has none; None compares all with the first.
+        measure: What is compared instead of main scores, or None.
+        missing: What is done about queries that a run lacks; see `compare`.
+    """
+
+    seed: int
+    baselines: Sequence[int | None] | None = None
+    measure: str | None = None
+    missing: str = ""
+
+
+def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str, Sequence[str]], terms: Terms) -> str:
     """Build the page.
 
     Args:
         board: The leaderboard.
-        rows: The runs, the baseline of all comparisons first.
+        rows: The runs.
         suites: Suite -> its tasks.
-        seed: Of the comparisons' draws.
+        terms: On which terms they are compared.
 
     Returns:
         HTML that needs no network and no other file.
@@ -66,8 +85,11 @@ def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str
     if not rows:
         raise ConfigError(f"no results to report; run `{command('eval')}` first")
     shared = [task for task in rows[0].tasks if all(task in row.tasks for row in rows)]
-    runs = [load_run(row, name, shared) for name, row in named(rows) if isinstance(row, Stored)]
-    comparison = compare(runs, suites, seed=seed) if len(runs) > 1 and shared else None
+    runs = [load_run(row, name, shared, terms.measure) for name, row in named(rows) if isinstance(row, Stored)]
+    several = len(runs) > 1 and shared
+    comparison = (
+        compare(runs, suites, seed=terms.seed, baselines=terms.baselines, missing=terms.missing) if several else None
+    )
     environment = Environment(
         loader=PackageLoader("rerank_eval.analysis", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -78,7 +100,7 @@ def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str
         environment.get_template("report.html.j2").render(
             board=_board(board),
             comparison=_comparison(comparison),
-            figures=_figures(runs, comparison, seed),
+            figures=_figures(runs, comparison, terms),
             data=_script(_explorer(runs)),
             manifests=_manifests(runs),
         )
@@ -91,7 +113,9 @@ def _board(board: Leaderboard) -> dict[str, Any]:
     for number, name in enumerate(board.names):
         one = board.frame.iloc[number]
         cells = [float(one[column]) for column in board.scores]
-        shown = [{"text": "–" if np.isnan(v) else f"{v:.2f}", "value": "" if np.isnan(v) else repr(v)} for v in cells]
+        shown = [
+            {"text": "–" if np.isnan(v) else two_digits(v), "value": "" if np.isnan(v) else repr(v)} for v in cells
+        ]
         rows.append({"kind": one["kind"], "model": name, "detail": one["Details"], "cells": shown})
     notes = [f"[{number}] {note}" for number, note in enumerate(board.notes, start=1)]
     return {"heads": board.scores, "rows": rows, "caption": board.caption, "notes": notes}
@@ -101,29 +125,34 @@ def _comparison(comparison: Comparison | None) -> dict[str, Any] | None:
     if comparison is None:
         return None
     return {
-        "heads": compare_render.HEADS,
-        "rows": [compare_render.cells(one) for one in comparison.differences],
-        "change_heads": compare_render.CHANGE_HEADS,
-        "changes": [compare_render.change_cells(one) for one in comparison.differences if not one.suite],
+        "heads": compare_render.heads(comparison),
+        "rows": compare_render.rows(comparison),
+        "change_heads": compare_render.heads(comparison, compare_render.CHANGE_HEADS),
+        "changes": compare_render.change_rows(comparison),
+        "names": 2 + (len(comparison.baselines) > 1),
         "notes": compare_render.notes(comparison),
     }
 
 
-def _figures(runs: Sequence[Run], comparison: Comparison | None, seed: int) -> list[Figure]:
+def _figures(runs: Sequence[Run], comparison: Comparison | None, terms: Terms) -> list[Figure]:
     found = [
-        Figure("Scores", "Bars are means over queries, whiskers 95% BCa intervals.", plots.bars(_bars(runs, seed)))
+        Figure(
+            "Scores", "Bars are means over queries, whiskers 95% BCa intervals.", plots.bars(_bars(runs, terms.seed))
+        )
     ]
     if comparison is not None:
-        told = "Right of the line: better than the baseline. Filled: p by Holm's correction below 0.05."
+        told = "Right of the line: better than its baseline. Filled: p by Holm's correction below 0.05."
         found.append(Figure("Differences", told, plots.forest(comparison)))
     measured = _speeds(runs)
     if len(measured) > 1:
         told = "Each run's own speed on its own machine: compare runs of one machine only."
         found.append(Figure("Quality against speed", told, plots.speed(measured)))
+    firsts = [None, *[0] * (len(runs) - 1)] if terms.baselines is None else terms.baselines
     for task in runs[0].tasks:
         # The best run first: where there are too many plots, the others' are left out.
-        for run in sorted(runs[1:], key=lambda one: -float(one.tasks[task].values["value"].mean())):
-            own = _of_task(runs[0], run, run.tasks[task])
+        pairs = [(run, runs[first]) for run, first in zip(runs, firsts, strict=True) if first is not None]
+        for run, first in sorted(pairs, key=lambda pair: -float(pair[0].tasks[task].values["value"].mean())):
+            own = _of_task(first, run, run.tasks[task])
             if sum(len(one.svg) for one in (*found, *own)) > _LARGEST_FIGURES:
                 break
             found += own
@@ -137,8 +166,7 @@ def _bars(runs: Sequence[Run], seed: int) -> pd.DataFrame:
             cells = [own["value"].to_numpy()[:, None] for _, own in task.values.groupby(["subset", "split"])]
             strata = [Stratum(cell, 1 / len(cells)) for cell in cells]
             found = statistics.estimate(strata, statistics.draw(strata, [seed, number], 2_000))
-            measure = MEASURES.get(task.measure, task.measure)
-            title = name if measure == "nDCG@10" else f"{name} ({measure})"
+            title = name if task.measure == DEFAULT else f"{name} ({shown(task.measure)})"
             points = {key: 100 * float(getattr(found, key)[0]) for key in ("value", "low", "high")}
             rows.append({"task": title, "system": run.name, **points})
     return pd.DataFrame(rows)
@@ -149,7 +177,7 @@ def _speeds(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         rates = [task.manifest.get("timings", {}).get("pairs_per_second") for task in run.tasks.values()]
         means = [100 * task.values["value"].mean() for task in run.tasks.values() if task.measure != "p-MRR"]
-        if means and all(isinstance(rate, float) for rate in rates):
+        if means and all(isinstance(rate, float) and rate > 0 for rate in rates):  # 0: all from the score store
             rows.append({"system": run.name, "pairs_per_second": float(np.mean(rates)), "value": float(np.mean(means))})
     return pd.DataFrame(rows)
 
@@ -223,17 +251,17 @@ def _task_data(runs: Sequence[Run], task: str, keep: int) -> dict[str, Any]:
     columns = [f"v{number}" for number in range(len(runs))]
     spread = table[columns].max(axis=1) - table[columns].min(axis=1)
     order = (-spread + table[columns].mean(axis=1)).sort_values(kind="stable").index
-    shown = table.loc[order].head(_QUERIES)
+    listed = table.loc[order].head(_QUERIES)
     queries = [
-        [one["query_id"], f"{one['subset']}/{one['split']}", [round(100 * one[name], 2) for name in columns]]
-        for one in shown.to_dict("records")
+        [one["query_id"], f"{one['subset']}/{one['split']}", [float(percent(one[name])) for name in columns]]
+        for one in listed.to_dict("records")
     ]
-    lists = [_lists(run.tasks[task], shown.head(keep)) for run in runs]
+    lists = [_lists(run.tasks[task], listed.head(keep)) for run in runs]
     return {
         "name": task,
-        "measure": MEASURES.get(runs[0].tasks[task].measure, runs[0].tasks[task].measure),
+        "measure": shown(runs[0].tasks[task].measure),
         "queries": queries,
-        "left_out": len(table) - len(shown),
+        "left_out": len(table) - len(listed),
         "lists": lists,
     }
 

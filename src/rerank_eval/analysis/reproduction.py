@@ -26,6 +26,7 @@ from rerank_eval.analysis.judge import (
     Judgement,
     Verdict,
 )
+from rerank_eval.analysis.measures import two_digits
 from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.files import write_json, write_text
 from rerank_eval.visible import no_formula
@@ -39,9 +40,9 @@ _STYLES = {REPRODUCED: "green", CLOSE: "yellow", OFF: "bold red", INCOMPLETE: "m
 def _numbers(verdict: Verdict) -> list[str]:
     ours, difference = verdict.ours, verdict.difference
     return [
-        f"{verdict.published:.2f}",
-        MISSING if ours is None else f"{ours:.2f}",
-        MISSING if difference is None else f"{round(difference, 2) + 0.0:+.2f}",  # + 0.0: no minus before a zero
+        two_digits(verdict.published),
+        MISSING if ours is None else two_digits(ours),
+        MISSING if difference is None else two_digits(difference, "+"),
         MISSING if ours is None else f"± {verdict.tolerance.points:g}",
     ]
 

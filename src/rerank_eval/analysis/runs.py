@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from rerank_eval.analysis import metrics, trec
 from rerank_eval.analysis.frames import read_frame
+from rerank_eval.analysis.locate import MANIFEST, result_folders
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.files import at_home, load_json
+from rerank_eval.files import at_home, is_folder, load_json
 from rerank_eval.names import did_you_mean
 from rerank_eval.typed import command
 
 UNIT = ["subset", "split", "query_id"]
 """What a value belongs to; for p-MRR `query_id` names a pair of queries."""
 
-MEASURES = {"ndcg_at_10": "nDCG@10", "ndcg_at_1": "nDCG@1", "recall_at_10": "recall@10", "p-MRR": "p-MRR"}
-"""mteb's names of main scores -> how tables show them."""
-
-_MANIFEST = "manifest.json"
+_ENDINGS = {".trec", ".run", ".txt", ".tsv", ".qrels", ".gz", ".parquet"}
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,9 @@ class TaskRun:
             they are not known), tied and candidates (int64, NaN where not known); one row a unit, sorted.
         scores: File with every candidate's score (parquet), or None.
         manifest: What stands beside the result; empty for a file of somebody else's.
+        ranking: Every candidate, where no such file of ours has them; columns as `candidates` returns.
+        missing: Columns subset, split, query_id: what is judged and the run has not.
+        notes: What a reader has to know of how the values came about.
     """
 
     task: str
@@ -43,6 +44,9 @@ class TaskRun:
     values: pd.DataFrame
     scores: Path | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    ranking: pd.DataFrame | None = None
+    missing: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=UNIT))
+    notes: tuple[str, ...] = ()
 
     def candidates(self) -> pd.DataFrame | None:
         """Read subset, split, query_id, doc_id, rank and score of every candidate, or None where there is no file.
@@ -51,7 +55,7 @@ class TaskRun:
             DataError: The file is torn.
         """
         if self.scores is None:
-            return None
+            return self.ranking
         try:
             return read_frame(self.scores)
         except (OSError, ValueError) as error:
@@ -91,6 +95,7 @@ class Stored:
         identity: Digest of all that can change its scores.
         retriever: Whose candidates it has; its own label for a retriever.
         tasks: Task -> folder.
+        candidates: Identity of the retriever whose candidates it has; its own for a retriever.
     """
 
     folder: Path
@@ -99,12 +104,33 @@ class Stored:
     identity: str
     retriever: str
     tasks: Mapping[str, Path]
+    candidates: str = ""
 
     @property
     def title(self) -> str:
         """Label, settings and candidates in words."""
         after = "" if self.retriever == self.label else f" after {self.retriever}"
         return f"{self.label} ({self.detail}){after}" if self.detail else f"{self.label}{after}"
+
+    @property
+    def root(self) -> Path:
+        """The results folder that it stands in."""
+        return self.folder.parents[2]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run that stands in a file of somebody else's.
+
+    Attributes:
+        path: A TREC run, a folder of them, or a parquet file.
+        label: What tables call it.
+    """
+
+    path: Path
+    label: str
+    detail: str = ""
+    identity: str = ""
 
 
 def stored_rows(results_dir: Path) -> list[Stored]:
@@ -129,8 +155,8 @@ def read_stored(folder: Path) -> Stored | None:
     """
     found: dict[str, Path] = {}
     first: Mapping[str, Any] = {}
-    for path in sorted(folder.glob(f"*/{_MANIFEST}")):
-        manifest = _read_manifest(path)
+    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+        manifest = read_manifest(path)
         if manifest is not None:
             found[str(manifest["task"]["name"])] = path.parent
             first = first or manifest
@@ -138,10 +164,16 @@ def read_stored(folder: Path) -> Stored | None:
         return None
     row, retriever = first["row"], first["retriever"]
     identity = str(first["identity"]["digest"])
-    return Stored(folder, str(row["label"]), str(row["detail"]), identity, str(retriever["label"]), found)
+    made_from = str(first["identity"].get("candidates", ""))
+    return Stored(folder, str(row["label"]), str(row["detail"]), identity, str(retriever["label"]), found, made_from)
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Read a manifest, or None where it is torn, unfinished or of something else.
+
+    Args:
+        path: `results/runs/<model>/<identity>/<task>/manifest.json`.
+    """
     try:
         manifest = load_json(path)
         whole = manifest["schema"] == 1 and manifest["complete"] is True
@@ -153,38 +185,44 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     return manifest if whole and all(isinstance(one, str) for one in needed) else None
 
 
-def find_run(name: str, results_dir: Path, qrels: Path | None = None) -> list[Stored | Run]:
+def find_run(name: str, results_dir: Path) -> list[Stored | RunFile]:
     """Find what a name on the command line stands for.
 
     Args:
-        name: The beginning of an identity, a model's label, a row's folder, a `per_query.parquet` or a TREC run.
+        name: The beginning of an identity, a model's label, a row's folder or any file of a result, or a run in a file
+            of somebody else's.
         results_dir: Where rows are looked for.
-        qrels: Judgements for a TREC run.
 
     Returns:
-        The rows or the one run; several rows where a label has several.
+        The rows or the one file; several rows where a label or a folder has several.
 
     Raises:
         ConfigError: It stands for nothing, or for an identity of two rows.
-        DataError: A file cannot be read.
     """
     path = at_home(name)
-    if path.is_dir():
-        row = read_stored(path)
-        if row is None:
-            raise ConfigError(f"{name}: holds no complete result; name a folder results/runs/<model>/<identity>")
-        return [row]
-    if path.is_file():
-        return [read_file(path, qrels)]
+    if is_folder(path) or path.is_file():
+        stored = _stored_at(path)
+        if stored:
+            return list(stored)
+        if path.is_file() or any(one.name.endswith((".trec", ".trec.gz")) for one in path.iterdir()):
+            return [RunFile(path, stem(path))]
+        raise ConfigError(
+            f"{name}: holds no complete result; name a results folder, one of its files or folders "
+            "(results/runs/<model>/<identity>), or a folder of TREC runs"
+        )
     rows = stored_rows(results_dir)
-    exact: list[Stored | Run] = [row for row in rows if row.label.lower() == name.lower()]
+    exact: list[Stored | RunFile] = [row for row in rows if row.label.lower() == name.lower()]
     if exact:
         return exact
-    by_identity: list[Stored | Run] = [row for row in rows if len(name) >= _SHORTEST and row.identity.startswith(name)]
+    by_identity: list[Stored | RunFile] = [
+        row for row in rows if len(name) >= _SHORTEST and row.identity.startswith(name)
+    ]
     if len(by_identity) > 1:
         raise ConfigError(f"{name}: {len(by_identity)} rows of {results_dir} begin so; write more of the identity")
     if by_identity:
         return by_identity
+    if "/" in name or path.suffix in _ENDINGS:
+        raise ConfigError(f"{name}: no such file or folder")
     known = [*dict.fromkeys(row.label for row in rows)]
     if not known:
         raise ConfigError(
@@ -199,94 +237,61 @@ def find_run(name: str, results_dir: Path, qrels: Path | None = None) -> list[St
 _SHORTEST = 4
 
 
-def load_run(row: Stored, name: str, tasks: Sequence[str] | None = None, measure: str | None = None) -> Run:
-    """Read a row's per-query values.
+def _stored_at(path: Path) -> list[Stored]:
+    """Return the rows that a file or a folder is of, each with those of its tasks alone."""
+    chosen: dict[Path, list[Path]] = {}
+    for folder in result_folders(path):
+        chosen.setdefault(folder.parent, []).append(folder)
+    found = []
+    for folder, own in chosen.items():
+        row = read_stored(folder)
+        tasks = {} if row is None else {task: one for task, one in row.tasks.items() if one in own}
+        if row is not None and tasks:
+            found.append(replace(row, tasks=tasks))
+    return found
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without its endings: `ours` for `ours.trec.gz`.
 
     Args:
-        row: The row.
-        name: What tables shall call it.
-        tasks: Only these; None for all.
-        measure: A column of `per_query.parquet` instead of each task's main score.
-
-    Raises:
-        ConfigError: There is no such measure.
-        DataError: A result file is missing or torn.
+        path: The file.
     """
-    found = {}
-    for task, folder in row.tasks.items():
-        if tasks is None or task in tasks:
-            found[task] = _task_run(folder, task, measure)
-    return Run(name, row.label, row.detail, row.identity, found)
+    name = path.name
+    while Path(name).suffix.lower() in _ENDINGS:
+        name = Path(name).stem
+    return name or path.name
 
 
-def _task_run(folder: Path, task: str, measure: str | None) -> TaskRun:
-    manifest = _read_manifest(folder / _MANIFEST)
-    if manifest is None:
-        raise DataError(f"{folder}: its manifest vanished or is torn; run `{command('eval')}` again")
-    chosen = measure or str(manifest["task"]["main_score"])
-    try:
-        if chosen == "p-MRR":
-            frame = read_frame(folder / "p_mrr.parquet").rename(columns={"pair": "query_id"})
-            column = "p_mrr"
-        else:
-            frame, column = read_frame(folder / "per_query.parquet"), chosen
-        values = _values(frame, column, folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}: cannot be read ({type(error).__name__}); delete the folder and run `{command('eval')}` again"
-        ) from None
-    scores = folder / "scores.parquet"
-    return TaskRun(task, chosen, values, scores if scores.is_file() else None, manifest)
+def some(names: Sequence[str]) -> str:
+    """List the first few of many names.
+
+    Args:
+        names: All of them.
+    """
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
-def _values(frame: pd.DataFrame, column: str, where: Path) -> pd.DataFrame:
-    if column not in frame.columns:
-        known = [name for name in metrics.COLUMNS if name in frame.columns and name != "query_id"]
-        raise ConfigError(f"--measure {column!r}: {where} has none; {did_you_mean(column, known)}")
+def values_of(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Take a measure's values, with what ties leave open of it, out of per-query metrics.
+
+    Args:
+        frame: Columns subset, split, query_id, the measure's, and perhaps what ties and candidates say.
+        column: The measure's.
+
+    Returns:
+        What `TaskRun.values` holds.
+    """
     values = frame[UNIT].copy()
     values["value"] = frame[column].astype("float64")
-    for name, source in (("worst", f"{column}_worst"), ("best", f"{column}_best")):
-        values[name] = frame[source] if source in frame.columns else float("nan")
-    for name, source in (("tied", "n_tied"), ("candidates", "n_candidates")):
+    sources = {"worst": f"{column}_worst", "best": f"{column}_best", "tied": "n_tied", "candidates": "n_candidates"}
+    for name, source in sources.items():
         values[name] = frame[source] if source in frame.columns else float("nan")
     return values.sort_values(UNIT, kind="stable").reset_index(drop=True)
 
 
-def read_file(path: Path, qrels: Path | None) -> Run:
-    """Read a run from a file of somebody else's.
-
-    Args:
-        path: A parquet file with query_id and a main score (`ndcg_at_10`, say), or a TREC run.
-        qrels: Judgements for a TREC run, in TREC's format.
-
-    Raises:
-        ConfigError: It is of neither kind, or a TREC run comes without judgements.
-        DataError: It cannot be read.
-    """
-    if path.suffix == ".parquet":
-        try:
-            frame = read_frame(path)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: not a readable parquet file ({type(error).__name__})") from None
-        measure = next((name for name in ("ndcg_at_10", "p_mrr") if name in frame.columns), None)
-        if measure is None or not {"query_id", "pair"} & set(frame.columns):
-            raise DataError(f"{path}: has no columns query_id and ndcg_at_10; per_query.parquet of a result has them")
-        frame = frame.rename(columns={"pair": "query_id"})
-        for name in ("subset", "split"):
-            if name not in frame.columns:
-                frame[name] = "default"
-        shown = "p-MRR" if measure == "p_mrr" else measure
-        run = TaskRun(path.parent.name or path.stem, shown, _values(frame, measure, path))
-    elif qrels is None:
-        raise ConfigError(f"{path}: a TREC run needs its judgements; name them with --qrels")
-    else:
-        judged = metrics.per_query(trec.read_run(path), trec.read_qrels(qrels))
-        frame = judged.assign(subset="default", split="default")
-        run = TaskRun(qrels.stem, "ndcg_at_10", _values(frame, "ndcg_at_10", path))
-    return Run(path.stem, path.stem, "", "", {run.task: run})
-
-
-def named(rows: Sequence[Stored | Run]) -> Iterator[tuple[str, Stored | Run]]:
+def named(rows: Sequence[Stored | RunFile]) -> Iterator[tuple[str, Stored | RunFile]]:
     """Give each row a short name that no other has: what differs between them, else the identity's beginning.
 
     Args:
@@ -298,10 +303,10 @@ def named(rows: Sequence[Stored | Run]) -> Iterator[tuple[str, Stored | Run]]:
         yield (name if unique else f"{name} [{row.identity[:6] or number}]"), row
 
 
-def _own_name(row: Stored | Run, alike: Sequence[Stored | Run]) -> str:
+def _own_name(row: Stored | RunFile, alike: Sequence[Stored | RunFile]) -> str:
     """Name a row by its model, and by the settings and candidates that tell it from others of the model."""
     if len(alike) == 1:
-        return row.label if isinstance(row, Stored) else row.name or row.label
+        return row.label
     own = _differing([other.detail for other in alike])[[other is row for other in alike].index(True)]
     retrievers = {getattr(other, "retriever", "") for other in alike}
     after = f" after {row.retriever}" if len(retrievers) > 1 and isinstance(row, Stored) else ""

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from rerank_eval.analysis import measures
 from rerank_eval.analysis.records import RANKING, ResultRecord
 
 MODEL, DETAIL, RETRIEVER, TOP_K, KIND = "Model", "Details", "Retriever", "top_k", "kind"
 IDENTITY, NOTES = "identity", "notes"
 _FIXED = (MODEL, DETAIL, RETRIEVER, TOP_K, KIND, IDENTITY, NOTES)
-_P_MRR = "p-MRR"
 _ORACLE = "ceiling: nDCG@10 of the best order"
 _RECALL = "ceiling: recall@100"
 _RECALL_AT = 100
 _LISTED = 3
-_NAMES = {"ndcg_at_10": "nDCG@10", "ndcg_at_1": "nDCG@1", "recall_at_10": "recall@10", "p-MRR": "p-MRR"}
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ def _ceilings(
 
 
 def _averaged(tasks: Sequence[str], scores: Mapping[str, str]) -> list[str]:
-    ranking = [task for task in tasks if scores.get(task) != _P_MRR]
+    ranking = [task for task in tasks if scores.get(task) != measures.P_MRR]
     return ranking or list(tasks)
 
 
@@ -221,7 +220,7 @@ def _head(task: str, main_score: str) -> str:
     name = one_line(task)
     # A folder may be called like one of the columns that say whose the row is.
     plain = main_score == RANKING and name not in _FIXED
-    return name if plain else f"{name} ({_NAMES.get(main_score, one_line(main_score))})"
+    return name if plain else f"{name} ({one_line(measures.shown(main_score))})"
 
 
 def _mean_name(suite: str) -> str:
@@ -235,7 +234,7 @@ def _caption(scores: Mapping[str, str], suites: Mapping[str, Sequence[str]], col
         for suite, tasks in suites.items()
         if _mean_name(suite) in columns and len(_averaged(tasks, scores)) < len(tasks)
     ]
-    if _P_MRR in scores.values():
+    if measures.P_MRR in scores.values():
         caption += " p-MRR is over a task's own candidates, in rows with candidates=retrieved over the retriever's."
     if mixed:
         caption += f" The mean of {', '.join(mixed)} leaves p-MRR out."

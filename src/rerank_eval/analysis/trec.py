@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -20,8 +23,12 @@ _LARGEST_RANK = 2**63 - 1
 _ROW = tuple[str, str, int, float, str]
 
 
-def _word(identifier: str) -> str:
-    """Write an id without white space."""
+def as_word(identifier: str) -> str:
+    """Write an id as a TREC run holds it, without white space.
+
+    Args:
+        identifier: The id.
+    """
     if not _BLANK.search(identifier):
         return identifier
     escaped = identifier.replace("%", "%25")
@@ -62,7 +69,7 @@ def _lines(path: Path, frame: pd.DataFrame, tag: str) -> Iterator[str]:
     ordered["_query"] = pd.factorize(frame["query_id"])[0]
     ordered = ordered.sort_values(["_query", "_score", "doc_id"], ascending=[True, False, False], kind="stable")
     ranks = ordered.groupby("_query", sort=False).cumcount() + 1
-    columns = (ordered["query_id"].map(_word), ordered["doc_id"].map(_word), ranks, ordered["score"])
+    columns = (ordered["query_id"].map(as_word), ordered["doc_id"].map(as_word), ranks, ordered["score"])
     for query_id, document_id, rank, score in zip(*(column.tolist() for column in columns), strict=True):
         yield f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n"
 
@@ -77,10 +84,11 @@ def read_run(path: Path) -> pd.DataFrame:
     """Read a TREC run.
 
     Args:
-        path: The file.
+        path: The file, gzipped where its name ends in .gz.
 
     Returns:
-        Columns query_id, doc_id, rank (int64), score (float64), tag, in the file's order. Blank lines are skipped.
+        Columns query_id, doc_id, rank (int64), score (float64), tag, in the file's order. Blank lines are skipped, and
+        so are comments: lines that begin with `#` and are no row.
 
     Raises:
         DataError: The file cannot be read; a line has not six fields; a rank is no whole number or a score no finite
@@ -102,6 +110,8 @@ def read_run(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such run") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     frame = pd.DataFrame(dict(zip(("query_id", "doc_id", "rank", "score", "tag"), columns, strict=True)))
@@ -121,11 +131,18 @@ def _fields(path: Path, number: int, line: str) -> list[str]:
     return line.split()
 
 
+def _opened(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
 def _rows(path: Path) -> Iterator[tuple[int, _ROW]]:
-    with path.open(encoding="utf-8") as handle:
+    with _opened(path) as handle:
         for number, line in enumerate(handle, start=1):
             fields = _fields(path, number, line)
-            if not fields:
+            # A line of six fields is a row, whatever its query is called.
+            if not fields or (fields[0].startswith("#") and len(fields) != _RUN_FIELDS):
                 continue
             if len(fields) != _RUN_FIELDS:
                 raise DataError(f"{path}:{number}: {len(fields)} fields; a run has `query Q0 document rank score tag`")

@@ -10,6 +10,17 @@ import typer
 
 from rerank_eval.commands import SetOption, SplitOption, TaskOption, app, console, of_split, with_split
 
+MeasureOption = Annotated[
+    str | None,
+    typer.Option("--measure", help="Compare this instead of main scores: map_at_100, nDCG@20, mrr, recall_at_1000."),
+]
+MissingOption = Annotated[
+    str,
+    typer.Option(
+        "--missing", help="Queries that a run lacks: `zero`, or `intersection` for what all have; else refused."
+    ),
+]
+
 
 @app.command()
 def leaderboard(
@@ -44,7 +55,7 @@ def leaderboard(
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(help="Configs, identities, models, result folders or files; the first is the baseline."),
+        typer.Argument(help="Configs, identities, models, results, run files; the first is the baseline."),
     ],
     *,
     task: TaskOption = None,
@@ -53,12 +64,13 @@ def compare(
     results_dir: Annotated[Path | None, typer.Option("--results", "-r", help="A results folder.")] = None,
     run: Annotated[bool, typer.Option("--run", help="First run what the configs lack.")] = False,
     against: Annotated[
-        str, typer.Option("--against", help="`retriever` makes a config's retriever the baseline.")
+        str, typer.Option("--against", help="`retriever`: each reranker against its own retriever, not the first run.")
     ] = "",
-    measure: Annotated[
-        str | None, typer.Option("--measure", help="Compare this column of per_query.parquet, such as mrr_at_10.")
+    measure: MeasureOption = None,
+    missing: MissingOption = "",
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", help="Judge all runs by this: TREC's format, or a result's qrels.parquet.")
     ] = None,
-    qrels: Annotated[Path | None, typer.Option("--qrels", help="Judgements for TREC runs.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws; the same seed gives the same bytes.")] = 20_250_605,
     name: Annotated[str | None, typer.Option("--name", help="Of the files written under comparisons/.")] = None,
 ) -> None:
@@ -71,7 +83,9 @@ def compare(
 
         rerank-eval compare configs/offline.yaml --against retriever
 
-        rerank-eval compare ours.trec theirs.trec --qrels test.qrels
+        rerank-eval compare ours.trec theirs.trec --qrels test.qrels --measure recall_at_100
+
+        rerank-eval compare 3f2a9c theirs.trec.gz --missing zero
     """
     from rerank_eval.config.schema import is_yaml_file
     from rerank_eval.pipeline.comparison import Request, compare_runs
@@ -85,6 +99,7 @@ def compare(
         run=run,
         against=against,
         measure=measure,
+        missing=missing,
         qrels=qrels,
         seed=seed,
         name=name,
@@ -101,6 +116,12 @@ def report(
     task: TaskOption = None,
     split: SplitOption = None,
     results_dir: Annotated[Path | None, typer.Option("--results", "-r", help="A results folder.")] = None,
+    against: Annotated[
+        str,
+        typer.Option("--against", help="`retriever`: each reranker against its own, as without names, not the first."),
+    ] = "",
+    measure: MeasureOption = None,
+    missing: MissingOption = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; report.html by default.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the comparisons' draws.")] = 20_250_605,
 ) -> None:
@@ -110,7 +131,16 @@ def report(
     """
     from rerank_eval.pipeline.comparison import Request, write_page
 
-    write_page(Request(tuple(names or ()), tuple(of_split(task, split)), results_dir, seed=seed), output, console)
+    request = Request(
+        tuple(names or ()),
+        tuple(of_split(task, split)),
+        results_dir,
+        against=against,
+        measure=measure,
+        missing=missing,
+        seed=seed,
+    )
+    write_page(request, output, console)
 
 
 @app.command()
@@ -155,7 +185,9 @@ def lab(
 
 @app.command()
 def inspect(
-    run: Annotated[str, typer.Argument(help="An identity (`runs` lists them), a model or a result folder.")],
+    run: Annotated[
+        str, typer.Argument(help="An identity (`runs` lists them), a model, or any file or folder of a result.")
+    ],
     *,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Only this task; a BEIR folder by its path.")] = None,
     split: SplitOption = None,
@@ -262,7 +294,8 @@ def reproduce(
 @app.command()
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Identities, models' labels or rows' folders; none for everything.")
+        list[str] | None,
+        typer.Argument(help="Identities, models, or any file or folder of results; none for everything."),
     ] = None,
     *,
     task: TaskOption = None,
@@ -275,6 +308,8 @@ def verify(
         rerank-eval verify
 
         rerank-eval verify 3f2a9c --task PyFunctionRetrieval
+
+        rerank-eval verify results/mteb/results/MODEL/REVISION/PyFunctionRetrieval.json
 
     Exit code 10 when something does not follow. Scores and judgements are those that stand beside the manifest.
     """

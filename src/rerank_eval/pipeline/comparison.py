@@ -11,13 +11,15 @@ from pathlib import Path
 from rich.console import Console
 
 from rerank_eval.analysis import compare_render
+from rerank_eval.analysis.alignment import INTERSECTION, ZERO
 from rerank_eval.analysis.compare import SEED, compare
-from rerank_eval.analysis.runs import Run, Stored, find_run, load_run, named, read_stored, stored_rows
+from rerank_eval.analysis.loading import load_runs, measure_named
+from rerank_eval.analysis.runs import RunFile, Stored, find_run, named, read_stored, stored_rows
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.errors import ConfigError, StorageError
 from rerank_eval.files import at_home
-from rerank_eval.names import digest, slug
+from rerank_eval.names import did_you_mean, digest, slug
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
@@ -37,9 +39,11 @@ class Request:
         results: Results folder, or None for a config's, else `results`.
         overrides: `--set` arguments, for configs.
         run: Run what the configs lack first.
-        against: `retriever` puts each config's retriever first, as the baseline; empty leaves it out.
-        measure: Column of per_query.parquet to compare instead of main scores.
-        qrels: Judgements for TREC runs.
+        against: `retriever` compares each reranker with the retriever whose candidates it got; empty compares all with
+            the first.
+        measure: What to compare instead of main scores.
+        qrels: What all runs are judged by; None for the stored runs' own judgements.
+        missing: What is done about queries that a run lacks: `zero` or `intersection`; empty refuses them.
         seed: Of the draws.
         name: Of the files written, or None.
     """
@@ -51,6 +55,7 @@ class Request:
     run: bool = False
     against: str = ""
     measure: str | None = None
+    missing: str = ""
     qrels: Path | None = None
     seed: int = SEED
     name: str | None = None
@@ -68,8 +73,7 @@ def compare_runs(request: Request, console: Console) -> None:
         DataError: The runs are not of the same queries; names them.
         RerankEvalError: A run failed.
     """
-    if request.against not in {"", _RETRIEVER}:
-        raise ConfigError(f"--against {request.against!r}: the only word known here is retriever; a run comes first")
+    measure = _check(request)
     configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
     for loaded in configs.values():
         if request.run:
@@ -79,12 +83,10 @@ def compare_runs(request: Request, console: Console) -> None:
     results_dir = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)
     tasks = _tasks(request, list(configs.values()))
     rows = list(_unique(_rows(request, configs, results_dir)))
-    runs = [
-        load_run(row, name, tasks, request.measure) if isinstance(row, Stored) else dataclasses.replace(row, name=name)
-        for name, row in named(rows)
-    ]
+    runs = load_runs(list(named(rows)), tasks=tasks, measure=measure, qrels=request.qrels)
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
-    comparison = compare(runs, suites, seed=request.seed)
+    baselines = own_retrievers(rows) if request.against else None
+    comparison = compare(runs, suites, seed=request.seed, baselines=baselines, missing=request.missing)
     console.print()
     console.print(compare_render.to_rich(comparison))
     for line in compare_render.notes(comparison):
@@ -92,6 +94,40 @@ def compare_runs(request: Request, console: Console) -> None:
     name = slug(request.name) if request.name else _name(request, rows)
     written = compare_render.write_all(comparison, results_dir / "comparisons", name)
     console.print("written: " + ", ".join(str(path) for path in written), markup=False)
+
+
+def _check(request: Request) -> str | None:
+    """Refuse what no run can mend, before anything is read or run; return the measure's own name."""
+    if request.against not in {"", _RETRIEVER}:
+        raise ConfigError(f"--against {request.against!r}: the only word known here is retriever; a run comes first")
+    if request.missing not in {"", ZERO, INTERSECTION}:
+        raise ConfigError(f"--missing {request.missing!r}: {did_you_mean(request.missing, [ZERO, INTERSECTION])}")
+    if request.qrels is not None and not request.qrels.is_file():
+        raise ConfigError(f"--qrels {request.qrels}: no such file; name a qrels.parquet of a result or a TREC file")
+    return None if request.measure is None else measure_named(request.measure, [Path(name) for name in request.names])
+
+
+def own_retrievers(rows: Sequence[Stored | RunFile]) -> list[int | None]:
+    """Return for each row the number of the retriever whose candidates it reranked; None for what is no reranker.
+
+    Args:
+        rows: Rows, retrievers among them.
+
+    Raises:
+        ConfigError: A reranker's retriever is not among them, or a file names none.
+    """
+    places = {row.identity: number for number, row in enumerate(rows) if row.identity}
+    found: list[int | None] = []
+    for row in rows:
+        if isinstance(row, RunFile):
+            raise ConfigError(f"--against retriever: {row.path} does not say whose candidates it has; name it alone")
+        if row.candidates == row.identity:
+            found.append(None)
+        elif row.candidates in places:
+            found.append(places[row.candidates])
+        else:
+            raise ConfigError(f"{row.title}: its retriever {row.retriever} ({row.candidates}) has no result here")
+    return found
 
 
 def show_runs(results_dir: Path, console: Console) -> None:
@@ -139,12 +175,22 @@ def _tasks(request: Request, configs: Sequence[LoadedConfig]) -> list[str] | Non
     return list(dict.fromkeys(ref.name for ref in found)) or None
 
 
-def _rows(request: Request, configs: dict[str, LoadedConfig], results_dir: Path) -> Iterator[Stored | Run]:
+def _rows(request: Request, configs: dict[str, LoadedConfig], results_dir: Path) -> Iterator[Stored | RunFile]:
     for name in request.names:
         if name in configs:
             yield from _rows_of(configs[name], results_dir, request.against == _RETRIEVER)
-        else:
-            yield from find_run(name, results_dir, request.qrels)
+            continue
+        found = find_run(name, results_dir)
+        if request.against == _RETRIEVER:
+            yield from _with_retrievers(found)
+        yield from found
+
+
+def _with_retrievers(rows: Sequence[Stored | RunFile]) -> Iterator[Stored]:
+    """Yield the retrievers of stored rerankers, from the results that these stand in."""
+    for row in rows:
+        if isinstance(row, Stored) and row.candidates != row.identity:
+            yield from (one for one in stored_rows(row.root) if one.identity == row.candidates)
 
 
 def _rows_of(loaded: LoadedConfig, results_dir: Path, first_stage: bool) -> Iterator[Stored]:
@@ -164,7 +210,7 @@ def _rows_of(loaded: LoadedConfig, results_dir: Path, first_stage: bool) -> Iter
         yield stored
 
 
-def _unique(rows: Iterator[Stored | Run]) -> Iterator[Stored | Run]:
+def _unique(rows: Iterator[Stored | RunFile]) -> Iterator[Stored | RunFile]:
     seen: set[str] = set()
     for row in rows:
         if not row.identity or row.identity not in seen:
@@ -172,9 +218,10 @@ def _unique(rows: Iterator[Stored | Run]) -> Iterator[Stored | Run]:
             yield row
 
 
-def _name(request: Request, rows: Sequence[Stored | Run]) -> str:
+def _name(request: Request, rows: Sequence[Stored | RunFile]) -> str:
     own = [Path(name).stem if is_yaml_file(name) else name for name in request.names]
-    identities = digest([[row.identity or row.label for row in rows], request.tasks, request.measure], 6)
+    asked = [request.tasks, request.measure, *([request.missing] if request.missing else [])]
+    identities = digest([[row.identity or row.label for row in rows], *asked], 6)
     return slug(f"{'-'.join(Path(name).name for name in own)[:60]}-{identities}")
 
 
@@ -204,21 +251,23 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
         DataError: The runs are not of the same queries.
         StorageError: The file's folder cannot be written.
     """
+    measure = _check(request)
     if output is not None:
         _check_page(output)
     from rerank_eval.analysis import tables
     from rerank_eval.analysis.records import load_manifests, of_present_candidates
-    from rerank_eval.analysis.report import build_report, write_report
+    from rerank_eval.analysis.report import Terms, build_report, write_report
 
     configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
     root = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)
     if request.names:
-        rows = [row for row in _unique(_rows(request, configs, root)) if isinstance(row, Stored)]
+        rows = [_stored(row) for row in _unique(_rows(request, configs, root))]
     else:
-        rows = sorted(stored_rows(root), key=lambda row: row.retriever != row.label)
+        rows = list(stored_rows(root))
     tasks = _tasks(request, list(configs.values()))
     kept = {row.identity for row in rows}
-    records, _ = of_present_candidates(load_manifests(root))
+    roots = list(dict.fromkeys([root, *(row.root for row in rows)])) if request.names else [root]
+    records, _ = of_present_candidates([one for folder in roots for one in load_manifests(folder)])
     records = [one for one in records if one.identity in kept and (tasks is None or one.task in tasks)]
     present = {(one.identity, one.task) for one in records}
     rows = [
@@ -228,11 +277,34 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
         for row in rows
     ]
     rows = [row for row in rows if row.tasks]
+    if not request.names:  # as the leaderboard has them, retrievers first
+        place = {one.identity: one.order for one in records}
+        rows.sort(key=lambda row: (row.candidates != row.identity, place[row.identity]))
     if not rows:
         raise ConfigError(
             f"{root}: no results to report; run `{command('eval')}` first, or name another with --results"
         )
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
-    page = build_report(tables.leaderboard(records, suites), rows, suites, seed=request.seed)
+    baselines = _baselines(request, rows)
+    terms = Terms(request.seed, baselines, measure, request.missing)
+    page = build_report(tables.leaderboard(records, suites), rows, suites, terms)
     path = write_report(output or root / "report.html", page)
     console.print(f"written: {path} ({len(page.encode()) / 1e6:.1f} MB)", markup=False)
+
+
+def _stored(row: Stored | RunFile) -> Stored:
+    if isinstance(row, RunFile):
+        raise ConfigError(f"{row.path}: a report is of stored results; `{command('compare')}` takes run files")
+    return row
+
+
+def _baselines(request: Request, rows: Sequence[Stored]) -> list[int | None] | None:
+    """Return each row's baseline: in a whole folder each reranker's own retriever, else the first that was named."""
+    if request.against == _RETRIEVER:
+        return own_retrievers(rows)
+    if request.names:
+        return None
+    there = {row.identity for row in rows}
+    alone = [dataclasses.replace(row, candidates=row.identity) for row in rows]
+    found = own_retrievers([row if row.candidates in there else one for row, one in zip(rows, alone, strict=True)])
+    return found if any(one is not None for one in found) else None

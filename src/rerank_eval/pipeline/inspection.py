@@ -13,6 +13,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from rerank_eval.analysis.frames import read_frame
+from rerank_eval.analysis.measures import percent
 from rerank_eval.analysis.runs import Stored, find_run, stored_rows
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.config import RerankerConfig
@@ -96,9 +97,7 @@ def inspect_run(request: Request, console: Console) -> None:
 def _row(request: Request) -> Stored:
     rows = [row for row in find_run(request.run, request.results) if isinstance(row, Stored)]
     if not rows:
-        raise ConfigError(
-            f"{request.run}: a file has no run to inspect; name an identity (`{command('runs')}` lists them)"
-        )
+        raise ConfigError(f"{request.run}: belongs to no result; name an identity (`{command('runs')}` lists them)")
     if len(rows) > 1:
         told = "; ".join(f"{row.identity[:6]} {row.detail}" for row in rows)
         raise ConfigError(f"{request.run}: {len(rows)} runs: {told}; name one by its identity")
@@ -176,9 +175,9 @@ class _View:
         shown = [
             [
                 _named(row, several)[:_SNIPPET],
-                f"{100 * row['ndcg_at_10']:.1f}",
-                f"{100 * row['oracle']:.1f}",
-                f"{100 * row['lost']:.1f}",
+                percent(row["ndcg_at_10"]),
+                percent(row["oracle"]),
+                percent(row["lost"]),
                 _snippet(row["text"]),
             ]
             for row in rows
@@ -313,7 +312,7 @@ class _View:
         if self.manifest["row"]["kind"] == "retriever":
             return {}
         first = self.manifest["identity"]["candidates"]
-        row = next((one for one in stored_rows(self.request.results) if one.identity == first), None)
+        row = next((one for one in stored_rows(self.row.root) if one.identity == first), None)
         if row is None or self.name not in row.tasks:
             return {}
         frame = _parquet(row.tasks[self.name] / "scores.parquet")

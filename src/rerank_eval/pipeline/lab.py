@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from tabulate import tabulate
 
+from rerank_eval.analysis import measures
 from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
 from rerank_eval.errors import ConfigError, DataError
@@ -41,7 +42,6 @@ SEED = 20_250_605
 FIRST = 30
 """Queries of the first sample."""
 _GROWTH = 1.5  # of what is scored, from look to look
-_VARIED = {"ndcg_at_10", "ndcg_at_1", "recall_at_10"}
 _RERANKER = "reranker.instruction"
 
 Unit = tuple[tuple[str, str, str], ...]
@@ -132,7 +132,8 @@ class _Lab:
         first = next(iter(self.rows.values()))
         self.job = Job(first, task, plan.results_dir, plan.results_dir, {}, plan.loaded.base.embedded.size)
         self.task, _ = stages.reranking_task(self.job)
-        if self.task.metadata.main_score not in _VARIED:
+        measure = measures.find(self.task.metadata.main_score)
+        if measure is None or not measure.by_query:
             raise ConfigError(f"{task.name}: its main score is {self.task.metadata.main_score}; use `compare` for it")
         self.qrels = stages.judgements(self.task)
         self.data = {(subset, split): dict(data) for subset, split, data in prepare.cells(self.task)}
@@ -211,8 +212,8 @@ class _Lab:
             cell: {query: self.qrels[cell][query] for query in own.query_ids if query in self.qrels[cell]}
             for cell, own in recorder.cells.items()
         }
-        frame = results.judge(recorder, scored).per_query
         measure = self.task.metadata.main_score
+        frame = results.judge(recorder, scored, measure).per_query
         keys = zip(frame["subset"], frame["split"], frame["query_id"], strict=True)
         return dict(zip(keys, frame[measure].tolist(), strict=True))
 
@@ -231,7 +232,7 @@ class _Lab:
         rows = []
         for one in sorted(self.race.verdicts(), key=lambda verdict: -verdict.mean):
             state = f"out: worse than {one.by}" if one.out else "in"
-            rows.append([one.name, one.units, f"{100 * one.mean:.2f}", state])
+            rows.append([one.name, one.units, measures.percent(one.mean), state])
         self.console.print()
         table = tabulate(rows, headers=["instruction", "queries", "mean", ""], tablefmt="simple", disable_numparse=True)
         self.console.print(table, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.analysis.judging import Judged
+from rerank_eval.analysis.measures import agree
+from rerank_eval.analysis.records import mean_of_cells
 from rerank_eval.analysis.seal import file_digest
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
@@ -19,6 +22,8 @@ from rerank_eval.store.locks import Held
 from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef
+
+logger = logging.getLogger(__name__)
 
 _NOT_OF_A_RESULT = {
     "grid",
@@ -130,7 +135,7 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
             "candidates": "native" if finished.facts["native"] else f"top {first.config.retriever.top_k}",
         },
         "scores": {
-            "main": sum(cell["main"] for cell in cells) / len(cells),
+            "main": mean_of_cells(cells),
             **finished.judged.summary,
             "cells": cells,
         },
@@ -155,17 +160,25 @@ def _source(task: Any) -> dict[str, str]:
 
 
 def _cell_scores(finished: Finished) -> list[dict[str, Any]]:
+    """Tell each cell's score, not rounded, beside mteb's own, which mteb rounds to five digits."""
     counts = finished.judged.per_query.groupby(["subset", "split"]).size()
-    return [
-        {
-            "subset": entry["hf_subset"],
-            "split": split,
-            "main": float(entry["main_score"]),
-            "n_queries": int(counts[entry["hf_subset"], split]),
-        }
-        for split, entries in sorted(finished.result.scores.items())
-        for entry in entries
-    ]
+    cells = []
+    for split, entries in sorted(finished.result.scores.items()):
+        for entry in entries:
+            cell, theirs = (entry["hf_subset"], split), float(entry["main_score"])
+            ours = finished.judged.mains.get(cell, theirs)
+            if not agree(ours, theirs):
+                logger.warning(
+                    "%s, %s/%s: %s comes to %.7f here and to %.7f in mteb's file",
+                    finished.task.metadata.name,
+                    *cell,
+                    finished.task.metadata.main_score,
+                    ours,
+                    theirs,
+                )
+            told = {"subset": cell[0], "split": split, "main": ours, "mteb": theirs, "n_queries": int(counts[cell])}
+            cells.append(told)
+    return cells
 
 
 def _timings(finished: Finished) -> dict[str, Any]:

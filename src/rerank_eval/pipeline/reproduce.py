@@ -16,6 +16,7 @@ from rich.console import Console
 from rerank_eval.analysis import reproduction
 from rerank_eval.analysis.choice import Asked
 from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
+from rerank_eval.analysis.measures import two_digits
 from rerank_eval.analysis.mteb_results import ResultsFolder, models_in, read_results
 from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
@@ -205,12 +206,12 @@ class Gate:
             problem = f"the published candidates are {model.hub}'s, the config's are {others[0]}'s"
         elif wrong:
             first = wrong[0]
-            shown = "no score" if first.ours is None else f"{first.ours:.2f}"
+            shown = "no score" if first.ours is None else two_digits(first.ours)
             names = ", ".join(one.name for one in wrong[:_SHOWN])
             problem = (
                 f"{model.name} does not retrieve as published: {_count(judgement.tasks, 'task')} and "
                 f"{_count(judgement.cells, 'suite')} do not fit ({names}{', ...' if len(wrong) > _SHOWN else ''}; "
-                f"{first.name}: {shown}, published {first.published:.2f})"
+                f"{first.name}: {shown}, published {two_digits(first.published)})"
             )
         else:
             close = sum(one.verdict == CLOSE for one in verdicts)

@@ -45,12 +45,15 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 
 
-def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell, Changed] | None = None) -> Judged:
+def judge(
+    recorder: Recorder, qrels: Mapping[Cell, Qrels], main: str, changed: Mapping[Cell, Changed] | None = None
+) -> Judged:
     """Compute per-query metrics of everything that was recorded.
 
     Args:
         recorder: Scores of each cell.
         qrels: Judgements of each cell.
+        main: mteb's name of the task's main score.
         changed: For each cell, pairs of queries and the documents that the second one's instruction makes irrelevant.
 
     Returns:
@@ -59,7 +62,7 @@ def judge(recorder: Recorder, qrels: Mapping[Cell, Qrels], changed: Mapping[Cell
     Raises:
         ModelError: A score is not finite.
     """
-    return judge_frames({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {})
+    return judge_frames({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main)
 
 
 def write_frames(folder: Path, judged: Judged, tag: str) -> None:

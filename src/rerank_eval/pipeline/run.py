@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rerank_eval.analysis.measures import percent
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.models.reranker import CrossEncoder, Scorer
 from rerank_eval.models.retriever import Backend, load_backend
@@ -213,7 +214,7 @@ class Runner:
         )
         self.reporter.say(
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
-            f"{manifest['task']['main_score']} {score * 100:.2f}, {seconds:.1f} s{_reservations(manifest)}"
+            f"{manifest['task']['main_score']} {percent(score)}, {seconds:.1f} s{_reservations(manifest)}"
         )
         makers = manifest.get("environment", {}).get("scores_made_by", [])
         if len(makers) > 1:
@@ -249,7 +250,7 @@ def _reservations(manifest: Mapping[str, Any]) -> str:
     key, name = ("p_mrr", "p-MRR") if "p_mrr" in scores else ("ndcg_at_10", "nDCG@10")
     worst, best = scores[f"{key}_worst"], scores[f"{key}_best"]
     if best - worst >= _WORTH_TELLING:
-        told += f", {scores['tie_rate']:.1%} of candidates tie ({name} {worst * 100:.2f} to {best * 100:.2f})"
+        told += f", {scores['tie_rate']:.1%} of candidates tie ({name} {percent(worst)} to {percent(best)})"
     return told
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import mteb
 
-from rerank_eval.analysis.judging import Cell, Qrels
+from rerank_eval.analysis.judging import Cell, Judged, Qrels
 from rerank_eval.errors import DataError
+from rerank_eval.models.records import Recorder
 from rerank_eval.models.rerank_search import RerankSearch
 from rerank_eval.models.reranker import CrossEncoder
 from rerank_eval.models.retriever import Backend, CandidateSearch
@@ -50,7 +51,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
             advance=bar.advance,
         )
         result = evaluate(search, task)
-        judged = results.judge(search.recorder, judgements(task), prepare.changed_judgements(task))
+        judged = _judged(search.recorder, task)
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
     work = backend.take_work()
     facts = {
@@ -90,7 +91,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
         result = evaluate(RerankSearch(model), task)
-        judged = results.judge(model.recorder, judgements(task), prepare.changed_judgements(task))
+        judged = _judged(model.recorder, task)
     config = job.row.config.reranker
     assert config is not None  # noqa: S101 - a reranker row has one
     counts, work = model.counts, model.scorer.take_work()
@@ -198,6 +199,10 @@ def evaluate(model: Any, task: Any) -> Any:
         model, task, cache=None, co2_tracker=False, show_progress_bar=False, encode_kwargs={"batch_size": 128}
     )
     return outcome.task_results[0]
+
+
+def _judged(recorder: Recorder, task: Any) -> Judged:
+    return results.judge(recorder, judgements(task), task.metadata.main_score, prepare.changed_judgements(task))
 
 
 def _write(job: Job, finished: Finished) -> None:

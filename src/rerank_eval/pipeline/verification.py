@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,12 +12,14 @@ from rich.console import Console
 from rerank_eval.analysis import render, tables
 from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import PAIRS
+from rerank_eval.analysis.locate import LEADERBOARDS, result_folders
+from rerank_eval.analysis.measures import percent
 from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
-from rerank_eval.analysis.runs import Stored, find_run, stored_rows
+from rerank_eval.analysis.runs import Stored, find_run
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.analysis.verification import Verdict, verify_result
 from rerank_eval.errors import ConfigError, VerificationError
-from rerank_eval.files import load_json
+from rerank_eval.files import at_home, load_json
 from rerank_eval.names import did_you_mean
 from rerank_eval.store.agreement import agreement
 from rerank_eval.tasks.suites import load_suites
@@ -30,7 +33,7 @@ def verify(names: Sequence[str], tasks: Sequence[str], results_dir: Path, consol
     """Check results and say of each whether its number follows from the files.
 
     Args:
-        names: Identities, models' labels or rows' folders; none for every result and the leaderboard.
+        names: Identities, models' labels, or any file or folder of results; none for every result and the leaderboard.
         tasks: Only these tasks; none for all.
         results_dir: The results folder.
         console: Where it is printed.
@@ -42,30 +45,27 @@ def verify(names: Sequence[str], tasks: Sequence[str], results_dir: Path, consol
     folders = _folders(names, tasks, results_dir)
     faulty = 0
     for folder in folders:
-        # A row may be named by a folder that stands in other results than --results says.
-        root = folder.parents[3] if folder.parents[2].name == "runs" else results_dir
+        root = folder.parents[3]  # which may be another than --results says
         verdict = verify_result(folder, root)
         _ask_store(verdict, root)
         faulty += bool(verdict.faults)
         _tell(verdict, console)
-    if not names and not tasks:
-        faulty += not _tell_leaderboard(results_dir, console)
+    sound = True
+    boards = [path.parent for path in map(at_home, names) if path.name in LEADERBOARDS]
+    for root in dict.fromkeys(boards) if names else [] if tasks else [results_dir]:
+        sound = _tell_leaderboard(root, console) and sound
+    where = ", ".join(names) or str(results_dir)
     if faulty:
-        raise VerificationError(f"{results_dir}: {faulty} of {len(folders)} result(s) do not follow from their files")
+        raise VerificationError(f"{where}: {faulty} of {len(folders)} result(s) do not follow from their files")
+    if not sound:
+        raise VerificationError(f"{where}: the leaderboard does not follow from its results")
     console.print(f"{len(folders)} result(s) follow from their files")
 
 
 def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> list[Path]:
-    rows = [one for name in names for one in find_run(name, results_dir)] if names else list(stored_rows(results_dir))
-    found: list[Path] = []
-    if names:
-        for row in rows:
-            if not isinstance(row, Stored):
-                raise ConfigError(f"{row.name}: a file has no manifest to verify; name an identity or a row's folder")
-            found += row.tasks.values()
-    else:
-        # Also those whose manifest is torn or of another schema, which no row would list.
-        found = sorted(path.parent for path in (results_dir / "runs").glob("*/*/*/manifest.json"))
+    # Also those whose manifest is torn or of another schema, which no row would list.
+    every = [_named(name, results_dir) for name in names] if names else [result_folders(results_dir)]
+    found = list(dict.fromkeys(folder for own in every for folder in own))
     known = sorted({folder.name for folder in found})
     for task in tasks:
         if Path(task).name not in known:
@@ -77,6 +77,20 @@ def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> l
             f"{results_dir}: no results there; run `{command('eval')}` first, or name another with --results"
         )
     return found
+
+
+def _named(name: str, results_dir: Path) -> list[Path]:
+    path = at_home(name)
+    if path.exists():
+        own = result_folders(path)
+        if not own:
+            raise ConfigError(
+                f"{name}: belongs to no result; verify takes identities, models' labels, results folders, and any file "
+                "or folder under their runs/ and mteb/, or their leaderboard"
+            )
+        return own
+    rows = find_run(name, results_dir)
+    return [folder for row in rows if isinstance(row, Stored) for folder in row.tasks.values()]
 
 
 def _ask_store(verdict: Verdict, results_dir: Path) -> None:
@@ -104,7 +118,7 @@ def _ask_store(verdict: Verdict, results_dir: Path) -> None:
 
 
 def _tell(verdict: Verdict, console: Console) -> None:
-    number = f"{verdict.measure} {100 * verdict.number:.2f}" if verdict.measure else "no number"
+    number = f"{verdict.measure} {percent(verdict.number)}" if verdict.measure else "no number"
     state = "does not follow" if verdict.faults else "follows"
     console.print(f"{one_line(verdict.title)}: {number} {state} from its files", markup=False)
     console.print(f"  {verdict.folder}: {len(verdict.checks)} checks hold", markup=False)
@@ -147,4 +161,7 @@ def _choices(records: Sequence[ResultRecord]) -> Iterator[list[ResultRecord]]:
         revisions.setdefault(record.task, {})[record.revision] = None
     for chosen in itertools.islice(itertools.product(*revisions.values()), _MOST_CHOICES):
         kept, _ = of_one_revision(records, dict(zip(revisions, chosen, strict=True)))
-        yield of_present_candidates(kept)[0]
+        present = of_present_candidates(kept)[0]
+        yield present
+        # Tables of older releases have mteb's values, rounded to five digits, as their manifests do.
+        yield [replace(one, main=one.written) for one in present]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.analysis.runs import MEASURES
+from rerank_eval.analysis.measures import shown
 from rerank_eval.errors import DataError
 from rerank_eval.files import load_json, write_json, write_text
 from rerank_eval.training.card import model_card
@@ -40,8 +40,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [
         {
             **{key: one[key] for key in _KEPT},
-            "measure": MEASURES.get(one["measure"], one["measure"]),
-            "baseline_name": comparison["baseline"],
+            "measure": shown(one["measure"]),
+            "baseline_name": one.get("against", comparison["baseline"]),
         }
         for one in comparison["differences"]
         if not one["suite"]

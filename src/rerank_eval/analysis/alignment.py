@@ -1,0 +1,119 @@
+"""Puts runs side by side on the same queries of a task, or says which of them lack some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from rerank_eval.analysis.runs import UNIT, Run, TaskRun, some
+from rerank_eval.errors import DataError
+
+ZERO, INTERSECTION = "zero", "intersection"
+"""What is done about queries that a run lacks: they count 0, as in `trec_eval -c`; or only what all have counts."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Runs on the same units of a task.
+
+    Attributes:
+        parts: The runs' values and candidates of these units.
+        table: Columns subset, split, query_id, value_0, value_1, ...; one row a unit.
+        notes: What was done about units that a run lacks, and what each run has to tell.
+    """
+
+    parts: tuple[TaskRun, ...]
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def align(task: str, runs: Sequence[Run], missing: str) -> Aligned:
+    """Put the runs' values of a task side by side.
+
+    Args:
+        task: The task.
+        runs: All have it.
+        missing: `zero`, `intersection`, or empty to refuse that a run lacks queries.
+
+    Raises:
+        DataError: Runs are of other data or measures; a query stands twice; a value is not a number; a run lacks
+            queries that another or the judgements have, and nothing says what is to be done about it.
+    """
+    parts = [run.tasks[task] for run in runs]
+    first = parts[0]
+    for run, part in zip(runs, parts, strict=True):
+        if part.measure != first.measure:
+            raise DataError(f"{task}: {runs[0].name} was judged by {first.measure}, {run.name} by {part.measure}")
+        _same_data(task, runs[0], run, first, part)
+    units = [_units(task, run, part) for run, part in zip(runs, parts, strict=True)]
+    every = pd.MultiIndex.from_frame(first.values[UNIT])
+    for own, part in zip(units, parts, strict=True):
+        every = every.append(own.difference(every))
+        asked = pd.MultiIndex.from_frame(part.missing[UNIT])
+        every = every.append(asked.difference(every))
+    lacking = {run.name: every.difference(own) for run, own in zip(runs, units, strict=True)}
+    notes = [note for part in parts for note in part.notes]
+    if any(map(len, lacking.values())):
+        told = [_lacks(name, own, len(every)) for name, own in lacking.items() if len(own)]
+        shared = every
+        for own in units:
+            shared = shared.intersection(own, sort=False)
+        if not missing:
+            raise DataError(_refusal(task, told, len(shared)))
+        if not len(shared):
+            raise DataError(
+                f"{task}: the runs have no query in common: {'; '.join(told)}; compare runs of the same data"
+            )
+        every = every if missing == ZERO else shared
+        done = "counted 0" if missing == ZERO else f"left out, so that {len(every)} are compared"
+        notes.append(f"{task}: {'; '.join(told)}: {done} (--missing {missing}).")
+        parts = [_restricted(part, every) for part in parts]
+    table = every.to_frame(index=False)
+    for number, part in enumerate(parts):
+        table[f"value_{number}"] = part.values.set_index(UNIT)["value"].reindex(every).to_numpy()
+    if table.isna().any(axis=None):
+        raise DataError(f"{task}: a value is not a number")
+    return Aligned(tuple(parts), table, tuple(notes))
+
+
+def _units(task: str, run: Run, part: TaskRun) -> pd.MultiIndex:
+    index = pd.MultiIndex.from_frame(part.values[UNIT])
+    if index.has_duplicates:
+        raise DataError(f"{run.name}, {task}: query {index[index.duplicated()][0][-1]!r} stands twice")
+    return index
+
+
+def _lacks(name: str, missing: pd.MultiIndex, whole: int) -> str:
+    names = [
+        repr(query) if subset == "default" else f"{query!r} ({subset}/{split})" for subset, split, query in missing
+    ]
+    return f"{name} lacks {len(names)} of {whole} queries ({some(names)})"
+
+
+def _refusal(task: str, told: Sequence[str], shared: int) -> str:
+    if not shared:
+        return f"{task}: {'; '.join(told)}: no query is in all runs; compare runs of the same data"
+    return (
+        f"{task}: {'; '.join(told)}; choose --missing {ZERO} (they count 0, as in trec_eval -c) or --missing "
+        f"{INTERSECTION} (only the {shared} that all runs have)"
+    )
+
+
+def _restricted(part: TaskRun, units: pd.MultiIndex) -> TaskRun:
+    """Keep these units of a run; what it lacks of them counts 0, whatever the order of ties."""
+    values = part.values.set_index(UNIT).reindex(units)
+    lost = ~units.isin(pd.MultiIndex.from_frame(part.values[UNIT]))
+    values.loc[lost, :] = 0.0
+    values = values.rename_axis(UNIT).reset_index()
+    kept = part.candidates()
+    if kept is not None and part.measure != "p-MRR":
+        kept = kept[pd.MultiIndex.from_frame(kept[UNIT]).isin(units)].reset_index(drop=True)
+    return replace(part, values=values, scores=None, ranking=kept)
+
+
+def _same_data(task: str, first: Run, other: Run, one: TaskRun, two: TaskRun) -> None:
+    revisions = [part.manifest.get("task", {}).get("revision") for part in (one, two)]
+    if None not in revisions and revisions[0] != revisions[1]:
+        raise DataError(f"{task}: {first.name} is of data revision {revisions[0]}, {other.name} of {revisions[1]}")
