@@ -261,7 +261,7 @@ TABLE = [
         (
             "main_score",
             "followed",
-            "analysis/test_measures.py::test_every_main_score_of_mteb_s_tasks_is_computed_or_mteb_s_own",
+            "analysis/test_measures.py::test_every_main_score_of_mteb_s_retrieval_and_reranking_tasks_is_known",
         ),
         ("ignore_identical_ids", "followed", f"{CANDIDATES}::test_a_hub_task_is_as_mteb_has_it_and_says_so"),
     ),
@@ -270,8 +270,8 @@ TABLE = [
         ("query, document, score", "followed", f"{TREC}::test_every_tool_reads_the_same_numbers_back"),
         ("rank", "told", f"{TREC}::test_ranks_that_contradict_the_scores_are_told"),
         ("a document twice", "refused", f"{TREC}::test_a_malformed_run_names_the_line"),
-        ("nothing", "refused", "pipeline/test_files_compared.py::test_an_empty_run_is_refused"),
-        ("not all queries", "refused", "pipeline/test_files_compared.py::test_unequal_query_sets_want_a_choice"),
+        ("nothing", "refused", "pipeline/test_run_files.py::test_an_empty_run_is_refused"),
+        ("not all queries", "refused", "pipeline/test_run_files.py::test_missing_queries_want_a_choice"),
     ),
     *rows(
         "results of other tools (mteb's layout)",

@@ -139,3 +139,16 @@ def test_a_relevance_that_trec_eval_cannot_count_is_named(value: str, tmp_path: 
     (tmp_path / "a.qrels").write_text(f"q 0 d 1\nq 0 e {value}\n")
     with pytest.raises(DataError, match=r"a.qrels:2: the score .* is no grade of relevance; .* within 1000"):
         read_qrels(tmp_path / "a.qrels")
+
+
+@pytest.mark.parametrize(("scores", "told"), [((3.0, 2.0, 1.0), 0), ((0.5, 0.5, 0.5), 0), ((1.0, 2.0, 3.0), 1)])
+def test_ranks_that_contradict_the_scores_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scores: tuple[float, ...], told: int
+) -> None:
+    """A run of distances: the nearest document has rank 1 and the smallest score."""
+    path = tmp_path / "run.trec"
+    path.write_text("".join(f"q Q0 d{rank} {rank} {score} x\n" for rank, score in enumerate(scores, start=1)))
+    frame = read_run(path)
+    assert frame["rank"].tolist() == [1, 2, 3]
+    assert len(caplog.messages) == told
+    assert all("the ranks of 1 of 1 queries, such as 'q'" in message for message in caplog.messages)

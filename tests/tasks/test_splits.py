@@ -60,14 +60,19 @@ def test_two_splits_of_a_folder_stand_side_by_side(project: Path, capsys: pytest
     assert {"tools", "tools@dev"} <= set(board.columns)
 
 
+def rows(printed: str) -> list[list[str]]:
+    """A plan's rows of the split, without the hours, which are measured anew."""
+    return [line.split()[:4] for line in printed.splitlines() if line.startswith("tools@dev")]
+
+
 @pytest.mark.parametrize("name", ["tools@dev", "./tools@dev"])
 def test_every_command_takes_a_split(project: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     task = name.removesuffix("@dev") if name.startswith(".") else "./tools"
     assert _run(["plan", "-c", "run.yaml", "--task", task, "--split", "dev"]) == 0
-    planned = capsys.readouterr().out
-    assert "tools@dev" in planned
+    planned = rows(capsys.readouterr().out)
+    assert planned
     assert _run(["plan", "-c", "run.yaml", "--task", f"{task}@dev"]) == 0
-    assert capsys.readouterr().out == planned
+    assert rows(capsys.readouterr().out) == planned
     assert _run(["eval", "-c", "run.yaml", "--set", "split=dev"]) == 0
     capsys.readouterr()
     assert _run(["verify", "--task", name]) == 0
@@ -99,7 +104,7 @@ def test_the_usual_split_by_its_name_is_the_usual_result(project: Path) -> None:
         (["--split", "nix"], "run.yaml: tasks: tools has no split 'nix'; valid: test, dev"),
         (["--task", "PyFunctionRetrieval", "--split", "dev"], "PyFunctionRetrieval has no split 'dev'; valid: test"),
         (["--task", "./tools@nix"], "tools has no split 'nix'; valid: test, dev"),
-        (["--task", "SciFact@nix"], "not in the hub cache"),
+        (["--task", "SciFact@nix"], "not here, and the hub cannot be reached: SciFact's data"),
         (["--task", "BrightBiologyRetrieval@long"], "BrightBiologyRetrieval has no 'long'; valid: standard"),
     ],
 )

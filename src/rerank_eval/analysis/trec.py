@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import re
 import zlib
@@ -16,6 +17,8 @@ import pandas as pd
 from rerank_eval.analysis.qrels import read_judgements
 from rerank_eval.errors import DataError
 from rerank_eval.files import atomic_path
+
+logger = logging.getLogger(__name__)
 
 _BLANK = re.compile(r"\s")
 _RUN_FIELDS = 6
@@ -88,7 +91,8 @@ def read_run(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns query_id, doc_id, rank (int64), score (float64), tag, in the file's order. Blank lines are skipped, and
-        so are comments: lines that begin with `#` and are no row.
+        so are comments: lines that begin with `#` and are no row. Scores give the order, as in trec_eval; ranks that
+        say otherwise are told in a warning.
 
     Raises:
         DataError: The file cannot be read; a line has not six fields; a rank is no whole number or a score no finite
@@ -122,7 +126,26 @@ def read_run(path: Path) -> pd.DataFrame:
         raise DataError(
             f"{path}:{lines[twice[0]]}: document {first['doc_id']!r} stands twice for {first['query_id']!r}"
         )
+    _tell_ranks(path, frame)
     return frame
+
+
+def _tell_ranks(path: Path, frame: pd.DataFrame) -> None:
+    """Tell of scores that rise while ranks do, as distances and scores that were left at 0 by some tools do."""
+    ordered = frame.sort_values(["query_id", "rank"], kind="stable")
+    same = ordered["query_id"].to_numpy()[1:] == ordered["query_id"].to_numpy()[:-1]
+    later = np.diff(ordered["rank"].to_numpy()) > 0
+    rising = same & later & (np.diff(ordered["score"].to_numpy().astype(np.float32)) > 0)
+    if rising.any():
+        queries = ordered["query_id"].to_numpy()[1:][rising]
+        logger.warning(
+            "%s: the ranks of %d of %d queries, such as %r, are not those of their scores; scores give the order, as "
+            "in trec_eval",
+            path,
+            len(set(queries)),
+            frame["query_id"].nunique(),
+            str(queries[0]),
+        )
 
 
 def _fields(path: Path, number: int, line: str) -> list[str]:

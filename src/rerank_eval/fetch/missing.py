@@ -73,6 +73,7 @@ def _data(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> Iterator[RerankEval
     for task in tasks:
         built = build(task, size=loaded.base.embedded.size)
         try:
+            prepare.check_splits(built, root)
             if root is None:
                 prepare.check_present(built)
             elif prepare.from_hub(built):
