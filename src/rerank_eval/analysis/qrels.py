@@ -148,7 +148,7 @@ class _Reader:
             told = f"the header has the unknown {_quoted(unknown)} and no column" if unknown else "the header has none"
             missing = [kind for kind in (_QUERY, _DOCUMENT, _GRADE) if kind not in kinds]
             raise LineError(
-                f"{told} for the {' and the '.join(missing)}; name the columns query-id, corpus-id and score, or write "
+                f"{told} for the {', the '.join(missing)}; name the columns query-id, corpus-id and score, or write "
                 "three columns (query, document, grade) or TREC's four without a header"
             )
         for kind in (_QUERY, _DOCUMENT, _GRADE):
