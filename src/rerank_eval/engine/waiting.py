@@ -1,8 +1,8 @@
 """How OpenMP's threads wait for each other: asleep, so that two programs on one machine do not take each other's cores.
 
 They spin by default. With one of two cores taken by another process, each of a model's thousands of small steps then
-waits for a thread that spins while it should compute: measured there, 20 to 60 pairs/s with spinning, 150 to 240
-without, and alone the same either way.
+waits for a thread that spins while it should compute: measured there, 6 pairs/s with spinning where there are 42
+without; alone it is the same either way.
 
 `OMP_WAIT_POLICY` is read once, when the OpenMP runtime is loaded, which importing torch does. Where that has happened,
 the runtime is asked by what it offers: Intel's and LLVM's have `kmp_set_blocktime`. GNU's has no such call, but spins

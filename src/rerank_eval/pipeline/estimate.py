@@ -119,6 +119,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
         {name: 2 * shape.parameters for name, shape in sized.items()},
         rater.shown,
         loaded.base.workers is not None and rate is None,
+        rater.seconds,
     )
 
 
@@ -246,13 +247,16 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) 
         sum(one[2] for one in counted),
         pairs * (_RETRIEVED if own else _RERANKED) + vectors * sum(cell.documents for cell in texts.cells),
         done,
-        sum(_bm25_seconds(subject, cell) for cell in texts.cells) if own and subject.name == BM25 and not done else 0.0,
+        0.0 if done else sum(_beside(subject, cell) for cell in texts.cells),
         0.0,
         texts.source,
     )
 
 
-def _bm25_seconds(subject: _Subject, cell: Cell) -> float:
+def _beside(subject: _Subject, cell: Cell) -> float:
+    """Return the seconds that a cell takes besides a model's layers: BM25, or turning texts into tokens."""
+    if subject.name != BM25:
+        return cell.tokenizing_seconds
     texts, queries = (cell.documents, cell.corpus_characters), (cell.queries, cell.query_characters)
     return measure_bm25(texts, queries, subject.run.retriever.top_k)
 

@@ -108,12 +108,14 @@ class Rater:
         given: FLOP/s from the command line, or None.
         device: The device that runs here; None where another is reckoned for.
         name: Its name, which benchmarks go by.
+        seconds: What finding the rates took.
     """
 
     shown: str
     given: float | None = None
     device: Device | None = None
     name: str = ""
+    seconds: float = 0.0
     _known: dict[Asked, tuple[float, str]] = field(default_factory=dict)
 
     @classmethod
@@ -155,7 +157,9 @@ class Rater:
         if self.given is not None:
             return self.given, "as given"
         if asked not in self._known:
+            started = time.monotonic()
             self._known[asked] = self._found(asked)
+            self.seconds += time.monotonic() - started
         return self._known[asked]
 
     def _found(self, asked: Asked) -> tuple[float, str]:

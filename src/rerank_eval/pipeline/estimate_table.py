@@ -13,6 +13,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from rerank_eval.config import load_config
+from rerank_eval.config.schema import BM25
 from rerank_eval.files import write_json
 from rerank_eval.hub import go_offline
 from rerank_eval.pipeline.estimate import estimate
@@ -36,10 +37,10 @@ def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], conso
         ModelError: A folder that the config names as a model holds none that is usable.
     """
     tasks, overrides = told
-    begun = time.monotonic() - started()
     go_offline()  # else the hub would be asked for every model's config.json
     loaded = load_config(config, overrides, {"tasks": list(tasks)} if tasks else None)
     found = estimate(loaded, options.get("rate"), options.get("device_name"))
+    begun = time.monotonic() - started() - found.measuring  # a run reads the same packages, config and data
     price = options.get("price")
     console.print()
     console.print(_per_task(found), markup=False)
@@ -177,7 +178,7 @@ def _words(found: Estimate) -> list[str]:
         "on bfloat16 matrix products: 395), or --device-name of one that `make bench` ran on",
         "hours: useful FLOP (each distinct token once, and attention) over the rate, "
         + "; ".join(dict.fromkeys(source for rate, source in found.rates.values() if not math.isnan(rate)))
-        + "; BM25 as measured now",
+        + ("; BM25 as measured now" if any(one.model == BM25 for one in found.work) else ""),
         "tokens: from characters, by script (Qwen's vocabulary, evals/characters.json; others are taken to be like "
         "it), or by the reranker's tokenizer where it is here",
         "lengths: of local data each text's, of hub tasks mteb's mean and longest, with a log-normal spread between "

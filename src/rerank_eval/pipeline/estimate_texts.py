@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -45,6 +46,7 @@ class Cell:
         spread: How the candidates' lengths spread around their mean.
         corpus_spread: The same of the corpus.
         own_candidates: Whether the task's own lists are used, whatever the retriever.
+        tokenizing: Seconds that the tokenizer at hand takes for a million characters, as timed here; 0 without one.
     """
 
     subset: str
@@ -59,6 +61,12 @@ class Cell:
     spread: Spread = EQUAL
     corpus_spread: Spread = EQUAL
     own_candidates: bool = False
+    tokenizing: float = 0.0
+
+    @property
+    def tokenizing_seconds(self) -> float:
+        """Seconds to tokenise the corpus once, which both stages do at most."""
+        return self.tokenizing * self.documents * self.corpus_characters / 1e6
 
     @property
     def shared(self) -> float:
@@ -154,7 +162,9 @@ def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wi
     by_id = dict(zip(ids, texts, strict=True))
     chosen = [by_id[one] for own in lists for one in own if one in by_id] if lists else texts
     queries = list(data["queries"]["text"])
-    local = characters_a_token(["eng-Latn"], code=True)
+    ratio, tokenizing = characters_a_token(["eng-Latn"], code=True), 0.0
+    if wish.tokenizer is not None:
+        ratio, tokenizing = _tokenized(chosen, wish.tokenizer)
     return Cell(
         *cell,
         len(queries),
@@ -163,17 +173,21 @@ def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wi
         sum(map(len, queries)) / len(queries),
         sum(map(len, chosen)) / max(len(chosen), 1),
         sum(map(len, texts)) / len(texts),
-        local if wish.tokenizer is None else _ratio(chosen, wish.tokenizer),
+        ratio,
         spread_of([len(text) for text in chosen]),
         spread_of([len(text) for text in texts]),
         own_candidates=bool(wish.native and data["top_ranked"]),
+        tokenizing=tokenizing,
     )
 
 
-def _ratio(texts: Sequence[str], tokenizer: Any) -> float:
+def _tokenized(texts: Sequence[str], tokenizer: Any) -> tuple[float, float]:
+    """Return characters a token of some of the texts, and seconds for a million characters."""
     sample = random.Random(0).sample(list(texts), min(_SAMPLE, len(texts)))
+    started = time.perf_counter()
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
-    return sum(map(len, sample)) / max(tokens, 1)
+    characters = sum(map(len, sample))
+    return characters / max(tokens, 1), (time.perf_counter() - started) / max(characters, 1) * 1e6
 
 
 def _from_statistics(built: Any, wish: Wish) -> Texts | None:

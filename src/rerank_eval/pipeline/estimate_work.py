@@ -26,7 +26,7 @@ class Work:
         flops: Useful FLOP, 0 for BM25 and where the model's size is not known.
         disk: Bytes of result files, embeddings included.
         done: Whether the result is there.
-        seconds: What it takes besides these FLOP: BM25's time, as measured here.
+        seconds: What it takes besides these FLOP: BM25's time or tokenising, as measured here.
         shared: Share of its pairs that an earlier row scores: the same reranker on another retriever's candidates.
         source: Where the text lengths come from: `candidates`, `data` or `statistics`.
     """
@@ -73,6 +73,7 @@ class Estimate:
         checkpoints: Model -> bytes of its weights in 16 bits.
         device: What it is reckoned for, in words.
         workers: Whether a cluster's workers will run it, which are not here.
+        measuring: Seconds that were spent on measuring.
     """
 
     work: tuple[Work, ...]
@@ -83,6 +84,7 @@ class Estimate:
     checkpoints: Mapping[str, int]
     device: str
     workers: bool = False
+    measuring: float = 0.0
 
     def hours(self, work: Work) -> float:
         """Return the hours that a row's task takes on one device, 0 where it is done."""
