@@ -81,6 +81,8 @@ def test_judgements_may_be_a_result_s_own_file(project: Path, compare: Compare) 
     stored = compare("First", "Second")
     assert numbers(compare("first.trec", "second.trec", "--qrels", str(qrels))) == numbers(stored)
     assert numbers(compare("First", "second.trec", "--qrels", str(qrels))) == numbers(stored)
+    pd.read_parquet(qrels).assign(subset="english", split="dev").to_parquet(project / "named.parquet")
+    assert numbers(compare("First", "second.trec", "--qrels", "named.parquet")) == numbers(stored)
 
 
 def test_other_judgements_judge_stored_runs_too(project: Path, compare: Compare) -> None:

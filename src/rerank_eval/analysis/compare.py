@@ -184,11 +184,7 @@ def compare(
         sampled[task] = _Sampled(strata, statistics.draw(strata, [seed, number], resamples))
         estimate = statistics.estimate(strata, sampled[task].draws)
         differences += _of_task(task, runs, aligned, pairs, estimate)
-    overall: list[Difference] = []
-    for suite, members in suites.items():
-        if len(members) > 1 and set(members) <= set(tasks) and _one_scale(runs, members):
-            own = {task: sampled[task] for task in members}
-            overall += _of_suite(suite, own, [runs[number].name for number, _ in pairs], differences)
+    overall = _overall(suites, sampled, runs, [runs[number].name for number, _ in pairs], differences)
     return Comparison(
         tuple(runs),
         (*_corrected(differences), *_corrected(overall)),
@@ -308,6 +304,21 @@ def _ties(part: TaskRun) -> Ties | None:
 def _one_scale(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
     """Tell whether tasks can be averaged: p-MRR, which may be negative, does not mix with the others."""
     return len({runs[0].tasks[task].measure == "p-MRR" for task in tasks}) == 1
+
+
+def _overall(
+    suites: Mapping[str, Sequence[str]],
+    sampled: Mapping[str, _Sampled],
+    runs: Sequence[Run],
+    systems: Sequence[str],
+    differences: Sequence[Difference],
+) -> list[Difference]:
+    """Compare over suites all of whose tasks were compared, and on one scale."""
+    found: list[Difference] = []
+    for suite, members in suites.items():
+        if len(members) > 1 and set(members) <= sampled.keys() and _one_scale(runs, members):
+            found += _of_suite(suite, {task: sampled[task] for task in members}, systems, differences)
+    return found
 
 
 def _of_suite(

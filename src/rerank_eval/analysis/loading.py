@@ -169,9 +169,10 @@ def _judgements(
     own = read_judgements(stored[0].tasks[task] / QRELS, task)
     if qrels is None:
         return own
-    if len(own.cells) == 1:
-        return read_judgements(qrels, task, next(iter(own.cells)))
-    found = read_judgements(qrels, task)
+    only = next(iter(own.cells))
+    found = read_judgements(qrels, task, only if len(own.cells) == 1 else rankings.ONE_CELL)
+    if len(own.cells) == len(found.cells) == 1:  # the same, whatever it is called
+        return replace(found, cells={only: next(iter(found.cells.values()))})
     if not set(found.cells) <= set(own.cells):
         raise ConfigError(
             f"--qrels {qrels}: {task} has {len(own.cells)} subsets and splits, and this does not say whose it is; name "
