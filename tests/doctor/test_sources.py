@@ -114,6 +114,10 @@ def _stub(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
 
 
+def _short(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"weights")
+
+
 def _damaged(folder: Path) -> None:
     path = folder / WEIGHTS
     content = path.read_bytes()
@@ -130,7 +134,8 @@ def _shard(folder: Path) -> None:
     ("harm", "words"),
     [
         (_cut, "the download broke off"),
-        (_stub, "cut short, or no safetensors file"),
+        (_stub, "is a pointer of Git LFS"),
+        (_short, "cut short, or no safetensors file"),
         (_damaged, "its header is damaged"),
         (_shard, "shard model-00002-of-00002.safetensors is missing"),
     ],

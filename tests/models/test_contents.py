@@ -99,6 +99,15 @@ def test_what_is_no_checkpoint_of_one_reading_is_refused(files: dict[str, Any], 
         chosen(files)
 
 
+def test_a_clone_without_its_large_files_is_told(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path / "model")
+    (folder / WHOLE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors is a pointer of Git LFS and not the weights; run `git lfs"
+    ):
+        resolve_model(str(folder), None, "reranker.model")
+
+
 def test_files_that_no_loader_opens_are_no_part_of_a_checkpoint() -> None:
     files = dict.fromkeys(
         [WHOLE, "tokenizer.json", "model.fp16.safetensors", "onnx/model.onnx", "onnx/config.json", "pytorch_model.bin"]

@@ -26,6 +26,8 @@ _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _TEXT = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 _OTHER_FORMATS = ("*.bin.index.json", "*.h5.index.json", "*.msgpack.index.json", "*.safetensors.index.*.json")
 _CHAT_TEMPLATES = "additional_chat_templates/"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a pointer file begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
 _SHOWN = 80
 
 Read = Callable[[str], Any]
@@ -103,7 +105,12 @@ def read_folder(folder: Path, *, pinned: bool = False) -> Contents:
         folder: The checkpoint's folder.
         pinned: See `contents`.
     """
-    return contents(files_below(folder), lambda name: _load(folder / name), pinned=pinned)
+    found = contents(files_below(folder), lambda name: _load(folder / name), pinned=pinned)
+    for name in (*found.weights, *found.parts):
+        with (folder / name).open("rb") as handle:
+            if handle.read(len(_POINTER)) == _POINTER:
+                raise IncompleteError(f"{name} is a pointer of Git LFS and not the weights; run `git lfs pull` there")
+    return found
 
 
 def files_below(folder: Path) -> list[str]:
