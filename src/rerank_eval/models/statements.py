@@ -49,6 +49,7 @@ def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
         ModelError: What the checkpoint says is not what would be computed; one line that says what to set.
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
+    _refuse_encoders(ref)
     classifier = is_classifier(config, ref)
     _refuse_quantised(ref, "reranker.model")
     _refuse_modules(ref, ["Transformer"] if classifier else ["Transformer", "LogitScore"])
@@ -149,16 +150,19 @@ def _refuse_quantised(ref: ModelRef, where: str) -> None:
         )
 
 
+def _refuse_encoders(ref: ModelRef) -> None:
+    if "Pooling" in [kind for kind, _ in modules(ref)]:
+        raise ModelError(
+            f"reranker.model: {ref.name} is an encoder (Pooling in its {MODULES}); name it as retriever.model"
+        )
+
+
 def _refuse_modules(ref: ModelRef, known: Sequence[str]) -> None:
     """Refuse modules that no scorer here computes, and a transformer that does not lie where it is loaded from."""
     found = modules(ref)
     kinds = [kind for kind, _ in found]
     if not found:
         return
-    if "Pooling" in kinds:
-        raise ModelError(
-            f"reranker.model: {ref.name} is an encoder (Pooling in its {MODULES}); name it as retriever.model"
-        )
     if kinds not in (list(known), list(known[:1])):
         raise ModelError(
             f"reranker.model: {ref.name} is scored through {', '.join(kinds)} by its {MODULES}, and only "
