@@ -39,6 +39,14 @@ def results(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
+def test_p_mrr_follows_although_mteb_files_fewer_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(__file__).parents[2] / "configs", "configs")
+    arguments = ["eval", "--task", "PyInstructionRetrieval", "--set", "retriever.model=bm25", "--set", "reranker=null"]
+    assert _run([*arguments, "--config", "configs/base.yaml"]) == 0
+    assert _run(["verify"]) == 0
+
+
 def verify(results: Path, *arguments: str) -> int:
     return _run(["verify", *arguments, "--results", str(results)])
 
