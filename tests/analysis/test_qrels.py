@@ -99,6 +99,7 @@ def test_a_query_may_be_called_like_a_column(tmp_path: Path, query: str) -> None
         ("qid\tdocid\trel\nq\td\t1\t7\n", r":2: 4 columns; the header has 3"),
         ("qid\tdocid\trel\nq 1\td\t1\n", r":2: the id 'q 1' holds white space"),
         ("qid\tdocid\trel\n\td\t1\n", r":2: names no query"),
+        ("0\t3\t1\t2\n1\t4\t1\t3\n", r": four columns without a header .* has 2 values and the third 1; name"),
         ("q1 0\td1\t1\n", r":1: can be read in two ways, by its tabs and by its blanks"),
         ("q1 d1 3 2\n", r":1: four columns without a header are TREC's, whose second is the iteration .* not 'd1'"),
         ("q1 d1 1\nq1 d1\n", r":2: 2 columns; expected"),
@@ -134,3 +135,15 @@ def test_what_ir_measures_reads_is_read_alike(tmp_path: Path) -> None:
     for one in ir_measures.read_trec_qrels(str(path)):
         theirs.setdefault(one.query_id, {})[one.doc_id] = one.relevance
     assert read_qrels(path) == theirs
+
+
+@pytest.mark.parametrize("comment", ["# relevance of each passage to its topic", "# query doc rel by assessor"])
+def test_prose_in_a_comment_is_no_header(tmp_path: Path, comment: str) -> None:
+    assert read_qrels(written(tmp_path, f"{comment}\nq1 0 d1 1\n")) == {"q1": {"d1": 1}}
+
+
+def test_rounds_of_trec_covid_are_iterations(tmp_path: Path) -> None:
+    assert read_qrels(written(tmp_path, "1 4.5 d1 2\n1 1 d2 0\n2 0.5 d3 1\n")) == {
+        "1": {"d1": 2, "d2": 0},
+        "2": {"d3": 1},
+    }

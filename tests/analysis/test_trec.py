@@ -152,3 +152,12 @@ def test_ranks_that_contradict_the_scores_are_told(
     assert frame["rank"].tolist() == [1, 2, 3]
     assert len(caplog.messages) == told
     assert all("the ranks of 1 of 1 queries, such as 'q'" in message for message in caplog.messages)
+
+
+def test_a_byte_order_mark_belongs_to_no_query(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_bytes(b"\xef\xbb\xbfq Q0 d1 1 2.0 x\nq Q0 d2 2 1.0 x\n")
+    assert read_run(path)["query_id"].tolist() == ["q", "q"]
+    path.write_text("q Q0 d1 1 1_0.5 x\n")
+    with pytest.raises(DataError, match="rank or score is not a number"):
+        read_run(path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
@@ -76,6 +78,8 @@ def test_what_transformers_loads_is_what_is_listed(tmp_path: Path) -> None:
         ({"config.json": {}, "model.fp16.safetensors": None}, "rename it if it is the whole model"),
         ({"config.json": {}, INDEX: []}, "not a safetensors index"),
         ({"config.json": {}, WHOLE: None, "modules.json": {"0": {}}}, "is not a list of modules"),
+        ({"config.json": {}, WHOLE: None, "modules.json": [{"path": "../x", "type": "D"}]}, "leads out of its folder"),
+        ({"modules.json": [{"path": "", "type": "Router"}], "router_config.json": {}}, "several networks"),
         ({"config.json": {}, WHOLE: None, "modules.json": [{"path": "1_D"}]}, "is not a list of modules"),
         ({"config.json": {}, INDEX: {"weight_map": {"a": "../a.safetensors"}}}, "no safetensors file beside it"),
         ({"config.json": {}, INDEX: {"weight_map": {"a": "1.safetensors"}}}, r"shard 1\.safetensors is missing"),
@@ -153,6 +157,39 @@ def test_a_modules_weights_change_a_retrievers_revision(tmp_path: Path) -> None:
     assert parameters == sum(one.numel() for one in (*whole, *state.values()))
     save_file({name: tensor + 1e-3 for name, tensor in state.items()}, weights)
     assert resolve_model(where, None, "retriever.model").revision != before
+
+
+@pytest.mark.parametrize("how", ["./ in modules.json", "a link"])
+def test_a_modules_weights_count_however_its_folder_is_reached(tmp_path: Path, how: str) -> None:
+    transformer = Transformer(str(copy_of(tmp_path / "base")))
+    size = transformer.get_embedding_dimension()
+    folder = tmp_path / "model"
+    SentenceTransformer(modules=[transformer, Pooling(size, "mean"), Dense(size, 8)]).save(str(folder))
+    dense = folder / "2_Dense"
+    if how == "a link":
+        dense.rename(tmp_path / "outside")
+        dense.symlink_to(tmp_path / "outside")
+        (folder / "loop").symlink_to(folder)
+    else:
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[2]["path"] = "./2_Dense"
+        (folder / "modules.json").write_text(json.dumps(modules))
+    before = resolve_model(str(folder), None, "retriever.model").revision
+    state = {name: tensor + 1 for name, tensor in load_file(dense / WHOLE).items()}
+    save_file(state, dense / WHOLE)
+    assert resolve_model(str(folder), None, "retriever.model").revision != before
+
+
+def test_every_vocabulary_of_transformers_belongs_to_a_checkpoint() -> None:
+    """PhoBERT keeps its merges in bpe.codes: another file there, other ids, the same identity."""
+    source = Path(transformers.__file__).parent / "models"
+    names: set[str] = set()
+    for path in source.glob("*/tokenization*.py"):
+        for found in re.findall(r"VOCAB_FILES_NAMES\s*=\s*\{(.*?)\}", path.read_text(), re.DOTALL):
+            names |= set(re.findall(r":\s*\"([^\"]+)\"", found))
+    assert {"bpe.codes", "source.spm", "vocab.txt"} <= names
+    files = dict.fromkeys(names) | {"config.json": {}, WHOLE: None}
+    assert names <= set(chosen(files).texts)
 
 
 def test_a_score_module_without_modules_json_changes_the_revision(tmp_path: Path) -> None:

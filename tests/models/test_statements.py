@@ -122,9 +122,16 @@ def test_other_answers_of_logit_score_are_refused_and_the_remedy_works(tmp_path:
         str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
     )
     assert mine == pytest.approx(float(theirs.predict([PAIR])[0]), abs=1e-3)
+    with pytest.raises(ModelError, match=r"set reranker\.recipe to the file of reranker\.recipe with `yes: 'true'`"):
+        load(folder, recipe=str(other_answers(tmp_path)))
     (folder / "modules.json").unlink()  # the file alone says as much
     with pytest.raises(ModelError, match="answers with 'true'"):
         load(folder)
+
+
+def other_answers(folder: Path) -> Path:
+    (folder / "other.yaml").write_text("extends: card\nyes: relevant\nno: find\n")
+    return folder / "other.yaml"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +151,9 @@ def test_scores_that_no_recipe_reads_are_refused(tmp_path: Path, changes: dict[s
 
 def test_answers_without_a_prompt_are_told(tmp_path: Path) -> None:
     folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
+    with pytest.raises(ModelError, match="its chat template writes another prompt"):  # the demo's, for chats
+        load(folder)
+    (folder / "chat_template.jinja").unlink()
     assert notes(folder) == ("its files name no prompt; recipe card was taken",)
 
 
@@ -172,6 +182,37 @@ def test_another_default_instruction_is_refused_where_it_could_be_used(tmp_path:
     ):
         load(folder)
     assert notes(folder, instruction="Find a tool") == notes(folder, instruction="none") == ()
+
+
+PLAIN = (
+    "{%- for m in messages %}{%- if m['role'] == 'system' %}{%- elif m['role'] == 'query' %}Q: {{ m['content'] }}\n"
+    "{%- else %}D: {{ m['content'] }}\nRelevant?{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [PLAIN, PLAIN.replace("['role'] == 'query'", ".role[0] == 'q'")])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_template_for_pairs_is_known_by_what_it_writes(tmp_path: Path, template: str, *, saved: bool) -> None:
+    folder = copy_of(tmp_path / "model")
+    if saved:
+        as_cross_encoder(folder, *ids("yes", "no"))
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ModelError, match="its chat template writes another prompt than recipe card"):
+        load(folder)
+
+
+def test_what_sentence_transformers_saves_of_a_causal_reranker_is_heeded(tmp_path: Path) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
+    (folder / "chat_template.jinja").unlink()
+    edit(folder / "config_sentence_transformers.json", activation_fn="torch.nn.modules.activation.ReLU")
+    with pytest.raises(ModelError, match=r"puts its logit through torch\.nn\.modules\.activation\.ReLU"):
+        load(folder)
+    saved = {"activation_fn": None, "prompts": {"w": "Find code"}, "default_prompt_name": "w"}
+    edit(folder / "config_sentence_transformers.json", **saved)
+    with pytest.raises(ModelError, match="puts 'Find code' before every query, without a chat template"):
+        load(folder)
+    [note] = notes(folder, recipe="mteb")
+    assert "the config names the recipe" in note
 
 
 def test_a_chat_template_that_cannot_be_rendered_is_one_line(tmp_path: Path) -> None:

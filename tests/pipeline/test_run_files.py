@@ -140,6 +140,15 @@ def test_a_file_of_values_has_its_own_columns(project: Path, compare: Compare) -
     assert "recall_at_100" in told["error"]
 
 
+def test_values_of_another_scale_are_refused(project: Path, compare: Compare) -> None:
+    frame = pd.read_parquet(next(project.glob("results/runs/First/*/Task/per_query.parquet")))
+    frame.to_parquet(project / "plain.parquet", index=False)
+    frame.assign(ndcg_at_10=100 * frame["ndcg_at_10"]).to_parquet(project / "percent.parquet", index=False)
+    told = compare("plain.parquet", "percent.parquet")
+    assert told["code"] == 3
+    assert "which is not on the scale 0..1; divide it by 100" in told["error"]
+
+
 def test_a_parquet_file_of_scores_is_a_run(project: Path, compare: Compare) -> None:
     path = next(project.glob("results/runs/Second/*/Task/scores.parquet"))
     pd.read_parquet(path)[["query_id", "doc_id", "score"]].to_parquet(project / "plain.parquet")

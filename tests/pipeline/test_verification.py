@@ -269,6 +269,14 @@ def test_a_number_is_checked_to_its_last_digit(results: Path, capsys: pytest.Cap
     assert "ndcg_at_10 comes to" in capsys.readouterr().out
 
 
+def test_mteb_files_of_another_model_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mteb = results / json.loads((reranked(results) / "manifest.json").read_text())["mteb_result"]
+    meta = mteb.with_name("model_meta.json")
+    meta.write_text(meta.read_text().replace('"name": "', '"name": "other/'))
+    assert verify(results) == 10
+    assert "names another model or revision than the manifest" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["task", "row", "model", "runs", "results", "mteb"])
 def test_any_folder_of_a_result_will_do(results: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     task = reranked(results)

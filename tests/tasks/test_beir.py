@@ -53,6 +53,15 @@ def test_the_revision_follows_the_bytes(folder: Path) -> None:
     assert BeirFolder(folder).metadata.dataset["revision"] != before
 
 
+def test_a_line_that_moves_from_one_file_to_the_next_is_another_revision(folder: Path) -> None:
+    before = BeirFolder(folder).metadata.dataset["revision"]
+    *kept, last = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (folder / "corpus.jsonl").write_text("".join(kept))
+    queries = folder / "queries.jsonl"
+    queries.write_text(last + queries.read_text())
+    assert BeirFolder(folder).metadata.dataset["revision"] != before
+
+
 def test_what_other_tools_write_is_read(folder: Path) -> None:
     """BEIR's own loader, gzip, integer ids, no titles, TREC's four columns, windows line ends, extra keys."""
     corpus = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]

@@ -74,7 +74,8 @@ def align(task: str, runs: Sequence[Run], missing: str) -> Aligned:
     for number, part in enumerate(parts):
         table[f"value_{number}"] = part.values.set_index(UNIT)["value"].reindex(every).to_numpy()
     if table.isna().any(axis=None):
-        raise DataError(f"{task}: a value is not a number")
+        query = table.loc[table.isna().any(axis=1), "query_id"].iloc[0]
+        raise DataError(f"{task}: query {query!r} has a value that is not a number; write that file again")
     return Aligned(tuple(parts), table, tuple(notes))
 
 

@@ -229,4 +229,7 @@ def _file(name: str, file: RunFile, judged: Judgements | None, measure: str, *, 
         values = values_of(rankings.in_cells_of(frame, judged), column)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file.path}: column {column} holds no numbers ({type(error).__name__})") from None
+    largest = float(values["value"].abs().max())
+    if largest > 1 and (column == "p_mrr" or measures.find(column) is not None):
+        raise DataError(f"{file.path}: {column} holds {largest:g}, which is not on the scale 0..1; divide it by 100")
     return TaskRun(judged.task if judged is not None else task, measures.P_MRR if column == "p_mrr" else column, values)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank_eval.analysis.metrics import MAX_GRADE
+from rerank_eval.errors import DataError
 from rerank_eval.lines import LineError, Problems, decoded, lines
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _KINDS = {_JOINTS.sub("", name): kind for kind, names in _NAMES.items() for name
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 _PLAIN = (3, 4)
 """Columns of a file without a header: BEIR's, TREC's."""
-_TREC_ITERATION = re.compile(r"[+-]?\d+|q0", re.IGNORECASE | re.ASCII)
+_TREC_ITERATION = re.compile(r"[+-]?\d+(\.\d+)?|q0", re.IGNORECASE | re.ASCII)  # TREC-COVID counts by halves
 _BLANK = re.compile(r"\s")
 _LONGEST = 40
 
@@ -103,6 +104,13 @@ def read_judgements(path: Path, hasher: Any = None) -> Judgements:
             if not reader.begun:  # a header that cannot be read makes every line wrong
                 break
     problems.raise_if_any()
+    documents = {document_id for own in qrels.values() for document_id in own}
+    if len(reader.iterations) > max(len(documents), 1):
+        raise DataError(
+            f"{path}: four columns without a header are TREC's, whose second is the iteration and whose third is the "
+            f"document; here the second has {len(reader.iterations)} values and the third {len(documents)}; name the "
+            "columns in a header"
+        )
     return Judgements(path, qrels, places, reader.left_out, repeated, reader.comments)
 
 
@@ -113,6 +121,7 @@ class _Reader:
         self.begun = False
         self.left_out: tuple[str, ...] = ()
         self.comments = False
+        self.iterations: set[str] = set()
         self._names: list[str] | None = None
         self._columns: dict[str, int] = {}
 
@@ -141,6 +150,8 @@ class _Reader:
         fields = _by_tabs(text.lstrip("# \t") if comment else text)
         kinds = [_KINDS.get(_JOINTS.sub("", one).lower()) for one in fields]
         whole = {_QUERY, _DOCUMENT, _GRADE} <= set(kinds)
+        if comment and None in kinds:  # prose that happens to name them
+            return False
         if not whole and (comment or any(_NUMBER.fullmatch(one) for one in fields)):
             return False
         if not whole:
@@ -162,7 +173,10 @@ class _Reader:
 
     def _split(self, text: str) -> tuple[str, str, str]:
         if self._names is None:
-            return _plain(text)
+            query_id, iteration, document_id, grade = _plain(text)
+            if iteration:
+                self.iterations.add(iteration)
+            return query_id, document_id, grade
         fields = _by_tabs(text)
         if len(fields) != len(self._names):
             raise LineError(f"{len(fields)} columns; the header has {len(self._names)}: {', '.join(self._names)}")
@@ -175,8 +189,8 @@ def _by_tabs(text: str) -> list[str]:
     return [one.strip() for one in text.rstrip("\r\n").split("\t")] if "\t" in text.strip() else text.split()
 
 
-def _plain(text: str) -> tuple[str, str, str]:
-    """Split a line of a file without a header into query, document and grade."""
+def _plain(text: str) -> tuple[str, str, str, str]:
+    """Split a line of a file without a header into query, iteration (empty for three columns), document and grade."""
     readings = {tuple(fields) for fields in (_by_tabs(text), text.split()) if len(fields) in _PLAIN}
     if len(readings) > 1:
         raise LineError("can be read in two ways, by its tabs and by its blanks; separate columns by one of them")
@@ -190,7 +204,7 @@ def _plain(text: str) -> tuple[str, str, str]:
             f"four columns without a header are TREC's, whose second is the iteration (0 or Q0), not "
             f"{fields[1][:_LONGEST]!r}; name the columns in a header"
         )
-    return fields[0], fields[-2], fields[-1]
+    return fields[0], fields[1] if len(fields) == max(_PLAIN) else "", fields[-2], fields[-1]
 
 
 def _grade(text: str) -> int:

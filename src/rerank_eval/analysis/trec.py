@@ -156,8 +156,8 @@ def _fields(path: Path, number: int, line: str) -> list[str]:
 
 def _opened(path: Path) -> IO[str]:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, _ROW]]:
@@ -171,6 +171,8 @@ def _rows(path: Path) -> Iterator[tuple[int, _ROW]]:
                 raise DataError(f"{path}:{number}: {len(fields)} fields; a run has `query Q0 document rank score tag`")
             try:
                 rank, score = int(fields[3]), float(fields[4])
+                if "_" in fields[3] + fields[4]:  # Python reads 1_0 as 10, and nobody else does
+                    raise ValueError(fields[4])
             except ValueError:
                 raise DataError(f"{path}:{number}: rank or score is not a number") from None
             if not -_LARGEST_RANK <= rank <= _LARGEST_RANK:

@@ -220,6 +220,11 @@ def _mteb(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> N
         return
     same = file_digest(path) == manifest["timings"]["mteb_result"]
     verdict.check("mteb's file: SHA-256", same, f"{path.name} of mteb has been altered")
+    meta, identity = path.with_name("model_meta.json"), manifest["identity"][manifest["row"]["kind"]]
+    if meta.is_file():
+        said = load_json(meta)
+        same = (said.get("name"), said.get("revision")) == (identity["model"], identity["revision"])
+        verdict.check("mteb's model", same, f"{meta} names another model or revision than the manifest")
     scores = load_json(path)["scores"]
     found = {(one["hf_subset"], split): one["main_score"] for split, entries in scores.items() for one in entries}
     cells = {(one["subset"], one["split"]): one for one in manifest["scores"]["cells"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
-from rerank_eval.models.contents import ContentsError, read_folder
+from rerank_eval.models.contents import MODULES, ContentsError, read_folder
 from rerank_eval.models.resolve import ModelRef, hub_contents
 from rerank_eval.typed import command
 
@@ -53,6 +54,13 @@ def read_mapping(ref: ModelRef, name: str) -> dict[str, Any]:
     if found is not None and not isinstance(found, dict):
         raise ModelError(f"{ref.name}: its {name} holds a {type(found).__name__}, not an object; fetch it again")
     return found or {}
+
+
+def modules(ref: ModelRef) -> list[tuple[str, str]]:
+    """Return class and folder of each of sentence-transformers' modules; empty where the checkpoint names none."""
+    listed = read_json(ref, MODULES)
+    steps = [step for step in listed if isinstance(step, Mapping)] if isinstance(listed, list) else []
+    return [(str(one.get("type", "")).rsplit(".", 1)[-1], str(one.get("path") or "").strip("/")) for one in steps]
 
 
 def read_text(ref: ModelRef, name: str) -> str | None:

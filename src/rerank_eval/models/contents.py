@@ -8,6 +8,7 @@ refused.
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -23,11 +24,13 @@ TELLING = (CONFIG, MODULES, INDEX, ROUTER, ADAPTER)
 """Files at the root that tell which others are needed."""
 
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_TEXT = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+_TEXT = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.codes", "*.spm", "*.tokenizer")
+"""Configuration, templates, and every name that transformers' tokenizers keep their vocabulary under."""
 _OTHER_FORMATS = ("*.bin.index.json", "*.h5.index.json", "*.msgpack.index.json", "*.safetensors.index.*.json")
 _CHAT_TEMPLATES = "additional_chat_templates/"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 """How a pointer file begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
+_ROOT = "."
 _SHOWN = 80
 
 Read = Callable[[str], Any]
@@ -87,6 +90,10 @@ def contents(names: Iterable[str], read: Read, *, pinned: bool = False) -> Conte
     modules = _module_folders(_json(read, MODULES) if MODULES in there else None)
     folders = {*modules, *_routed("", there, read), *(name.partition("/")[0] for name in there if _is_score(name))}
     _refuse_adapters(there, folders, read)
+    if CONFIG not in there and ROUTER in there:
+        raise ContentsError(
+            f"sends texts to several networks by its {ROUTER}, and has no {CONFIG}; it is not loaded here"
+        )
     if CONFIG not in there:
         raise IncompleteError(f"has no {CONFIG}")
     weights, note = _weights(there, read, pinned=pinned)
@@ -116,8 +123,11 @@ def read_folder(folder: Path, *, pinned: bool = False) -> Contents:
 def files_below(folder: Path) -> list[str]:
     """List a folder's files as paths inside it, without hidden folders such as `.cache` and `.git`."""
     found: list[str] = []
-    for path, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen: set[str] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):  # as loaders do
+        real = os.path.realpath(path)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        seen.add(real)
         inside = Path(path).relative_to(folder)
         found += [(inside / name).as_posix() for name in files if (Path(path) / name).is_file()]
     return found
@@ -221,8 +231,15 @@ def _module_folders(modules: Any) -> list[str]:
     listed = [] if modules is None else modules
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) and one.get("type") for one in listed):
         raise ContentsError(f"its {MODULES} is not a list of modules, each with a type and a path")
-    paths = [str(step.get("path") or "") for step in listed]
-    return [path.strip("/") for path in paths if path.strip("/") not in {"", "."}]
+    return [path for path in (_plain(str(step.get("path") or "")) for step in listed) if path != _ROOT]
+
+
+def _plain(path: str) -> str:
+    """Write a folder's path as it stands in the names of files; `./2_Dense` is loaded like `2_Dense`."""
+    plain = posixpath.normpath(path.strip("/") or _ROOT)
+    if plain.startswith(".."):
+        raise ContentsError(f"its {MODULES} names {path[:_SHOWN]!r}, which leads out of its folder")
+    return plain
 
 
 def _routed(folder: str, there: Collection[str], read: Read) -> list[str]:
@@ -231,7 +248,7 @@ def _routed(folder: str, there: Collection[str], read: Read) -> list[str]:
         return []
     told = _json(read, folder + ROUTER)
     types = told.get("types") if isinstance(told, Mapping) else None
-    return [folder + str(name).strip("/") for name in types] if isinstance(types, Mapping) else []
+    return [_plain(folder + str(name)) for name in types] if isinstance(types, Mapping) else []
 
 
 def code_repositories(config: Any) -> list[str]:

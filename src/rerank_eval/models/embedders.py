@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
-from rerank_eval.models.checkpoint import read_mapping
+from rerank_eval.models.checkpoint import modules, read_mapping
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt, modules
+from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt
 
 EngineName = Literal["packed", "sentence-transformers"]
 

@@ -9,7 +9,6 @@ prompt than the recipe would be scored with another model's.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,17 @@ from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import implementation, is_classifier
-from rerank_eval.models.checkpoint import read_json, read_mapping, read_text
+from rerank_eval.models.checkpoint import modules, read_mapping
 from rerank_eval.models.contents import MODULES
+from rerank_eval.models.pair_templates import (
+    DOCUMENT,
+    INSTRUCTION,
+    QUERY,
+    first_difference,
+    tokenizer_of,
+    writes_pairs,
+    written,
+)
 from rerank_eval.models.resolve import ModelRef
 
 _DEFAULT_RECIPE = "card"
@@ -26,12 +34,8 @@ _DEFAULT_RECIPE = "card"
 _LOGIT_SCORE = "1_LogitScore"
 _MONOTONE = {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus"}
 """Activations that keep the order of logits; the logit is what ranks here, so that nothing saturates and ties."""
-_QUERY, _DOCUMENT, _INSTRUCTION = "what holds work still", "A vise holds work still.", "Find the tool that is meant"
-_SIZES = {"restore_suffix", "truncation", "max_length", "padding", "tokenize", "return_tensors", "return_dict"}
-"""Settings of sentence-transformers for a chat template that change no text."""
 CHANGES_TEXTS = ("do_lower_case", "query_length", "document_length", "query_expansion")
 """Keys of sentence_bert_config.json by which sentence-transformers changes texts before they are tokenised."""
-_AROUND = 20
 
 
 def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
@@ -58,6 +62,7 @@ def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
         _check_classifier(ref)
         return ref
     _check_code(config, ref)
+    _check_activation(ref)
     notes = [*_check_answers(ref, recipe), *_check_prompt(config, ref, recipe)]
     return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref
 
@@ -92,13 +97,6 @@ def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
         _refuse_quantised(ref, "retriever.model")
 
 
-def modules(ref: ModelRef) -> list[tuple[str, str]]:
-    """Return class and folder of each of sentence-transformers' modules; empty where the checkpoint names none."""
-    listed = read_json(ref, MODULES)
-    steps = [step for step in listed if isinstance(step, Mapping)] if isinstance(listed, list) else []
-    return [(str(one.get("type", "")).rsplit(".", 1)[-1], str(one.get("path") or "").strip("/")) for one in steps]
-
-
 def default_prompt(ref: ModelRef) -> str | None:
     """Return the prompt that sentence-transformers puts before every text of a checkpoint, or None for none."""
     saved = read_mapping(ref, "config_sentence_transformers.json")
@@ -117,8 +115,8 @@ def check_pairs_apart(name: str, tokenizer: Any) -> None:
     Raises:
         ModelError: See above.
     """
-    pair = tokenizer(_QUERY, _DOCUMENT)["input_ids"]
-    bare = [one for text in (_QUERY, _DOCUMENT) for one in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    pair = tokenizer(QUERY, DOCUMENT)["input_ids"]
+    bare = [one for text in (QUERY, DOCUMENT) for one in tokenizer(text, add_special_tokens=False)["input_ids"]]
     if any(pair[start : start + len(bare)] == bare for start in range(len(pair) - len(bare) + 1)):
         raise ModelError(
             f"reranker.model: {name} is a sequence classifier whose tokenizer puts nothing between query and document: "
@@ -229,26 +227,32 @@ def _check_classifier(ref: ModelRef) -> None:
             f"{name} has {positions} positions by its config.json, which transformers 5 leaves out without an error; "
             "it is not scored"
         )
-    saved = read_mapping(ref, "config_sentence_transformers.json")
-    own = _mapping(config.get("sentence_transformers"))
-    stated = [saved.get("activation_fn"), own.get("activation_fn"), config.get("sbert_ce_default_activation_function")]
-    for activation in stated:
-        if activation is not None and str(activation).rsplit(".", 1)[-1] not in _MONOTONE:
-            raise ModelError(
-                f"{name} puts its logit through {activation} by its files, which may change the order; only "
-                f"{', '.join(sorted(_MONOTONE))} do not"
-            )
+    _check_activation(ref)
     prompt = default_prompt(ref)
     if prompt is not None:
         raise ModelError(
             f"{name} puts {prompt[:60]!r} before every query by its config_sentence_transformers.json "
             "(default_prompt_name), which is not done here; it is not scored"
         )
-    if _writes_pairs(ref):
+    if writes_pairs(ref):
         raise ModelError(
             f"{name} is a sequence classifier whose chat template writes query and document into a prompt, which is "
             "not done here; it is not scored"
         )
+
+
+def _check_activation(ref: ModelRef) -> None:
+    """Refuse an activation that may change the order of logits, or tie them."""
+    config = read_mapping(ref, "config.json")
+    saved = read_mapping(ref, "config_sentence_transformers.json")
+    own = _mapping(config.get("sentence_transformers"))
+    stated = [saved.get("activation_fn"), own.get("activation_fn"), config.get("sbert_ce_default_activation_function")]
+    for activation in stated:
+        if activation is not None and str(activation).rsplit(".", 1)[-1] not in _MONOTONE:
+            raise ModelError(
+                f"reranker.model: {ref.name} puts its logit through {activation} by its files, which may change the "
+                f"order; only {', '.join(sorted(_MONOTONE))} do not"
+            )
 
 
 def _is_decoder(model_type: str) -> bool:
@@ -277,7 +281,7 @@ def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
     name, yes, no = f"reranker.model: {ref.name}", said.get("true_token_id"), said.get("false_token_id")
     if said.get("module_input_name", "causal_logits") != "causal_logits" or not _is_id(yes):
         raise ModelError(f"{name}: its {path} does not say which token's logit is the answer; it is not scored")
-    tokenizer = _tokenizer(ref)
+    tokenizer = tokenizer_of(ref)
     if no is None:
         raise ModelError(
             f"{name} is scored by the logit of {_token(tokenizer, yes)} alone, by its {path}; a recipe reads the "
@@ -285,12 +289,17 @@ def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
         )
     asked = [tokenizer.encode(word, add_special_tokens=False) for word in (recipe.yes, recipe.no)]
     if asked == [[yes], [no]]:
-        return [] if _writes_pairs(ref) else [f"its files name no prompt; recipe {recipe.name} was taken"]
-    raise ModelError(
+        told = writes_pairs(ref) or default_prompt(ref) is not None
+        return [] if told else [f"its files name no prompt; recipe {recipe.name} was taken"]
+    words = [_decoded(tokenizer, one) for one in (yes, no)]
+    problem = (
         f"{name} answers with {_token(tokenizer, yes)} and {_token(tokenizer, no)} by its {path}, recipe {recipe.name} "
-        f"reads {recipe.yes!r} and {recipe.no!r}; set reranker.recipe to a YAML file that `extends: {recipe.name}` "
-        f"with `yes: {tokenizer.decode([yes])!r}` and `no: {_decoded(tokenizer, no)!r}`"
+        f"reads {recipe.yes!r} and {recipe.no!r}"
     )
+    if [tokenizer.encode(word, add_special_tokens=False) for word in words] != [[yes], [no]]:
+        raise ModelError(f"{problem}; no text gives these tokens alone, so it is not scored")
+    file = "the file of reranker.recipe" if "@" in recipe.name else f"a YAML file that `extends: {recipe.name}`"
+    raise ModelError(f"{problem}; set reranker.recipe to {file} with `yes: {words[0]!r}` and `no: {words[1]!r}`")
 
 
 def _is_id(value: Any) -> bool:
@@ -307,14 +316,22 @@ def _token(tokenizer: Any, number: Any) -> str:
 
 def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list[str]:
     """Compare the prompt that a checkpoint's chat template writes for a pair with the recipe's."""
-    if not _writes_pairs(ref):
+    if not writes_pairs(ref) and default_prompt(ref) is None:
         return []
-    stated, own = _written(ref, _INSTRUCTION), recipe.prompt(_QUERY, _DOCUMENT, _INSTRUCTION)
-    default = _written(ref, default_prompt(ref))
+    if not writes_pairs(ref):
+        problem = f"it puts {default_prompt(ref)!r} before every query, without a chat template"
+        if recipe.name == _DEFAULT_RECIPE:
+            raise ModelError(
+                f"reranker.model: {ref.name}: {problem}, by its config_sentence_transformers.json "
+                "(default_prompt_name); set reranker.recipe to a YAML file with the prompt that is meant"
+            )
+        return [f"{problem}; the config names the recipe"]
+    stated, own = written(ref, INSTRUCTION), recipe.prompt(QUERY, DOCUMENT, INSTRUCTION)
+    default = written(ref, default_prompt(ref))
     if stated != own:
-        problem = f"its chat template writes another prompt than recipe {recipe.name}: {_first_difference(stated, own)}"
+        problem = f"its chat template writes another prompt than recipe {recipe.name}: {first_difference(stated, own)}"
         remedy = "set reranker.recipe to a YAML file with the checkpoint's prompt, or with `extends: card` to keep this"
-    elif default != recipe.prompt(_QUERY, _DOCUMENT, recipe.default_instruction) and _may_default(config):
+    elif default != recipe.prompt(QUERY, DOCUMENT, recipe.default_instruction) and _may_default(config):
         problem = f"its default instruction is not that of recipe {recipe.name}, {recipe.default_instruction[:60]!r}"
         remedy = "set reranker.instruction, or reranker.recipe to a YAML file with its default_instruction"
     else:
@@ -326,55 +343,3 @@ def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list
 
 def _may_default(config: RerankerConfig) -> bool:
     return config.instruction in {"task", "default"}
-
-
-def _writes_pairs(ref: ModelRef) -> bool:
-    """Tell whether a checkpoint's chat template is one for pairs, with turns of the roles query and document."""
-    found = [read_text(ref, "chat_template.jinja") or ""]
-    kept = read_mapping(ref, "tokenizer_config.json").get("chat_template")
-    found += [str(one.get("template")) for one in kept if isinstance(one, Mapping)] if isinstance(kept, list) else []
-    found += [kept] if isinstance(kept, str) else []
-    return any(_names(text, "query") and _names(text, "document") for text in found)
-
-
-def _names(template: str, role: str) -> bool:
-    return any(f"{quote}{role}{quote}" in template for quote in "\"'")
-
-
-def _written(ref: ModelRef, instruction: str | None) -> str:
-    """Return the prompt that a checkpoint's chat template writes for a pair, as sentence-transformers calls it."""
-    saved = read_mapping(ref, "sentence_bert_config.json")
-    told = _mapping(_mapping(saved.get("processing_kwargs")).get("chat_template"))
-    options = {str(key): value for key, value in told.items() if key not in _SIZES}
-    turns = [("system", instruction)] if instruction is not None else []
-    turns += [("query", _QUERY), ("document", _DOCUMENT)]
-    structured = _mapping(_mapping(saved.get("modality_config")).get("message")).get("format") == "structured"
-    messages = [
-        {"role": role, "content": [{"type": "text", "text": text}] if structured else text} for role, text in turns
-    ]
-    try:
-        return str(_tokenizer(ref).apply_chat_template(messages, tokenize=False, **options))
-    except Exception as error:  # a template is a program of somebody else's, which may raise anything
-        raise ModelError(
-            f"reranker.model: {ref.name}: its chat template cannot be rendered for a query and a document "
-            f"({type(error).__name__}: {str(error)[:80]})"
-        ) from None
-
-
-def _first_difference(one: str, other: str) -> str:
-    place = next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
-    place = min(len(one), len(other)) if place is None else place
-    start = max(place - _AROUND, 0)
-    return f"{one[start : place + _AROUND]!r} where the recipe has {other[start : place + _AROUND]!r}"
-
-
-@functools.lru_cache(maxsize=4)
-def _tokenizer(ref: ModelRef) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
-    except Exception as error:  # tokenizers raises classes of its own, straight from Exception
-        raise ModelError(
-            f"reranker.model: {ref.name}: its tokenizer cannot be loaded ({type(error).__name__})"
-        ) from None

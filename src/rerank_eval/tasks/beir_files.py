@@ -20,6 +20,8 @@ from rerank_eval.lines import LineError, Problems, decoded, lines
 from rerank_eval.names import digest, slug
 
 _BLANK = re.compile(r"\s")
+_END = b"\0"
+"""Stands between the files in their digest, and in none of their lines, so that a line that moves on counts."""
 _USUAL = "test"
 _UNKNOWN = 0.1
 """Share of the judgements that may name an unknown query or document: published data sets have a few such, another
@@ -240,11 +242,13 @@ def scan(files: FolderFiles) -> Scanned:
     """
     found, problems = _Scan(), Problems()
     _scan_rows(files.corpus, found.documents, found.hasher, problems)
+    found.hasher.update(_END)
     _scan_rows(files.queries, found.queries, found.hasher, problems)
     problems.raise_if_any()
     for path, ids, what in ((files.corpus, found.documents, "documents"), (files.queries, found.queries, "queries")):
         if not ids:
             raise DataError(f"{path}: is empty; it holds no {what}")
+    found.hasher.update(_END)
     judged = read_judgements(files.qrels, found.hasher)
     if judged.comments and (marked := next((one for one in found.queries if one.startswith("#")), None)):
         raise DataError(

@@ -167,7 +167,8 @@ def _folder(name: str, where: str) -> TaskRef:
             f"{where}: {name}: no such folder; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/"
         )
     task = folder_name(path)
-    if any(task == known.name for suite in load_suites().values() for known in suite.tasks):
+    suites = load_suites().values()
+    if task in _mteb_names() or any(task == known.name for suite in suites for known in suite.tasks):
         raise ConfigError(
             f"{where}: {name}: the folder has the name of a task that is known, {task}; rename it, so that its scores "
             "are not taken for that task's"
