@@ -111,7 +111,7 @@ def test_suites_are_averaged_where_every_run_has_all_of_their_tasks() -> None:
             lambda frame: pd.concat([frame, frame.head(1).assign(query_id="new")]),
             "A: one lacks 1 of 61 queries ('new');",
         ),
-        (lambda frame: frame.assign(value=np.nan), "A: a value is not a number"),
+        (lambda frame: frame.assign(value=np.nan), "A: query 'q0' has a value that is not a number"),
     ],
 )
 def test_other_queries_are_an_error_that_names_them(change: Any, expected: str) -> None:
