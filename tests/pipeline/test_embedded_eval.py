@@ -105,6 +105,7 @@ def test_minilm_s_figure_is_that_of_a_plain_matrix_product(project: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # five minutes on two cores, and here it has one of them, or less
 def test_the_default_run_ends_with_a_leaderboard(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["eval"]) == 0
     printed = capsys.readouterr().out
