@@ -298,6 +298,7 @@ def test_modules_behind_the_network_are_refused(tmp_path: Path) -> None:
             "puts 'query: ' before every query",
         ),
         ("config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": None}, None),
+        ("config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": "q"}, "none of its prompts"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "changes its texts by do_lower_case"),
         ("sentence_bert_config.json", {"query_length": 32}, "changes its texts by query_length"),
         ("sentence_bert_config.json", {"processing_kwargs": {"text": {"x": 1}}}, r"by processing_kwargs\.text"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,13 @@ def test_a_folder_may_have_the_mark_in_its_name(project: Path) -> None:
     (project / "tools@home" / "qrels" / "test.tsv").rename(project / "tools@home" / "qrels" / "dev.tsv.gz")
     [ref] = resolve(["./tools@home@dev"])
     assert (ref.name, ref.splits) == ("tools_home", ("dev",))
+
+
+def test_two_splits_that_come_to_one_name_are_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dev 1.tsv", "dev_1.tsv"):
+        shutil.copy("tools/qrels/dev.tsv", Path("tools/qrels") / name)
+    assert _run(["eval", "-c", "run.yaml"]) == 3
+    assert "the splits 'dev 1' and 'dev_1' come to one name, dev_1; rename one" in capsys.readouterr().err
 
 
 def test_two_files_of_one_name_are_refused(project: Path) -> None:

@@ -139,6 +139,10 @@ def _splits(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(files):  # and a pipe would be waited for
         _alone(file, found.setdefault(file.name.removesuffix(".gz").removesuffix(".tsv"), file))
+    places: dict[str, str] = {}
+    for split in found:  # results of both would lie in one place
+        if (other := places.setdefault(slug(split), split)) != split:
+            raise DataError(f"{folder}: the splits {other!r} and {split!r} come to one name, {slug(split)}; rename one")
     return found
 
 
