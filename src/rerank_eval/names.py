@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -51,6 +51,18 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     shown = sorted(valid)[:_MAX_LISTED]
     more = f" and {len(valid) - len(shown)} more" if len(valid) > len(shown) else ""
     return f"valid: {', '.join(shown)}{more}"
+
+
+def some(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
+    """List the first few of many names, and count the others.
+
+    Args:
+        names: All of them.
+        most: How many are listed.
+        separator: What stands between two of them.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
 
 def slug(text: str) -> str:

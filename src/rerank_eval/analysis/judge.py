@@ -15,7 +15,7 @@ from rerank_eval.analysis.footnotes import footnotes
 from rerank_eval.analysis.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
 from rerank_eval.analysis.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
 from rerank_eval.errors import ConfigError
-from rerank_eval.names import did_you_mean
+from rerank_eval.names import did_you_mean, some
 from rerank_eval.tasks.suites import Suite, SuiteTask
 
 PUBLISHED_FILE = "published file"
@@ -24,7 +24,6 @@ REPRODUCED, CLOSE, OFF = "reproduced", "close", "off"
 INCOMPLETE, AMBIGUOUS, NOT_RUN = "incomplete", "ambiguous", "not run"
 VERDICTS = (REPRODUCED, PUBLISHED_FILE, CLOSE, OFF, INCOMPLETE, AMBIGUOUS, NOT_RUN)
 
-_NAMED = 3  # how many missing things are named before they are only counted
 _SLACK = 1e-9  # a difference of exactly the tolerance is within it, whatever floats make of it
 
 
@@ -259,7 +258,7 @@ class Judge:
 
     def _missing(self, suite: Suite, usable: Mapping[str, TaskFile | str]) -> list[str]:
         absent = [name for name, file in usable.items() if file == ""]
-        missing = [f"no result of {_some(absent)} ({len(absent)} of {len(suite.tasks)} tasks)"] if absent else []
+        missing = [f"no result of {some(absent)} ({len(absent)} of {len(suite.tasks)} tasks)"] if absent else []
         for task in suite.tasks:
             file = usable[task.name]
             if isinstance(file, TaskFile):
@@ -296,7 +295,7 @@ def _unjudged(choice: Choice) -> tuple[str, tuple[str, ...]]:
     """Return verdict and reason where there is no one experiment to judge."""
     if choice.rivals:
         labels = [one.label for one in choice.rivals]
-        return AMBIGUOUS, (f"{len(labels)} results with different settings: {_some(labels, '; ')}",)
+        return AMBIGUOUS, (f"{len(labels)} results with different settings: {some(labels, separator='; ')}",)
     if choice.set_aside:
         return NOT_RUN, (f"{len(choice.set_aside)} result(s) with other settings, which are not judged",)
     return NOT_RUN, ()
@@ -315,14 +314,9 @@ def _lacking(task: SuiteTask, lacking: Sequence[Cell], file: TaskFile) -> list[s
         if gone and not present:
             lines.append(f"{task.name}: no split {split}")
         elif gone:
-            lines.append(f"{task.name}: {split} lacks {len(gone)} of {task.subsets} subset(s): {_some(gone)}")
+            lines.append(f"{task.name}: {split} lacks {len(gone)} of {task.subsets} subset(s): {some(gone)}")
     bad = [cell for cell in lacking if cell in file.bad]
     if bad:
         (split, subset), reason = bad[0], file.bad[bad[0]]
         lines.append(f"{task.name}: {len(bad)} cell(s) unusable, the first {split}/{subset}: {reason}")
     return lines
-
-
-def _some(names: Sequence[str], separator: str = ", ") -> str:
-    shown = separator.join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

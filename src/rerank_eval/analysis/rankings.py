@@ -12,9 +12,9 @@ import pandas as pd
 from rerank_eval.analysis import followir, measures, metrics, trec
 from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels
-from rerank_eval.analysis.runs import UNIT, TaskRun, some, stem, values_of
+from rerank_eval.analysis.runs import UNIT, TaskRun, stem, values_of
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.names import slug
+from rerank_eval.names import slug, some
 
 ONE_CELL: Cell = ("default", "default")
 """Where nothing names a subset or a split."""

@@ -20,7 +20,6 @@ UNIT = ["subset", "split", "query_id"]
 """What a value belongs to; for p-MRR `query_id` names a pair of queries."""
 
 _ENDINGS = {".trec", ".run", ".txt", ".tsv", ".qrels", ".gz", ".parquet"}
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -261,16 +260,6 @@ def stem(path: Path) -> str:
     while Path(name).suffix.lower() in _ENDINGS:
         name = Path(name).stem
     return name or path.name
-
-
-def some(names: Sequence[str]) -> str:
-    """List the first few of many names.
-
-    Args:
-        names: All of them.
-    """
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def values_of(frame: pd.DataFrame, column: str) -> pd.DataFrame:

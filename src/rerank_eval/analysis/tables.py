@@ -15,6 +15,7 @@ import pandas as pd
 
 from rerank_eval.analysis import measures
 from rerank_eval.analysis.records import RANKING, ResultRecord
+from rerank_eval.names import some
 
 MODEL, DETAIL, RETRIEVER, TOP_K, KIND = "Model", "Details", "Retriever", "top_k", "kind"
 IDENTITY, NOTES = "identity", "notes"
@@ -22,7 +23,6 @@ _FIXED = (MODEL, DETAIL, RETRIEVER, TOP_K, KIND, IDENTITY, NOTES)
 _ORACLE = "ceiling: nDCG@10 of the best order"
 _RECALL = "ceiling: recall@100"
 _RECALL_AT = 100
-_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,9 @@ def _marked(row: Sequence[ResultRecord]) -> list[str]:
     where = [f"{one_line(record.task)} {record.marked}" for record in tasks]
     read = "read as plain text" if tasks[0].neutralised else "read as tokens, so that a text can close its own turn"
     return [
-        f"markers in the texts of {sum(record.marked for record in tasks)} pairs ({_some(where)}): "
-        f"{_some(list(markers))}; {read}"
+        f"markers in the texts of {sum(record.marked for record in tasks)} pairs ({some(where)}): "
+        f"{some(list(markers))}; {read}"
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tell_apart(rows: list[dict[str, object]]) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 from rerank_eval.analysis import trec
 from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, judge_frames
+from rerank_eval.analysis.locate import MANIFEST
 from rerank_eval.analysis.measures import DEFAULT, agree
 from rerank_eval.analysis.records import mean_of_cells, unrounded
 from rerank_eval.analysis.seal import file_digest, is_sealed
@@ -73,7 +74,7 @@ def verify_result(folder: Path, results_dir: Path) -> Verdict:
     """
     verdict = Verdict(folder, folder.name)
     try:
-        manifest = load_json(folder / "manifest.json")
+        manifest = load_json(folder / MANIFEST)
         verdict.title = f"{manifest['task']['name']}, {manifest['row']['label']}"
         verdict.measure = str(manifest["task"]["main_score"])
         verdict.number = unrounded(manifest["scores"], verdict.measure)
@@ -103,7 +104,7 @@ def _identity(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
 def _files(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
     listed = manifest["files"]
     there = {path.name for path in verdict.folder.iterdir() if path.is_file() and not path.name.startswith(".")}
-    for name in sorted(set(listed) | (there - {"manifest.json"})):
+    for name in sorted(set(listed) | (there - {MANIFEST})):
         if name not in there:
             verdict.faults.append(f"{name} is missing")
         elif name not in listed:

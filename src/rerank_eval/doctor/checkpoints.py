@@ -92,10 +92,8 @@ def lacks_files(folder: Path) -> bool:
     """Tell whether files of a checkpoint are missing that a download would bring."""
     try:
         read_folder(folder, pinned=True)
-    except IncompleteError:
-        return True
-    except ContentsError:
-        return False
+    except ContentsError as error:
+        return isinstance(error, IncompleteError)
     return False
 
 

@@ -11,6 +11,7 @@ from rerank_eval.fetch.needs import on_hub
 from rerank_eval.fetch.run import DATA_ROOT, MODEL_ROOT
 from rerank_eval.hub import why_unreachable
 from rerank_eval.models.resolve import resolve_model
+from rerank_eval.names import some
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.plan import Plan, make_plan
 from rerank_eval.tasks import mirror, prepare
@@ -86,25 +87,20 @@ def _data(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> Iterator[RerankEval
 
 def _all_of(loaded: LoadedConfig, problems: Sequence[RerankEvalError]) -> RerankEvalError:
     names = list(dict.fromkeys(str(one.lacking) for one in problems))
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     base = loaded.base
     reached = f", and {why_unreachable()}" if any(isinstance(one, OfflineError) for one in problems) else ""
-    settings = _settings(loaded)
+    roots = _roots(loaded)
+    settings = [f"{key}={roots[key]}" for key in _ROOTS if key in roots and getattr(base, key) is None]
     then = again(*(part for setting in settings for part in ("--set", setting)))
     by_hand = f", then set {' and '.join(settings)}" if settings else ""
     remedy = by_hand if then is None else f", then `{then}` here"
-    fetch = fetch_needs(loaded, _roots(loaded))
+    fetch = fetch_needs(loaded, roots)
     built_in = "" if base.data_root or base.model_root else f"; `{command('eval')}` alone needs no hub"
     return type(problems[0])(
-        f"{loaded.path}: not here{reached}: {shown}; run `{fetch}` where there is a network{remedy}{built_in}",
+        f"{loaded.path}: not here{reached}: {some(names, _SHOWN)}; run `{fetch}` where there is a network"
+        f"{remedy}{built_in}",
         lacking=", ".join(names),
     )
-
-
-def _settings(loaded: LoadedConfig) -> list[str]:
-    """Return what has to be set for a run to read what `fetch_command` brings."""
-    roots = _roots(loaded)
-    return [f"{key}={roots[key]}" for key in _ROOTS if key in roots and getattr(loaded.base, key) is None]
 
 
 def _roots(loaded: LoadedConfig) -> dict[str, str]:

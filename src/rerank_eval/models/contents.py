@@ -88,7 +88,7 @@ def contents(names: Iterable[str], read: Read, *, pinned: bool = False) -> Conte
     """
     there = set(names)
     modules = _module_folders(_json(read, MODULES) if MODULES in there else None)
-    folders = {*modules, *_routed("", there, read), *(name.partition("/")[0] for name in there if _is_score(name))}
+    folders = {*modules, *_routed(there, read), *(name.partition("/")[0] for name in there if _is_score(name))}
     _refuse_adapters(there, folders, read)
     if CONFIG not in there and ROUTER in there:
         raise ContentsError(
@@ -242,13 +242,13 @@ def _plain(path: str) -> str:
     return plain
 
 
-def _routed(folder: str, there: Collection[str], read: Read) -> list[str]:
+def _routed(there: Collection[str], read: Read) -> list[str]:
     """Return the folders of a router's modules, which stand beside its configuration."""
-    if folder + ROUTER not in there:
+    if ROUTER not in there:
         return []
-    told = _json(read, folder + ROUTER)
+    told = _json(read, ROUTER)
     types = told.get("types") if isinstance(told, Mapping) else None
-    return [_plain(folder + str(name)) for name in types] if isinstance(types, Mapping) else []
+    return [_plain(str(name)) for name in types] if isinstance(types, Mapping) else []
 
 
 def code_repositories(config: Any) -> list[str]:

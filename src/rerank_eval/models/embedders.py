@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import modules, read_mapping
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.resolve import ModelRef, registered
 from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt
 
 EngineName = Literal["packed", "sentence-transformers"]
@@ -100,7 +100,7 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
         return obstacle
     if _is_registered_qwen3(ref):
         return None
-    if ref.published and _registered(ref.name) is not None:
+    if ref.published and getattr(registered(ref.name), "loader", None) is not None:
         return "mteb has a wrapper of its own for it"
     return _why_not_pooled(ref)
 
@@ -149,16 +149,4 @@ def _pooling_modes(config: Mapping[str, Any]) -> list[str]:
 def _is_registered_qwen3(ref: ModelRef) -> bool:
     from mteb.models.model_implementations.qwen3_models import q3e_instruct_loader
 
-    meta = _registered(ref.name) if ref.published else None
-    return meta is not None and meta.loader is q3e_instruct_loader
-
-
-def _registered(name: str) -> Any:
-    """Return mteb's entry for a model that it has a loader for, else None."""
-    import mteb
-
-    try:
-        meta = mteb.get_model_meta(name, fetch_from_hf=False)
-    except KeyError:
-        return None
-    return meta if meta.loader is not None else None
+    return ref.published and getattr(registered(ref.name), "loader", None) is q3e_instruct_loader

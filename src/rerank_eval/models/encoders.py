@@ -19,7 +19,7 @@ from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.checkpoint import checkpoint_folder
 from rerank_eval.models.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.resolve import ModelRef, registered
 
 
 class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for us
@@ -191,16 +191,12 @@ def load_encoder(
 
 
 def _load_encoder(config: RetrieverConfig, ref: ModelRef, device: str | None) -> Any:
-    import mteb
     from mteb.models.instruct_wrapper import InstructSentenceTransformerModel
     from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 
     options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, config.dtype), "use_safetensors": True}}
     if ref.published:
-        try:
-            meta = mteb.get_model_meta(ref.name, fetch_from_hf=False)
-        except KeyError:
-            meta = None
+        meta = registered(ref.name)
         if meta is not None and meta.loader is not None:
             return meta.model_copy(update={"name": ref.source, "revision": ref.revision}).load_model(
                 device=device, **options

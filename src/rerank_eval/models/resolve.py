@@ -234,8 +234,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _hub(name: str, revision: str | None, where: str) -> ModelRef:
-    registered = registered_revision(name)
-    wanted = revision or registered
+    wanted = revision or registered_revision(name)
     commit, config_path = _cached(name, wanted)
     if config_path is None:
         commit, config_path = _download_config(name, wanted, where)
@@ -307,8 +306,8 @@ def _mirrored(name: str, revision: str | None, where: str, model_root: Path) -> 
     return ModelRef(name, name.rsplit("/", 1)[-1], str(folder), commit, "mirror", _architecture(config), note)
 
 
-def registered_revision(name: str) -> str | None:
-    """Return the revision of a model that mteb's registry pins, or None.
+def registered(name: str) -> Any:
+    """Return the entry (`ModelMeta`) of a model in mteb's registry, or None.
 
     Args:
         name: `ORG/NAME`.
@@ -316,10 +315,19 @@ def registered_revision(name: str) -> str | None:
     import mteb
 
     try:
-        meta = mteb.get_model_meta(name, fetch_from_hf=False)
+        return mteb.get_model_meta(name, fetch_from_hf=False)
     except KeyError:
         return None
-    return str(meta.revision) if meta.revision and meta.revision != "no_revision_available" else None
+
+
+def registered_revision(name: str) -> str | None:
+    """Return the revision of a model that mteb's registry pins, or None.
+
+    Args:
+        name: `ORG/NAME`.
+    """
+    revision = getattr(registered(name), "revision", None)
+    return str(revision) if revision and revision != "no_revision_available" else None
 
 
 def _named(name: str, revision: str | None) -> str:

@@ -27,7 +27,7 @@ from rerank_eval.models.pair_templates import (
     writes_pairs,
     written,
 )
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.resolve import ModelRef, registered
 
 _DEFAULT_RECIPE = "card"
 """The recipe of a config that names none, which therefore is no choice of the user's against the checkpoint's words."""
@@ -84,16 +84,16 @@ def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
     if saved or "LogitScore" in kinds or ref.architecture.endswith("ForSequenceClassification"):
         found = "a CrossEncoder by its files" if saved or "LogitScore" in kinds else ref.architecture
         raise ModelError(f"retriever.model: {ref.name} is a reranker ({found}); name it as reranker.model")
-    registered = _registered(ref.name) if ref.published else None
-    if registered is not None and registered.is_cross_encoder:
+    entry = registered(ref.name) if ref.published else None
+    if entry is not None and entry.is_cross_encoder:
         raise ModelError(f"retriever.model: {ref.name} is a reranker by mteb's registry; name it as reranker.model")
-    if registered is None and not kinds:
+    if entry is None and not kinds:
         raise ModelError(
             f"retriever.model: {ref.name} has no {MODULES}, so that its files do not say how a text becomes a vector "
             "(sentence-transformers would take the mean of its tokens); save it with SentenceTransformer.save and its "
             "own pooling"
         )
-    if config.engine == "packed" or registered is None:
+    if config.engine == "packed" or entry is None:
         _refuse_quantised(ref, "retriever.model")
 
 
@@ -136,15 +136,6 @@ def check_pairs_apart(name: str, tokenizer: Any) -> None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _registered(name: str) -> Any:
-    import mteb
-
-    try:
-        return mteb.get_model_meta(name, fetch_from_hf=False)
-    except KeyError:
-        return None
 
 
 def _refuse_quantised(ref: ModelRef, where: str) -> None:

@@ -25,7 +25,7 @@ from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
-from rerank_eval.names import did_you_mean
+from rerank_eval.names import did_you_mean, some
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
 
@@ -354,10 +354,9 @@ def _nothing(root: Path, judgement: Judgement, gate: Gate) -> str:
     asked = {model.hub for model in published.models if model.name in gate.models}
     others = [name for name in models_in(root) if name not in asked]
     if others:
-        shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
         known = {model.hub for model in published.models}
         what = "what was asked for is" if known & set(others) else f"the table of {published.name} has rows for"
-        return f"{root}: holds results of {shown}; {what} {', '.join(gate.models)} alone, so nothing is judged"
+        return f"{root}: holds results of {some(others)}; {what} {', '.join(gate.models)} alone, so nothing is judged"
     return (
         f"{root}: no result of the table's models in mteb's layout (<org__model>/<revision>/<Task>.json); run "
         f"`{command('reproduce')}` first, or name another folder with --results"

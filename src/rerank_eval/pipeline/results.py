@@ -31,6 +31,7 @@ from rerank_eval.analysis.judging import (
     Qrels,
     judge_frames,
 )
+from rerank_eval.analysis.locate import MANIFEST
 from rerank_eval.analysis.seal import file_digest, sealed
 from rerank_eval.errors import StorageError
 from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
@@ -41,7 +42,6 @@ from rerank_eval.store.locks import locked
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 SCHEMA = 1
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rerank_eval.analysis import render, tables
 from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.judging import PAIRS
-from rerank_eval.analysis.locate import LEADERBOARDS, result_folders
+from rerank_eval.analysis.locate import LEADERBOARDS, MANIFEST, result_folders
 from rerank_eval.analysis.measures import percent
 from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.analysis.runs import Stored, find_run
@@ -95,7 +95,7 @@ def _named(name: str, results_dir: Path) -> list[Path]:
 
 def _ask_store(verdict: Verdict, results_dir: Path) -> None:
     try:
-        manifest = load_json(verdict.folder / "manifest.json")
+        manifest = load_json(verdict.folder / MANIFEST)
         if manifest["row"]["kind"] != "reranker":
             return
         frame = read_frame(verdict.folder / PAIRS)
