@@ -124,6 +124,11 @@ def test_other_answers_of_logit_score_are_refused_and_the_remedy_works(tmp_path:
     assert mine == pytest.approx(float(theirs.predict([PAIR])[0]), abs=1e-3)
     with pytest.raises(ModelError, match=r"set reranker\.recipe to the file of reranker\.recipe with `yes: 'true'`"):
         load(folder, recipe=str(other_answers(tmp_path)))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = "./1_LogitScore/"  # opened by the name that the hub's list of files has
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match=r"by its 1_LogitScore/config\.json"):
+        load(folder)
     (folder / "modules.json").unlink()  # the file alone says as much
     with pytest.raises(ModelError, match="answers with 'true'"):
         load(folder)

@@ -106,6 +106,17 @@ class Judged:
     changed: pd.DataFrame | None = None
 
 
+def cells_of(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
+    """Yield a frame's cells in order, each with its own rows.
+
+    Args:
+        frame: With columns subset and split.
+    """
+    for key, own in frame.groupby(["subset", "split"], sort=True):
+        subset, split = key
+        yield (str(subset), str(split)), own
+
+
 def judge_frames(
     cells: Mapping[Cell, Iterable[pd.DataFrame]],
     qrels: Mapping[Cell, Qrels],

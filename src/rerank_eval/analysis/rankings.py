@@ -11,7 +11,7 @@ import pandas as pd
 
 from rerank_eval.analysis import followir, measures, metrics, trec
 from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels
+from rerank_eval.analysis.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
 from rerank_eval.analysis.runs import UNIT, TaskRun, stem, values_of
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.names import slug, some
@@ -147,9 +147,8 @@ def by_cell(frame: pd.DataFrame, otherwise: Cell) -> Iterator[tuple[Cell, pd.Dat
     if not {"subset", "split"} <= set(frame.columns):
         yield otherwise, frame
         return
-    for key, own in frame.groupby(["subset", "split"], sort=True):
-        subset, split = key
-        yield (str(subset), str(split)), own.reset_index(drop=True)
+    for cell, own in cells_of(frame):
+        yield cell, own.reset_index(drop=True)
 
 
 def in_cells_of(frame: pd.DataFrame, judged: Judgements | None) -> pd.DataFrame:

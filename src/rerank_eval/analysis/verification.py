@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 
 from rerank_eval.analysis import trec
 from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, judge_frames
+from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, cells_of, judge_frames
 from rerank_eval.analysis.locate import MANIFEST
 from rerank_eval.analysis.measures import DEFAULT, agree
 from rerank_eval.analysis.records import mean_of_cells, unrounded
@@ -182,25 +182,19 @@ def _is_older(said: Mapping[str, Any]) -> bool:
 def _judged_again(folder: Path, measure: str = DEFAULT) -> Judged:
     """Judge once more; by the main score too, if the result has its column or it is over groups of queries."""
     qrels: dict[Cell, dict[str, dict[str, int]]] = {}
-    for cell, frame in _by_cell(read_frame(folder / QRELS)):
+    for cell, frame in cells_of(read_frame(folder / QRELS)):
         for query, document, value in zip(frame["query_id"], frame["doc_id"], frame["relevance"], strict=True):
             qrels.setdefault(cell, {}).setdefault(query, {})[document] = int(value)
     pairs = read_frame(folder / PAIRS)
     columns = ["query_id", "doc_id", "rank", "score"]
     cells = {cell: [pairs.head(0)[columns]] for cell in qrels}
-    cells |= {cell: [frame[columns].reset_index(drop=True)] for cell, frame in _by_cell(pairs)}
+    cells |= {cell: [frame[columns].reset_index(drop=True)] for cell, frame in cells_of(pairs)}
     changed: dict[Cell, dict[str, list[str]]] = {}
     if (folder / CHANGED).is_file():
-        for cell, frame in _by_cell(read_frame(folder / CHANGED)):
+        for cell, frame in cells_of(read_frame(folder / CHANGED)):
             for query, document in zip(frame["query_id"], frame["doc_id"], strict=True):
                 changed.setdefault(cell, {}).setdefault(query, []).append(document)
     return judge_frames(cells, {cell: qrels.get(cell, {}) for cell in cells}, changed, measure)
-
-
-def _by_cell(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
-    for key, own in frame.groupby(["subset", "split"], sort=True):
-        subset, split = key
-        yield (str(subset), str(split)), own
 
 
 def _equal(one: pd.DataFrame, other: pd.DataFrame) -> bool:

@@ -10,7 +10,7 @@ from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
-from rerank_eval.models.contents import MODULES, ContentsError, read_folder
+from rerank_eval.models.contents import MODULES, ContentsError, named_modules, read_folder
 from rerank_eval.models.resolve import ModelRef, hub_contents
 from rerank_eval.typed import command
 
@@ -56,11 +56,17 @@ def read_mapping(ref: ModelRef, name: str) -> dict[str, Any]:
     return found or {}
 
 
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return what a file holds where it should hold an object; empty where it holds anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def modules(ref: ModelRef) -> list[tuple[str, str]]:
     """Return class and folder of each of sentence-transformers' modules; empty where the checkpoint names none."""
-    listed = read_json(ref, MODULES)
-    steps = [step for step in listed if isinstance(step, Mapping)] if isinstance(listed, list) else []
-    return [(str(one.get("type", "")).rsplit(".", 1)[-1], str(one.get("path") or "").strip("/")) for one in steps]
+    try:
+        return named_modules(read_json(ref, MODULES))
+    except ContentsError as error:
+        raise ModelError(f"{ref.name}: {error}") from None
 
 
 def read_text(ref: ModelRef, name: str) -> str | None:

@@ -30,7 +30,8 @@ _OTHER_FORMATS = ("*.bin.index.json", "*.h5.index.json", "*.msgpack.index.json",
 _CHAT_TEMPLATES = "additional_chat_templates/"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 """How a pointer file begins (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
-_ROOT = "."
+ROOT = "."
+"""Folder of a module that lies at the checkpoint's root, where most keep the transformer itself."""
 _SHOWN = 80
 
 Read = Callable[[str], Any]
@@ -87,8 +88,8 @@ def contents(names: Iterable[str], read: Read, *, pinned: bool = False) -> Conte
         IncompleteError: config.json, the weights or a shard are missing.
     """
     there = set(names)
-    modules = _module_folders(_json(read, MODULES) if MODULES in there else None)
-    folders = {*modules, *_routed(there, read), *(name.partition("/")[0] for name in there if _is_score(name))}
+    folders = {folder for _, folder in named_modules(_json(read, MODULES) if MODULES in there else None)} - {ROOT}
+    folders |= {*_routed(there, read), *(name.partition("/")[0] for name in there if _is_score(name))}
     _refuse_adapters(there, folders, read)
     if CONFIG not in there and ROUTER in there:
         raise ContentsError(
@@ -226,17 +227,27 @@ def _tensors(inside: Sequence[str]) -> list[str]:
     return sorted([*chosen, *pickles])
 
 
-def _module_folders(modules: Any) -> list[str]:
-    """Return the folders that modules.json names, without the root, where most keep the transformer itself."""
+def named_modules(modules: Any) -> list[tuple[str, str]]:
+    """Read sentence-transformers' modules.json.
+
+    Args:
+        modules: What it holds; None where there is none.
+
+    Returns:
+        Class, without its package, and folder of each module, in order.
+
+    Raises:
+        ContentsError: It is no list of modules, or names a folder that lies elsewhere.
+    """
     listed = [] if modules is None else modules
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) and one.get("type") for one in listed):
         raise ContentsError(f"its {MODULES} is not a list of modules, each with a type and a path")
-    return [path for path in (_plain(str(step.get("path") or "")) for step in listed) if path != _ROOT]
+    return [(str(one["type"]).rsplit(".", 1)[-1], _plain(str(one.get("path") or ""))) for one in listed]
 
 
 def _plain(path: str) -> str:
     """Write a folder's path as it stands in the names of files; `./2_Dense` is loaded like `2_Dense`."""
-    plain = posixpath.normpath(path.strip("/") or _ROOT)
+    plain = posixpath.normpath(path.strip("/") or ROOT)
     if plain.startswith(".."):
         raise ContentsError(f"its {MODULES} names {path[:_SHOWN]!r}, which leads out of its folder")
     return plain

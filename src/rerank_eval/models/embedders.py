@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import modules, read_mapping
+from rerank_eval.models.contents import ROOT
 from rerank_eval.models.resolve import ModelRef, registered
 from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt
 
@@ -116,7 +117,7 @@ def _why_not_this_network(model: Mapping[str, Any]) -> str | None:
 def _why_not_pooled(ref: ModelRef) -> str | None:
     """Check sentence-transformers' own files: text in, last token out, normalised, and nothing else."""
     steps = modules(ref)
-    if [kind for kind, _ in steps] != _MODULES or steps[0][1] not in {"", "."}:
+    if [kind for kind, _ in steps] != _MODULES or steps[0][1] != ROOT:
         return "its modules.json is not Transformer at the root, Pooling, Normalize"
     pooling = read_mapping(ref, f"{steps[1][1]}/config.json")
     normalised = read_mapping(ref, f"{steps[2][1]}/config.json").get("module_input_name", _VECTOR) == _VECTOR

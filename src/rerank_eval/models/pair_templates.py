@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rerank_eval.errors import ModelError
-from rerank_eval.models.checkpoint import modules, read_mapping, read_text
+from rerank_eval.models.checkpoint import as_mapping, modules, read_mapping, read_text
 from rerank_eval.models.resolve import ModelRef
 
 QUERY, DOCUMENT, INSTRUCTION = "what holds work still", "A vise holds work still.", "Find the tool that is meant"
@@ -28,7 +28,7 @@ def writes_pairs(ref: ModelRef) -> bool:
     found += [str(one.get("template")) for one in kept if isinstance(one, Mapping)] if isinstance(kept, list) else []
     found += [kept] if isinstance(kept, str) else []
     whole = "LogitScore" in [kind for kind, _ in modules(ref)]
-    sent = "message" in _mapping(read_mapping(ref, "sentence_bert_config.json").get("modality_config"))
+    sent = "message" in as_mapping(read_mapping(ref, "sentence_bert_config.json").get("modality_config"))
     return any(_is_for_pairs(text, any_will_do=whole and sent) for text in found if text)
 
 
@@ -62,11 +62,11 @@ def _rendered(template: str, roles: tuple[str, str]) -> str | None:
 def written(ref: ModelRef, instruction: str | None) -> str:
     """Return the prompt that a checkpoint's chat template writes for a pair, as sentence-transformers calls it."""
     saved = read_mapping(ref, "sentence_bert_config.json")
-    told = _mapping(_mapping(saved.get("processing_kwargs")).get("chat_template"))
+    told = as_mapping(as_mapping(saved.get("processing_kwargs")).get("chat_template"))
     options = {str(key): value for key, value in told.items() if key not in _SIZES}
     turns = [("system", instruction)] if instruction is not None else []
     turns += [("query", QUERY), ("document", DOCUMENT)]
-    structured = _mapping(_mapping(saved.get("modality_config")).get("message")).get("format") == "structured"
+    structured = as_mapping(as_mapping(saved.get("modality_config")).get("message")).get("format") == "structured"
     messages = [
         {"role": role, "content": [{"type": "text", "text": text}] if structured else text} for role, text in turns
     ]
@@ -102,7 +102,3 @@ def tokenizer_of(ref: ModelRef) -> Any:
         raise ModelError(
             f"reranker.model: {ref.name}: its tokenizer cannot be loaded ({type(error).__name__})"
         ) from None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -16,8 +16,8 @@ from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import implementation, is_classifier
-from rerank_eval.models.checkpoint import modules, read_mapping
-from rerank_eval.models.contents import MODULES
+from rerank_eval.models.checkpoint import as_mapping, modules, read_mapping
+from rerank_eval.models.contents import MODULES, ROOT
 from rerank_eval.models.pair_templates import (
     DOCUMENT,
     INSTRUCTION,
@@ -134,14 +134,10 @@ def check_pairs_apart(name: str, tokenizer: Any) -> None:
         )
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _refuse_quantised(ref: ModelRef, where: str) -> None:
     found = read_mapping(ref, "config.json").get("quantization_config")
     if found is not None:
-        kind = _mapping(found).get("quant_method") or "unknown"
+        kind = as_mapping(found).get("quant_method") or "unknown"
         raise ModelError(
             f"{where}: {ref.name} is quantised by its config.json ({kind}), which is not computed here; name the "
             "checkpoint that it was made from (reranker.dtype: int8 or float8 quantises that one)"
@@ -166,7 +162,7 @@ def _refuse_modules(ref: ModelRef, known: Sequence[str]) -> None:
             f"reranker.model: {ref.name} is scored through {', '.join(kinds)} by its {MODULES}, and only "
             f"{' and '.join(known)} is computed here; it is not scored"
         )
-    if found[0][1] not in {"", "."}:
+    if found[0][1] != ROOT:
         raise ModelError(
             f"reranker.model: {ref.name} keeps its transformer in {found[0][1]} by its {MODULES}, beside a config.json "
             "at its root; name the folder that is meant"
@@ -179,7 +175,7 @@ def _check_texts(ref: ModelRef, task: str) -> None:
     saved = read_mapping(ref, file)
     if saved.get("transformer_task", task) != task:
         raise ModelError(f"{name} is saved for {saved['transformer_task']} by its {file}, not for {task}")
-    options = _mapping(saved.get("processing_kwargs"))
+    options = as_mapping(saved.get("processing_kwargs"))
     changed = [key for key in CHANGES_TEXTS if saved.get(key)]
     changed += [f"processing_kwargs.{key}" for key, value in options.items() if key != "chat_template" and value]
     if changed:
@@ -193,7 +189,7 @@ def _check_texts(ref: ModelRef, task: str) -> None:
 
 def _check_code(config: RerankerConfig, ref: ModelRef) -> None:
     """Refuse a causal reranker that brings a network of its own, unless the config runs that very code."""
-    code = _mapping(read_mapping(ref, "config.json").get("auto_map")).get("AutoModelForCausalLM")
+    code = as_mapping(read_mapping(ref, "config.json").get("auto_map")).get("AutoModelForCausalLM")
     if code is None:
         return
     if not config.trust_remote_code:
@@ -245,7 +241,7 @@ def _check_activation(ref: ModelRef) -> None:
     """Refuse an activation that may change the order of logits, or tie them."""
     config = read_mapping(ref, "config.json")
     saved = read_mapping(ref, "config_sentence_transformers.json")
-    own = _mapping(config.get("sentence_transformers"))
+    own = as_mapping(config.get("sentence_transformers"))
     stated = [saved.get("activation_fn"), own.get("activation_fn"), config.get("sbert_ce_default_activation_function")]
     for activation in stated:
         if activation is not None and str(activation).rsplit(".", 1)[-1] not in _MONOTONE:
