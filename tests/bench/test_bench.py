@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from rerank_eval.bench.dtypes import kendall_tau
-from rerank_eval.bench.plot import draw
-from rerank_eval.bench.shapes import SHAPES, write_checkpoint
-from rerank_eval.bench.table import insert
-from rerank_eval.bench.workloads import WORKLOADS, Texts
+from rerank_bench.dtypes import kendall_tau
+from rerank_bench.plot import draw
+from rerank_bench.shapes import SHAPES, write_checkpoint
+from rerank_bench.table import insert
+from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.engine.shapes import Shape
@@ -135,7 +135,7 @@ def test_the_table_stands_between_the_markers(tmp_path):
 
 @pytest.mark.slow
 def test_a_small_benchmark_runs_and_its_peers_agree(tmp_path):
-    command = [sys.executable, "-m", "rerank_eval.bench", "--workloads", "followir", "--rounds", "1", "--growth", "1"]
+    command = [sys.executable, "-m", "rerank_bench", "--workloads", "followir", "--rounds", "1", "--growth", "1"]
     command += ["--output", str(tmp_path), "--checkpoints", str(tmp_path / "checkpoints")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

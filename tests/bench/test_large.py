@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rerank_eval.bench.large import many_documents, many_pairs, many_scores
-from rerank_eval.bench.results_table import crash_table, fuzz_table, large_table
+from rerank_bench.large import many_documents, many_pairs, many_scores
+from rerank_bench.results_table import crash_table, fuzz_table, large_table
 
 LIMIT_MB = 4096
 

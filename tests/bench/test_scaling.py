@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rerank_eval.bench import scaling_driver, scaling_rates
-from rerank_eval.bench.scaling_subsets import Rates, hours_of
-from rerank_eval.bench.scaling_table import ceiling, shared_out, to_markdown
-from rerank_eval.bench.table import put
+from rerank_bench import scaling_driver, scaling_rates
+from rerank_bench.scaling_subsets import Rates, hours_of
+from rerank_bench.scaling_table import ceiling, shared_out, to_markdown
+from rerank_bench.table import put
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "results" / "bench"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank_eval.bench.scaling_subsets import Rates, Subset, hours_of, seconds_of
+from rerank_bench.scaling_subsets import Rates, Subset, hours_of, seconds_of
 
 AT_ONCE = Rates(1e15, 1e15)
 

@@ -244,7 +244,7 @@ def test_recipe_card_equals_sentence_transformers_cross_encoder(demo, engine_for
     """The same prompt, as a chat template; its score is the logit difference before the sigmoid."""
     from sentence_transformers import CrossEncoder
 
-    from rerank_eval.bench.peers import card_chat_template
+    from rerank_bench.peers import card_chat_template
 
     model = CrossEncoder(
         str(demo),

@@ -11,14 +11,14 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
+from rerank_demo.card import model_card
+from rerank_demo.corpus import packages
+from rerank_demo.figures import add_figures
 from rerank_eval.cli import _run
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
 from rerank_eval.engine.prompts import token_ids
 from rerank_eval.models.demo import SHIPPED, WEIGHTS
-from rerank_eval.training.card import model_card
-from rerank_eval.training.corpus import packages
-from rerank_eval.training.figures import add_figures
 
 ROOT = Path(__file__).parents[2]
 GROUP = QueryGroup(

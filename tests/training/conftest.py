@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rerank_eval.training.corpus import Package
-from rerank_eval.training.data import TrainingData, prepare
+from rerank_demo.corpus import Package
+from rerank_demo.data import TrainingData, prepare
 
 NAMES = {"click": "click", "Jinja2": "jinja2", "fsspec": "fsspec", "networkx": "networkx", "requests": "requests"}
 MODULES = 12

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from rerank_demo import corpus
+from rerank_demo.corpus import Excluded, Package
+from rerank_demo.data import TrainingData
 from rerank_eval.errors import DataError
 from rerank_eval.models.resolve import cache_dir
 from rerank_eval.tasks.embedded.stdlib import Function, library, read
 from rerank_eval.tasks.embedded.texts import normalised
-from rerank_eval.training import corpus
-from rerank_eval.training.corpus import Excluded, Package
-from rerank_eval.training.data import TrainingData
 
 REAL = Path(os.environ.get("RERANK_EVAL_TRAINING", cache_dir() / "train-demo")) / "functions.jsonl"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rerank_eval.training.stages import note_stage, pairs_trained, stages
+from rerank_demo.stages import note_stage, pairs_trained, stages
 
 
 def _stage(groups: int, decay: int | None = None) -> dict[str, object]:

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from rerank_demo.batches import Prompts
+from rerank_demo.data import TrainingData
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer, token_ids
 from rerank_eval.engine.recipe import CARD, RECIPES, Recipe
-from rerank_eval.training.batches import Prompts
-from rerank_eval.training.data import TrainingData
 
 WORDS = ("parse header", "parse_header", "parseHeader", "ParseHeader", "PARSE_HEADER", "parse  header")
 

@@ -15,23 +15,23 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
+from rerank_demo import frames
+from rerank_demo.batches import INSTRUCTIONS, Batches, BatchPlan, Group, Prompts, answer_ids
+from rerank_demo.corpus import Package
+from rerank_demo.data import TrainingData, mine_minilm, prepare
+from rerank_demo.evaluation import instructions_followed, score_group
+from rerank_demo.initialisation import initialise
+from rerank_demo.instructions import InstructedGroups
+from rerank_demo.loop import Run, RunPlan, group_loss
+from rerank_demo.network import GroupTokens, Shape, forward, lay_out
+from rerank_demo.probes import KEYS, PROPERTIES, RESTRICTIONS, Probes, States
+from rerank_demo.session import Session, Settings, token_rarity
+from rerank_demo.wordings import PHRASES, Clause, Wordings, kind_of, opposite, worded
 from rerank_eval.engine import loading
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.tasks.embedded import rules as rules_module
 from rerank_eval.tasks.embedded.rules import RULES, package_rules
-from rerank_eval.training import frames
-from rerank_eval.training.batches import INSTRUCTIONS, Batches, BatchPlan, Group, Prompts, answer_ids
-from rerank_eval.training.corpus import Package
-from rerank_eval.training.data import TrainingData, mine_minilm, prepare
-from rerank_eval.training.evaluation import instructions_followed, score_group
-from rerank_eval.training.initialisation import initialise
-from rerank_eval.training.instructions import InstructedGroups
-from rerank_eval.training.loop import Run, RunPlan, group_loss
-from rerank_eval.training.network import GroupTokens, Shape, forward, lay_out
-from rerank_eval.training.probes import KEYS, PROPERTIES, RESTRICTIONS, Probes, States
-from rerank_eval.training.session import Session, Settings, token_rarity
-from rerank_eval.training.wordings import PHRASES, Clause, Wordings, kind_of, opposite, worded
 
 SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3)
 PLAN = BatchPlan(groups=3, negatives=5, tokens=48, instructed=0.0)

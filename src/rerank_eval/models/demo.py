@@ -1,6 +1,6 @@
 """Two rerankers that need no hub: a small trained one that comes with the project, and a tiny one with random weights.
 
-The trained one lies beside this file, as `rerank_eval.training` exported it. The random one, real code paths and the
+The trained one lies beside this file, as `rerank_demo` exported it. The random one, real code paths and the
 real vocabulary without quality, is built here, for tests and benchmarks and as the floor that others are held against.
 """
 
