@@ -10,7 +10,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 from hypothesis import settings
 
-from rerank_eval.quiet import hush
+from rerank_eval.engine.quiet import hush
 
 hush()
 

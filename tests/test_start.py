@@ -16,8 +16,8 @@ from rerank_eval.cli import _run
 from rerank_eval.commands import app
 from rerank_eval.config import RerankerConfig
 from rerank_eval.errors import DeviceError, OfflineError
-from rerank_eval.models import load_reranker
 from rerank_eval.models.resolve import resolve_model
+from rerank_eval.rerankers import load_reranker
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[1]

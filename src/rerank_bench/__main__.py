@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from rerank_eval.quiet import hush
+from rerank_eval.engine.quiet import hush
 
 hush()
 

@@ -130,7 +130,7 @@ def many_scores(folder: Path, scores: int) -> dict[str, Any]:
         folder: Where the store goes.
         scores: Scores, a hundred a query, in one cell.
     """
-    from rerank_eval.models.stored import ScoreStore
+    from rerank_eval.rerankers.stored import ScoreStore
     from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
     store = ScoreStore(folder, "bench", {"model": "bench"})
@@ -181,11 +181,11 @@ def _fill_scores(folder: Path, config: Path) -> int:
     """Put a score for every candidate into the store, as if the reranker had been there."""
     import pandas as pd
 
-    from rerank_eval.analysis.judging import PAIRS
     from rerank_eval.config import load_config
+    from rerank_eval.metrics.judging import PAIRS
     from rerank_eval.models.recipes import find_recipe
-    from rerank_eval.models.stored import ScoreStore
     from rerank_eval.pipeline.plan import make_plan
+    from rerank_eval.rerankers.stored import ScoreStore
     from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
     plan = make_plan(load_config(config))
@@ -265,9 +265,9 @@ def _write_encoder(folder: Path) -> None:
 def _fill_embeddings(folder: Path, config: Path) -> int:
     """Put a vector for every document into the store that the retriever reads."""
     from rerank_eval.config import load_config
-    from rerank_eval.models import dense
-    from rerank_eval.models.retriever import load_backend
     from rerank_eval.pipeline.plan import make_plan
+    from rerank_eval.retrievers import dense
+    from rerank_eval.retrievers.retriever import load_backend
     from rerank_eval.tasks import prepare
     from rerank_eval.tasks.registry import build
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.quiet import hush
+from rerank_eval.engine.quiet import hush
 
 hush()
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from rerank_bench.scaling import say
 from rerank_eval.engine.interface import EngineStats, QueryGroup
-from rerank_eval.models.reranker import GroupScores
+from rerank_eval.rerankers.cross_encoder import GroupScores
 from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.messages import Answered, Loaded
 from rerank_eval.workers.pool import Pool, PoolSettings

@@ -24,13 +24,13 @@ from rerank_bench.scaling import say
 from rerank_bench.scaling_driver import CHARACTERS, DOCUMENTS
 from rerank_eval.engine.interface import MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.engine.markers import Markers
-from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.qwen_vocabulary import build_qwen_tokenizer
-from rerank_eval.models.records import CellScores
-from rerank_eval.models.rerank_search import RerankSearch
-from rerank_eval.models.reranker import CrossEncoder, GroupScores
-from rerank_eval.models.stored import ScoreStore
 from rerank_eval.pipeline.stages import evaluate
+from rerank_eval.rerankers.cross_encoder import CrossEncoder, GroupScores
+from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.rerankers.rerank_search import RerankSearch
+from rerank_eval.rerankers.stored import ScoreStore
+from rerank_eval.results.recorder import CellScores
 
 QUERIES, CORPUS = 500, 20_000
 _WRITTEN_PAIRS = 500_000

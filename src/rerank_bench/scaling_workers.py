@@ -18,9 +18,9 @@ from rerank_bench.shapes import SHAPES, write_checkpoint
 from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.config.schema import RerankerConfig, WorkersConfig
 from rerank_eval.engine.interface import QueryGroup
-from rerank_eval.models.reranker import Scorer
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.scorers import Prompting, load_scorer
+from rerank_eval.rerankers.cross_encoder import Scorer
+from rerank_eval.rerankers.scorers import Prompting, load_scorer
 from rerank_eval.workers.cluster import Cluster
 from rerank_eval.workers.scoring import RayScorer, ScorerSpec
 

@@ -142,8 +142,8 @@ def show_leaderboard(
         ConfigError: The folder holds no results, or the file has no markers.
     """
     from rerank_eval.analysis import render, tables
-    from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
     from rerank_eval.files import sweep
+    from rerank_eval.results.records import load_manifests, of_one_revision, of_present_candidates
     from rerank_eval.store import LOCK
     from rerank_eval.store.locks import locked
     from rerank_eval.tasks.suites import load_suites
@@ -184,8 +184,8 @@ def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
         ConfigError: The folder holds no results, or the layout or the model is unknown.
     """
     from rerank_eval.analysis import cards, render, tables
-    from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
     from rerank_eval.names import did_you_mean
+    from rerank_eval.results.records import load_manifests, of_one_revision, of_present_candidates
     from rerank_eval.tasks.suites import load_suites
 
     records, _ = of_one_revision(load_manifests(results_dir), {})
@@ -296,8 +296,8 @@ def score_pair(
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
     from rerank_eval.engine.interface import QueryGroup
     from rerank_eval.models.resolve import resolve_model
-    from rerank_eval.models.scorers import Prompting, load_scorer
     from rerank_eval.models.statements import told
+    from rerank_eval.rerankers.scorers import Prompting, load_scorer
 
     ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
     prompting = Prompting.of(reranker)

@@ -16,11 +16,11 @@ from rerank_eval.config import LoadedConfig, RunConfig
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.fetch.missing import complete_plan
 from rerank_eval.hub import go_offline, go_offline_if_unreachable
-from rerank_eval.models.scorers import check_device
 from rerank_eval.pipeline.plan import Plan
 from rerank_eval.pipeline.progress import Reporter, leave_nothing, open_log
 from rerank_eval.pipeline.run import Outcome, Runner
 from rerank_eval.pipeline.tracking import Guarded, make_tracker
+from rerank_eval.rerankers.scorers import check_device
 
 
 @dataclass(frozen=True)

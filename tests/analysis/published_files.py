@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.analysis.judge import Judge
-from rerank_eval.analysis.published import load_per_task, load_published, load_subsets
+from rerank_eval.reproduce.judge import Judge
+from rerank_eval.reproduce.published import load_per_task, load_published, load_subsets
 from rerank_eval.tasks.suites import load_suites
 
 RETRIEVER = "Qwen/Qwen3-Embedding-0.6B"

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from rerank_eval.analysis.cards import CARD_SUITES, to_card, to_model_index
-from rerank_eval.analysis.records import ResultRecord
 from rerank_eval.errors import ConfigError
+from rerank_eval.results.records import ResultRecord
 
 SUITES = {name: [f"{name}-1", f"{name}-2"] for name in CARD_SUITES}
 

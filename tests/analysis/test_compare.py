@@ -17,8 +17,8 @@ from scipy import stats
 from rerank_eval.analysis import changes, compare_render
 from rerank_eval.analysis.compare import Comparison, compare
 from rerank_eval.analysis.loading import load_runs
-from rerank_eval.analysis.runs import UNIT, Run, TaskRun, find_run, named, stored_rows
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.results.runs import UNIT, Run, TaskRun, find_run, named, stored_rows
 
 SUITES = {"Two": ["A", "B"], "Mixed": ["A", "F"]}
 

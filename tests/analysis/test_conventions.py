@@ -15,9 +15,9 @@ from ir_measures import RR, R, nDCG
 from mteb._create_dataloaders import _corpus_to_dict
 from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 
-from rerank_eval.analysis.metrics import per_query, summarise
 from rerank_eval.cli import _run
-from rerank_eval.models.rerank_search import _texts
+from rerank_eval.metrics.per_query import per_query, summarise
+from rerank_eval.rerankers.rerank_search import _texts
 from tests.pipeline.folders import write_beir_folder
 
 Nested = dict[str, dict[str, Any]]

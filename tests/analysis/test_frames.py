@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rerank_eval.analysis.frames import read_frame
 from rerank_eval.analysis.loading import load_runs
-from rerank_eval.analysis.runs import Run, find_run
 from rerank_eval.errors import DataError
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.runs import Run, find_run
 
 GOOD = pd.DataFrame({"query_id": ["q1", "q2"], "ndcg_at_10": [0.5, 1.0], "n_relevant": [1, 2]})
 

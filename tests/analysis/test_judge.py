@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rerank_eval.analysis import reproduction
-from rerank_eval.analysis.choice import Asked
-from rerank_eval.analysis.judge import Judgement, Verdict
-from rerank_eval.analysis.mteb_results import read_results
 from rerank_eval.models.instruction_sets import find_instruction_set
-from rerank_eval.pipeline.reproduce import wishes
+from rerank_eval.reproduce import table as reproduction
+from rerank_eval.reproduce.choice import Asked
+from rerank_eval.reproduce.judge import Judgement, Verdict
+from rerank_eval.reproduce.mteb_results import read_results
+from rerank_eval.reproduce.run import wishes
 from tests.analysis.published_files import cells_around, edit, make_judge, task_names, write_published, write_task
 
 JUDGE = make_judge()

@@ -19,11 +19,11 @@ from mteb._evaluators.retrieval_metrics import (
 )
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-from rerank_eval.analysis import measures
-from rerank_eval.analysis.judging import judge_frames
-from rerank_eval.analysis.measures import Measure, agree, find, named, percent, two_digits
-from rerank_eval.analysis.metrics import by_unit
 from rerank_eval.errors import ConfigError
+from rerank_eval.metrics import measures
+from rerank_eval.metrics.judging import judge_frames
+from rerank_eval.metrics.measures import Measure, agree, find, named, percent, two_digits
+from rerank_eval.metrics.per_query import by_unit
 
 SOURCES = Path(measures.__file__).parents[1]
 CUTS = (1, 2, 3, 5, 10, 20, 25, 50, 100, 1000)

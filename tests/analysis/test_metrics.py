@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 from mteb.abstasks.retrieval import _filter_queries_without_positives
 
-from rerank_eval.analysis.metrics import COLUMNS, per_query, summarise
 from rerank_eval.errors import DataError, ModelError
+from rerank_eval.metrics.per_query import COLUMNS, per_query, summarise
 
 DOCUMENTS = [f"d{number}" for number in range(6)]
 

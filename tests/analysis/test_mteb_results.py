@@ -13,8 +13,8 @@ from mteb import ResultCache
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 
-from rerank_eval.analysis.mteb_results import read_results
 from rerank_eval.errors import ConfigError
+from rerank_eval.reproduce.mteb_results import read_results
 from tests.analysis.published_files import RETRIEVER, make_judge, task_names, write_task
 
 MODEL = "org/model"

@@ -9,9 +9,9 @@ from pathlib import Path
 import ir_measures
 import pytest
 
-from rerank_eval.analysis.qrels import read_judgements
-from rerank_eval.analysis.trec import read_qrels
 from rerank_eval.errors import DataError
+from rerank_eval.metrics.qrels import read_judgements
+from rerank_eval.results.trec import read_qrels
 
 RIGHT = {"q1": {"d1": 2, "d2": 0}, "q2": {"d3": 1}}
 

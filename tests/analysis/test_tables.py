@@ -16,9 +16,9 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from rerank_eval.analysis import render
-from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.analysis.tables import leaderboard
 from rerank_eval.errors import ConfigError
+from rerank_eval.results.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 
 HOSTILE = "<script>alert(1)</script> &lt; ~~s~~ a|b x_y%&#$~^\\{} [bold]*z*"
 
@@ -305,8 +305,8 @@ def test_a_foreign_manifest_is_skipped_with_a_warning_that_names_it(
 
 def test_analysis_never_imports_torch_or_mteb() -> None:
     code = (
-        "import sys, rerank_eval.analysis.metrics, rerank_eval.analysis.trec, rerank_eval.analysis.tables, "
-        "rerank_eval.analysis.render, rerank_eval.analysis.records\n"
+        "import sys, rerank_eval.metrics.per_query, rerank_eval.results.trec, rerank_eval.analysis.tables, "
+        "rerank_eval.analysis.render, rerank_eval.results.records\n"
         "print([name for name in ('torch', 'mteb', 'transformers', 'sentence_transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

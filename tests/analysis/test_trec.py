@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import pytrec_eval
 
-from rerank_eval.analysis.metrics import per_query
-from rerank_eval.analysis.trec import read_qrels, read_run, write_qrels, write_run
 from rerank_eval.errors import DataError
+from rerank_eval.metrics.per_query import per_query
+from rerank_eval.results.trec import read_qrels, read_run, write_qrels, write_run
 
 
 def scores(seed: int = 0) -> pd.DataFrame:

@@ -17,8 +17,8 @@ import pytest
 
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import DeviceError, ModelError
-from rerank_eval.models.reranker import CrossEncoder, GroupScores
-from rerank_eval.models.stored import ScoreStore
+from rerank_eval.rerankers.cross_encoder import CrossEncoder, GroupScores
+from rerank_eval.rerankers.stored import ScoreStore
 from rerank_eval.store.cell import Blocks
 from tests.crash.kills import stored_pairs
 from tests.models.test_reranker import WordOverlap, policy

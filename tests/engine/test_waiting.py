@@ -38,7 +38,7 @@ def spent(protect: str, **environment: str) -> float:
     return float(done.stdout)
 
 
-PROTECTED = "from rerank_eval.quiet import settle; settle()"
+PROTECTED = "from rerank_eval.engine.quiet import settle; settle()"
 
 
 @pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs GNU's OpenMP and two cores")
@@ -71,7 +71,7 @@ def test_the_library_protects_itself() -> None:
     program = """
 import torch, threading
 from rerank_eval.config import RerankerConfig
-from rerank_eval.models import load_reranker
+from rerank_eval.rerankers import load_reranker
 load_reranker(RerankerConfig(), device="cpu")
 print("openmp-waits-asleep" in {thread.name for thread in threading.enumerate()})
 """

@@ -17,16 +17,16 @@ from rich.console import Console
 
 from rerank_eval.analysis import cards, render, tables
 from rerank_eval.analysis.loading import load_run, load_runs
-from rerank_eval.analysis.mteb_results import read_results
-from rerank_eval.analysis.published import Published, _json, _validated
-from rerank_eval.analysis.records import load_manifests, of_one_revision, of_present_candidates
-from rerank_eval.analysis.runs import find_run, stored_rows
-from rerank_eval.analysis.verification import verify_result
 from rerank_eval.config.loading import load_config, read_yaml
 from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.pipeline import results, stages
+from rerank_eval.reproduce.mteb_results import read_results
+from rerank_eval.reproduce.published import Published, _json, _validated
+from rerank_eval.results.records import load_manifests, of_one_revision, of_present_candidates
+from rerank_eval.results.runs import find_run, stored_rows
+from rerank_eval.results.verification import verify_result
 from rerank_eval.store import admin, cell_folder
 from rerank_eval.store.cell import StoredCell
 from rerank_eval.store.shards import write_shard
@@ -167,7 +167,7 @@ def _published(folder: Path) -> object:
 
 
 def _per_task(folder: Path) -> object:
-    from rerank_eval.analysis.published import PerTask
+    from rerank_eval.reproduce.published import PerTask
 
     return _validated(PerTask, _json(folder / "table.json"), folder / "table.json")
 
@@ -181,7 +181,7 @@ def _model(folder: Path) -> object:
     ref = resolve_model(str(folder / "results" / "model"), None, "reranker.model")
     from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
     from rerank_eval.models.architectures import effective_max_length, is_classifier
-    from rerank_eval.models.embedders import embedding_engine
+    from rerank_eval.retrievers.embedders import embedding_engine
 
     config = RerankerConfig(model="./model")
     is_classifier(config, ref)

@@ -17,9 +17,9 @@ from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import DeviceError, ModelError, OfflineError, RerankEvalError
 from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
-from rerank_eval.models.classifiers import ClassifierScorer
 from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
+from rerank_eval.rerankers.classifiers import ClassifierScorer
+from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
 from tests.mirror.hub_layout import Repository
 from tests.tiny_classifiers import (
     POSITIONS,

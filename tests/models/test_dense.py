@@ -17,11 +17,11 @@ from mteb.types import PromptType
 
 from rerank_eval.config import RetrieverConfig
 from rerank_eval.errors import ModelError
-from rerank_eval.models.dense import DenseBackend, PackedBackend, _CorpusTexts
-from rerank_eval.models.embedders import embedding_engine, takes_qwen3_instructions
 from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.models.retriever import Backend, load_backend
+from rerank_eval.retrievers.dense import DenseBackend, PackedBackend, _CorpusTexts
+from rerank_eval.retrievers.embedders import embedding_engine, takes_qwen3_instructions
+from rerank_eval.retrievers.retriever import Backend, load_backend
 from tests.models.test_retriever import SmallTask, search
 from tests.tiny_embedding import write_qwen3_embedding
 
@@ -215,7 +215,7 @@ def test_a_limit_saved_with_the_checkpoint_holds(variant) -> None:
 def test_a_corpus_interrupted_is_continued(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from rerank_eval.models import embedding_store
+    from rerank_eval.retrievers import embedding_store
 
     expected = scores(load(checkpoint))
     monkeypatch.setattr(embedding_store, "BLOCK", 2)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from rerank_eval.errors import StorageError
-from rerank_eval.models import embedding_store as module
-from rerank_eval.models.embedding_store import EmbeddingStore, TemporaryStore, texts_digest
+from rerank_eval.retrievers import embedding_store as module
+from rerank_eval.retrievers.embedding_store import EmbeddingStore, TemporaryStore, texts_digest
 
 DIM = 8
 IDENTITY = {"name": "org/model", "revision": "1"}
@@ -274,7 +274,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from rerank_eval.engine.topk import top_k
-from rerank_eval.models.embedding_store import EmbeddingStore
+from rerank_eval.retrievers.embedding_store import EmbeddingStore
 
 class Made:
     def __len__(self):

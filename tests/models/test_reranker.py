@@ -12,11 +12,11 @@ import pytest
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup, RenderedPrompt
 from rerank_eval.errors import DeviceError, ModelError
-from rerank_eval.models import load_reranker
-from rerank_eval.models.instructions import InstructionPolicy
-from rerank_eval.models.reranker import CrossEncoder, GroupScores
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.scorers import EngineScorer, load_scorer
+from rerank_eval.rerankers import load_reranker
+from rerank_eval.rerankers.cross_encoder import CrossEncoder, GroupScores
+from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.rerankers.scorers import EngineScorer, load_scorer
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask, meta
 
 

@@ -14,10 +14,10 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import RetrieverConfig
 from rerank_eval.errors import ModelError
-from rerank_eval.models import dense as module
-from rerank_eval.models.dense import DenseBackend
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.retriever import CandidateSearch, load_backend
+from rerank_eval.retrievers import dense as module
+from rerank_eval.retrievers.dense import DenseBackend
+from rerank_eval.retrievers.retriever import CandidateSearch, load_backend
 
 DOCUMENTS = {
     "d1": "Parse a JSON document and return a dictionary.",

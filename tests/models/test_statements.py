@@ -20,14 +20,14 @@ from rerank_eval.config import RerankerConfig, RetrieverConfig
 from rerank_eval.doctor.sources import find_models
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ModelError
-from rerank_eval.models import load_reranker
 from rerank_eval.models.demo import SHIPPED
-from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.retriever import load_backend
-from rerank_eval.models.scorers import load_scorer
 from rerank_eval.models.statements import told
+from rerank_eval.rerankers import load_reranker
+from rerank_eval.rerankers.scorers import load_scorer
+from rerank_eval.retrievers.embedders import embedding_engine
+from rerank_eval.retrievers.retriever import load_backend
 from tests.models.checkpoints import CARD_DEFAULT, PAIR_TEMPLATE, TRANSFORMER, as_cross_encoder, copy_of, edit
 from tests.tiny_classifiers import bert, save
 

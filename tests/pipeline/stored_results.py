@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rerank_eval.analysis.judging import Cell, judge_frames
+from rerank_eval.metrics.judging import Cell, judge_frames
 from rerank_eval.pipeline.results import write_frames
 
 DEPTH = 20

@@ -18,10 +18,10 @@ import yaml
 from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig, load_config
 from rerank_eval.errors import ModelError
-from rerank_eval.models import load_reranker
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.pipeline.plan import Plan, Row, make_plan, reranker_identity
+from rerank_eval.rerankers import load_reranker
 from tests.mirror.hub_layout import Repository
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask
 from tests.pipeline.folders import write_beir_folder

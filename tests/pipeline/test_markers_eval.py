@@ -13,10 +13,10 @@ from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.markers import Markers
-from rerank_eval.models.marked import MarkedTexts
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.pipeline.plan import reranker_identity
+from rerank_eval.rerankers.marked import MarkedTexts
 from rerank_eval.store import score_identity
 from tests.pipeline.folders import write_beir_folder
 from tests.tiny_classifiers import bert_tokenizer

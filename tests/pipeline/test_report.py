@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rerank_eval.analysis import metrics
 from rerank_eval.cli import _run
+from rerank_eval.metrics import per_query as metrics
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]

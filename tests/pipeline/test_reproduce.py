@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from rerank_eval.analysis.published import load_published
 from rerank_eval.cli import _run
 from rerank_eval.config import load_config
 from rerank_eval.errors import ModelError, ReproductionError
 from rerank_eval.models.demo import build_demo_reranker
-from rerank_eval.pipeline.reproduce import wishes
+from rerank_eval.reproduce.published import load_published
+from rerank_eval.reproduce.run import wishes
 from rerank_eval.tasks.suites import load_suites
 from tests.analysis.published_files import write_published
 

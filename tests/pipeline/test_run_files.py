@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rerank_eval.analysis.trec import write_qrels, write_run
 from rerank_eval.cli import _run
+from rerank_eval.results.trec import write_qrels, write_run
 from tests.pipeline.stored_results import identity, ranking, write_result
 
 CELL = ("default", "test")

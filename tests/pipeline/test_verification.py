@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from rerank_eval.analysis import render, tables
-from rerank_eval.analysis.mteb_results import read_results
-from rerank_eval.analysis.records import load_manifests
-from rerank_eval.analysis.seal import sealed
 from rerank_eval.cli import _run
+from rerank_eval.reproduce.mteb_results import read_results
+from rerank_eval.results.records import load_manifests
+from rerank_eval.results.seal import sealed
 from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 
 
@@ -157,9 +157,9 @@ def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.
 
 def test_forged_scores_with_new_digests_meet_the_score_store(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All digests made anew, every metric consistent: the store still knows what the model said."""
-    from rerank_eval.analysis.judging import PAIRS, PER_QUERY
-    from rerank_eval.analysis.seal import file_digest
-    from rerank_eval.analysis.verification import _judged_again
+    from rerank_eval.metrics.judging import PAIRS, PER_QUERY
+    from rerank_eval.results.seal import file_digest
+    from rerank_eval.results.verification import _judged_again
 
     folder = reranked(results)
     frame = pd.read_parquet(folder / PAIRS)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rerank_eval.cli import _run
-from rerank_eval.models.stored import ScoreStore
+from rerank_eval.rerankers.stored import ScoreStore
 from rerank_eval.store import LOCK
 from rerank_eval.store.cell import Blocks, StoredCell
 from rerank_eval.store.locks import locked

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from rerank_eval.analysis.runs import UNIT, Run, TaskRun
 from rerank_eval.errors import DataError
 from rerank_eval.names import some
+from rerank_eval.results.runs import UNIT, Run, TaskRun
 
 ZERO, INTERSECTION = "zero", "intersection"
 """What is done about queries that a run lacks: they count 0, as in `trec_eval -c`; or only what all have counts."""

@@ -12,10 +12,10 @@ import pandas as pd
 from rerank_eval.analysis import changes, statistics
 from rerank_eval.analysis.alignment import Aligned, align
 from rerank_eval.analysis.changes import Churn, Shift
-from rerank_eval.analysis.runs import Run, TaskRun
 from rerank_eval.analysis.statistics import Draws, Estimate, Stratum
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.names import some
+from rerank_eval.results.runs import Run, TaskRun
 
 SEED = 20_250_605
 MOVED = 5

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from rerank_eval.analysis import measures, metrics, rankings
-from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.judging import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
-from rerank_eval.analysis.locate import MANIFEST
+from rerank_eval.analysis import rankings
 from rerank_eval.analysis.rankings import Judgements, is_ranking, read_judgements
-from rerank_eval.analysis.runs import Run, RunFile, Stored, TaskRun, read_manifest, values_of
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.metrics import measures
+from rerank_eval.metrics import per_query as metrics
+from rerank_eval.metrics.judging import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
 from rerank_eval.names import some
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.locate import MANIFEST
+from rerank_eval.results.runs import Run, RunFile, Stored, TaskRun, read_manifest, values_of
 from rerank_eval.typed import command
 
 VALUES = tuple(name for name in metrics.COLUMNS if name != "query_id")

@@ -12,8 +12,8 @@ import pandas as pd
 
 from rerank_eval.analysis.compare import Comparison, Difference
 from rerank_eval.analysis.compare_render import scope
-from rerank_eval.analysis.metrics import DEPTH
 from rerank_eval.errors import ConfigError
+from rerank_eval.metrics.per_query import DEPTH
 from rerank_eval.visible import visible
 
 # Okabe and Ito's palette; hatches and markers tell the same things apart in print.

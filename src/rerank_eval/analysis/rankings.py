@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rerank_eval.analysis import followir, measures, metrics, trec
-from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
-from rerank_eval.analysis.runs import UNIT, TaskRun, stem, values_of
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.metrics import measures
+from rerank_eval.metrics import p_mrr as followir
+from rerank_eval.metrics import per_query as metrics
+from rerank_eval.metrics.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
 from rerank_eval.names import slug, some
+from rerank_eval.results import trec
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.runs import UNIT, TaskRun, stem, values_of
 
 ONE_CELL: Cell = ("default", "default")
 """Where nothing names a subset or a split."""

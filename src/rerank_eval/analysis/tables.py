@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rerank_eval.analysis import measures
-from rerank_eval.analysis.records import RANKING, ResultRecord
+from rerank_eval.metrics import measures
 from rerank_eval.names import some
+from rerank_eval.results.records import RANKING, ResultRecord
 
 MODEL, DETAIL, RETRIEVER, TOP_K, KIND = "Model", "Details", "Retriever", "top_k", "kind"
 IDENTITY, NOTES = "identity", "notes"

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from rerank_eval import __version__
+from rerank_eval.engine.quiet import hush
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import SPLIT_MARK
-from rerank_eval.quiet import hush
 from rerank_eval.visible import make_console
 
 hush()

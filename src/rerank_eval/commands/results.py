@@ -274,8 +274,8 @@ def reproduce(
     The retriever comes first and is judged task by task: if it is off, nothing is reranked. Exit code 8 when a cell is
     off.
     """
-    from rerank_eval.pipeline.reproduce import Request
-    from rerank_eval.pipeline.reproduce import reproduce as run
+    from rerank_eval.reproduce.run import Request
+    from rerank_eval.reproduce.run import reproduce as run
 
     request = Request(
         config,

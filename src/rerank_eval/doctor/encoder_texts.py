@@ -16,7 +16,7 @@ from rerank_eval.config import RetrieverConfig
 from rerank_eval.doctor.checkpoints import Subject
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.files import load_json
-from rerank_eval.models.embedders import embedding_engine, saved_pooling, takes_qwen3_instructions
+from rerank_eval.retrievers.embedders import embedding_engine, saved_pooling, takes_qwen3_instructions
 
 TEXT = "Beijing is the capital of China."
 PROMPT = "Instruct: Find what answers the question\nQuery:"

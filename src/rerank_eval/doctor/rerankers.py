@@ -22,7 +22,7 @@ from rerank_eval.doctor.findings import Finding, failure, ok, warning
 from rerank_eval.doctor.pairs import PAIRS, PYTHON_PAIRS, KnownPair
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.models.resolve import DEMO_NAME
-from rerank_eval.models.scorers import EngineScorer, load_scorer
+from rerank_eval.rerankers.scorers import EngineScorer, load_scorer
 from rerank_eval.typed import command
 
 GAP = 1.0

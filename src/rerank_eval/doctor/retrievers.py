@@ -19,9 +19,9 @@ from rerank_eval.doctor.encoder_texts import sends_plain_texts
 from rerank_eval.doctor.findings import Finding, failure, ok, warning
 from rerank_eval.doctor.pairs import PAIRS
 from rerank_eval.doctor.rerankers import release
-from rerank_eval.models.dense import encode
-from rerank_eval.models.embedders import embedding_engine, takes_qwen3_instructions
-from rerank_eval.models.encoders import load_encoder, load_packed_encoder
+from rerank_eval.retrievers.dense import encode
+from rerank_eval.retrievers.embedders import embedding_engine, takes_qwen3_instructions
+from rerank_eval.retrievers.encoders import load_encoder, load_packed_encoder
 
 Vectors = NDArray[np.float32]
 

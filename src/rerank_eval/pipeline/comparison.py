@@ -14,12 +14,12 @@ from rerank_eval.analysis import compare_render
 from rerank_eval.analysis.alignment import INTERSECTION, ZERO
 from rerank_eval.analysis.compare import SEED, compare
 from rerank_eval.analysis.loading import load_runs, measure_named
-from rerank_eval.analysis.runs import RunFile, Stored, find_run, named, read_stored, stored_rows
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.errors import ConfigError, StorageError
 from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest, slug
+from rerank_eval.results.runs import RunFile, Stored, find_run, named, read_stored, stored_rows
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
@@ -255,8 +255,8 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     if output is not None:
         _check_page(output)
     from rerank_eval.analysis import tables
-    from rerank_eval.analysis.records import load_manifests, of_present_candidates
     from rerank_eval.analysis.report import Terms, build_report, write_report
+    from rerank_eval.results.records import load_manifests, of_present_candidates
 
     configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
     root = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)

@@ -16,7 +16,6 @@ from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import read_mapping
-from rerank_eval.models.embedders import saved_max_length
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.names import digest
@@ -25,6 +24,7 @@ from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
 from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.pipeline.plan import Row, make_plan
+from rerank_eval.retrievers.embedders import saved_max_length
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
 

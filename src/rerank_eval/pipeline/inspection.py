@@ -12,16 +12,16 @@ from mteb._create_dataloaders import _corpus_to_dict
 from rich.console import Console
 from tabulate import tabulate
 
-from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.measures import percent
-from rerank_eval.analysis.runs import Stored, find_run, stored_rows
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.config import RerankerConfig
 from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
-from rerank_eval.models.scorers import Prompting, make_policy
+from rerank_eval.metrics.measures import percent
 from rerank_eval.names import did_you_mean
 from rerank_eval.pipeline import results
+from rerank_eval.rerankers.scorers import Prompting, make_policy
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.runs import Stored, find_run, stored_rows
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve, split_of
 from rerank_eval.typed import command

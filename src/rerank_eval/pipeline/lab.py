@@ -17,21 +17,21 @@ import numpy as np
 from rich.console import Console
 from tabulate import tabulate
 
-from rerank_eval.analysis import measures
 from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import write_json
-from rerank_eval.models.records import Recorder
-from rerank_eval.models.rerank_search import RerankSearch
-from rerank_eval.models.reranker import CrossEncoder, Scorer
-from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
-from rerank_eval.models.stored import ScoreStore, blocks
+from rerank_eval.metrics import measures
 from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.provenance import maker
+from rerank_eval.rerankers.cross_encoder import CrossEncoder, Scorer
+from rerank_eval.rerankers.rerank_search import RerankSearch
+from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
+from rerank_eval.rerankers.stored import ScoreStore, blocks
+from rerank_eval.results.recorder import Recorder
 from rerank_eval.session import Session, start
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import prepare

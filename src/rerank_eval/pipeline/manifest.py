@@ -11,13 +11,13 @@ from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.analysis.judging import Judged
-from rerank_eval.analysis.measures import agree
-from rerank_eval.analysis.records import mean_of_cells
-from rerank_eval.analysis.seal import file_digest
+from rerank_eval.metrics.judging import Judged
+from rerank_eval.metrics.measures import agree
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
+from rerank_eval.results.records import mean_of_cells
+from rerank_eval.results.seal import file_digest
 from rerank_eval.store.locks import Held
 from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub

@@ -15,12 +15,12 @@ from rerank_eval.engine import interface
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.files import at_home
 from rerank_eval.models.architectures import check_classifier, effective_max_length, implementation, is_classifier
-from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.models.statements import check_retriever, told
 from rerank_eval.names import digest, slug, task_folder, without_split
+from rerank_eval.retrievers.embedders import embedding_engine
 from rerank_eval.store import LOCK, STORE, score_identity
 from rerank_eval.tasks.registry import TaskRef, resolve
 

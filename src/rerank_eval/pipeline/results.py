@@ -18,8 +18,9 @@ import pandas as pd
 from mteb import ResultCache
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.analysis import trec
-from rerank_eval.analysis.judging import (
+from rerank_eval.errors import StorageError
+from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
+from rerank_eval.metrics.judging import (
     CHANGED,
     P_MRR,
     PAIRS,
@@ -31,12 +32,11 @@ from rerank_eval.analysis.judging import (
     Qrels,
     judge_frames,
 )
-from rerank_eval.analysis.locate import MANIFEST
-from rerank_eval.analysis.seal import file_digest, sealed
-from rerank_eval.errors import StorageError
-from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
-from rerank_eval.models.records import Blocks, CellScores, Recorder
 from rerank_eval.names import slug
+from rerank_eval.results import trec
+from rerank_eval.results.locate import MANIFEST
+from rerank_eval.results.recorder import Blocks, CellScores, Recorder
+from rerank_eval.results.seal import file_digest, sealed
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
 

@@ -8,12 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rerank_eval.analysis.measures import percent
 from rerank_eval.errors import RerankEvalError
-from rerank_eval.models.reranker import CrossEncoder, Scorer
-from rerank_eval.models.retriever import Backend, load_backend
-from rerank_eval.models.scorers import Prompting, load_scorer, make_policy
-from rerank_eval.models.stored import ScoreStore, blocks
+from rerank_eval.metrics.measures import percent
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -21,6 +17,10 @@ from rerank_eval.pipeline.plan import Plan, Row
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.pipeline.provenance import maker
 from rerank_eval.pipeline.tracking import Guarded
+from rerank_eval.rerankers.cross_encoder import CrossEncoder, Scorer
+from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
+from rerank_eval.rerankers.stored import ScoreStore, blocks
+from rerank_eval.retrievers.retriever import Backend, load_backend
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build

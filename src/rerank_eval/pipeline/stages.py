@@ -9,15 +9,15 @@ from typing import Any
 
 import mteb
 
-from rerank_eval.analysis.judging import Cell, Judged, Qrels
 from rerank_eval.errors import DataError
-from rerank_eval.models.records import Recorder
-from rerank_eval.models.rerank_search import RerankSearch
-from rerank_eval.models.reranker import CrossEncoder
-from rerank_eval.models.retriever import Backend, CandidateSearch
+from rerank_eval.metrics.judging import Cell, Judged, Qrels
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.manifest import Finished, Job, manifest
 from rerank_eval.pipeline.progress import Reporter
+from rerank_eval.rerankers.cross_encoder import CrossEncoder
+from rerank_eval.rerankers.rerank_search import RerankSearch
+from rerank_eval.results.recorder import Recorder
+from rerank_eval.retrievers.retriever import Backend, CandidateSearch
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.candidates import Rules, drop_excluded, rules_of
 from rerank_eval.tasks.registry import build

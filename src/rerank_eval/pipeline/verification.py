@@ -10,17 +10,17 @@ from pathlib import Path
 from rich.console import Console
 
 from rerank_eval.analysis import render, tables
-from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.judging import PAIRS
-from rerank_eval.analysis.locate import LEADERBOARDS, MANIFEST, result_folders
-from rerank_eval.analysis.measures import percent
-from rerank_eval.analysis.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
-from rerank_eval.analysis.runs import Stored, find_run
 from rerank_eval.analysis.tables import one_line
-from rerank_eval.analysis.verification import Verdict, verify_result
 from rerank_eval.errors import ConfigError, VerificationError
 from rerank_eval.files import at_home, load_json
+from rerank_eval.metrics.judging import PAIRS
+from rerank_eval.metrics.measures import percent
 from rerank_eval.names import did_you_mean
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.locate import LEADERBOARDS, MANIFEST, result_folders
+from rerank_eval.results.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
+from rerank_eval.results.runs import Stored, find_run
+from rerank_eval.results.verification import Verdict, verify_result
 from rerank_eval.store.agreement import agreement
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command

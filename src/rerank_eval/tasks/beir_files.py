@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.analysis.qrels import Judgements, read_judgements
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.lines import LineError, Problems, decoded, lines
+from rerank_eval.metrics.qrels import Judgements, read_judgements
 from rerank_eval.names import digest, slug
 
 _BLANK = re.compile(r"\s")

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rerank_eval.engine.quiet import hush
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.names import digest
-from rerank_eval.quiet import hush
 from rerank_eval.workers.messages import Answered, Broken, Handler, Loaded, Refused, Spec
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")

@@ -16,12 +16,12 @@ from typing import Any
 
 from rerank_eval.config.schema import BM25, RerankerConfig, RetrieverConfig, WorkersConfig
 from rerank_eval.errors import ConfigError, DeviceError
-from rerank_eval.models.embedders import embedding_engine
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.reranker import Scorer
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.retriever import Backend, load_backend
-from rerank_eval.models.scorers import Prompting
+from rerank_eval.rerankers.cross_encoder import Scorer
+from rerank_eval.rerankers.scorers import Prompting
+from rerank_eval.retrievers.embedders import embedding_engine
+from rerank_eval.retrievers.retriever import Backend, load_backend
 from rerank_eval.workers.messages import Spec
 from rerank_eval.workers.pool import Pool, PoolSettings
 

@@ -15,12 +15,12 @@ from mteb.types import PromptType
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.topk import Best
-from rerank_eval.models.dense import CORPUS_CHUNK, DenseBackend
-from rerank_eval.models.encoders import load_encoder
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.retriever import SearchRequest
 from rerank_eval.names import digest
+from rerank_eval.retrievers.dense import CORPUS_CHUNK, DenseBackend
+from rerank_eval.retrievers.encoders import load_encoder
+from rerank_eval.retrievers.retriever import SearchRequest
 from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.models import on_this_host
 from rerank_eval.workers.pool import Pool

@@ -15,15 +15,15 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.embedding import EmbeddingStats
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import resolve_device
-from rerank_eval.models.dense import PackedBackend, over_packed
-from rerank_eval.models.encoders import (
+from rerank_eval.models.instruction_sets import InstructionSet
+from rerank_eval.models.resolve import ModelRef
+from rerank_eval.names import digest
+from rerank_eval.retrievers.dense import PackedBackend, over_packed
+from rerank_eval.retrievers.encoders import (
     PackedEncoder,
     load_packed_encoder,
     packed_encoder,
 )
-from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
-from rerank_eval.names import digest
 from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.messages import difference
 from rerank_eval.workers.models import on_this_host

@@ -14,12 +14,12 @@ from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.interface import EngineStats, MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.models.architectures import effective_max_length, is_classifier
-from rerank_eval.models.classifiers import ClassifierScorer
-from rerank_eval.models.records import Floats
-from rerank_eval.models.reranker import GroupScores, Scorer, work_between
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.scorers import EngineScorer, Prompting, load_scorer, make_policy, with_saved
 from rerank_eval.names import digest
+from rerank_eval.rerankers.classifiers import ClassifierScorer
+from rerank_eval.rerankers.cross_encoder import GroupScores, Scorer, work_between
+from rerank_eval.rerankers.scorers import EngineScorer, Prompting, load_scorer, make_policy, with_saved
+from rerank_eval.results.recorder import Floats
 from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.messages import Spec, difference
 from rerank_eval.workers.models import on_this_host

@@ -11,11 +11,11 @@ import numpy as np
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config.schema import BM25, RetrieverConfig
+from rerank_eval.engine.quiet import settle
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.records import CellScores, Recorder
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import check_retriever
-from rerank_eval.quiet import settle
+from rerank_eval.results.recorder import CellScores, Recorder
 
 Excluded = Mapping[tuple[str, str], Mapping[str, Set[str]]]
 """(subset, split) -> query id -> ids of documents."""
@@ -185,11 +185,11 @@ def load_backend(
     check_retriever(config, ref)
     # Imported here: both modules say in their signatures what a search request is.
     if config.model == BM25:
-        from rerank_eval.models.sparse import Bm25Backend
+        from rerank_eval.retrievers.bm25 import Bm25Backend
 
         return Bm25Backend()
-    from rerank_eval.models.dense import load_dense
-    from rerank_eval.models.scorers import check_device
+    from rerank_eval.rerankers.scorers import check_device
+    from rerank_eval.retrievers.dense import load_dense
 
     check_device(device)
     return load_dense(config, ref, device, results_dir, instructions)

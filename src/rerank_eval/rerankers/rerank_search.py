@@ -12,7 +12,7 @@ from typing import Any
 from mteb._create_dataloaders import _convert_conv_history_to_query, _corpus_to_dict
 
 from rerank_eval.errors import DataError
-from rerank_eval.models.reranker import Candidates, CrossEncoder
+from rerank_eval.rerankers.cross_encoder import Candidates, CrossEncoder
 
 _ROWS = 65_536
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.engine.interface import EngineStats, MarkerFinder, QueryGroup, RenderedPrompt
-from rerank_eval.models.instructions import InstructionPolicy
-from rerank_eval.models.marked import MarkedTexts
-from rerank_eval.models.records import CellScores, Floats, Recorder, check_finite
+from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.rerankers.marked import MarkedTexts
+from rerank_eval.results.recorder import CellScores, Floats, Recorder, check_finite
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS
 from rerank_eval.files import load_json
+from rerank_eval.metrics.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS
 
 MANIFEST = "manifest.json"
 RUNS = "runs"

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.analysis.metrics import MAX_GRADE
 from rerank_eval.errors import DataError
 from rerank_eval.lines import LineError, Problems, decoded, lines
+from rerank_eval.metrics.per_query import MAX_GRADE
 
 logger = logging.getLogger(__name__)
 

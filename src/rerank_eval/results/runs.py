@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.locate import MANIFEST, result_folders
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import at_home, is_folder, load_json
 from rerank_eval.names import did_you_mean
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.locate import MANIFEST, result_folders
 from rerank_eval.typed import command
 
 UNIT = ["subset", "split", "query_id"]

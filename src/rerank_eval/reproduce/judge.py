@@ -10,12 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank_eval.analysis.choice import Asked, Choice, choose
-from rerank_eval.analysis.footnotes import footnotes
-from rerank_eval.analysis.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
-from rerank_eval.analysis.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean, some
+from rerank_eval.reproduce.choice import Asked, Choice, choose
+from rerank_eval.reproduce.footnotes import footnotes
+from rerank_eval.reproduce.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
+from rerank_eval.reproduce.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
 from rerank_eval.tasks.suites import Suite, SuiteTask
 
 PUBLISHED_FILE = "published file"

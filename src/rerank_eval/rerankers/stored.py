@@ -15,8 +15,8 @@ from rerank_eval.config.schema import StoreConfig
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import StorageError
 from rerank_eval.files import sweep, write_text
-from rerank_eval.models.reranker import Candidates, GroupScores
 from rerank_eval.names import canonical_json, digest, slug
+from rerank_eval.rerankers.cross_encoder import Candidates, GroupScores
 from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import Blocks, StoredCell
 from rerank_eval.store.locks import locked

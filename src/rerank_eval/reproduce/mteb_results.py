@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.analysis.locate import MANIFEST, mteb_files
-from rerank_eval.analysis.measures import agree
-from rerank_eval.analysis.records import unrounded
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import load_json
+from rerank_eval.metrics.measures import agree
+from rerank_eval.results.locate import MANIFEST, mteb_files
+from rerank_eval.results.records import unrounded
 
 Cell = tuple[str, str]
 """(split, subset)"""

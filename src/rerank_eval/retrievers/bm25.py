@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from rerank_eval.errors import DataError
-from rerank_eval.models.retriever import SearchRequest
+from rerank_eval.retrievers.retriever import SearchRequest
 
 
 class Bm25Backend:

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rerank_eval.analysis import reproduction
-from rerank_eval.analysis.choice import Asked
-from rerank_eval.analysis.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
-from rerank_eval.analysis.measures import two_digits
-from rerank_eval.analysis.mteb_results import ResultsFolder, models_in, read_results
-from rerank_eval.analysis.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
 from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
+from rerank_eval.metrics.measures import two_digits
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.names import did_you_mean, some
+from rerank_eval.reproduce import table as reproduction
+from rerank_eval.reproduce.choice import Asked
+from rerank_eval.reproduce.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
+from rerank_eval.reproduce.mteb_results import ResultsFolder, models_in, read_results
+from rerank_eval.reproduce.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
 

@@ -14,7 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from rerank_eval.analysis.judge import (
+from rerank_eval.analysis.render import MISSING, escape_markdown
+from rerank_eval.files import write_json, write_text
+from rerank_eval.metrics.measures import two_digits
+from rerank_eval.reproduce.judge import (
     AMBIGUOUS,
     CLOSE,
     INCOMPLETE,
@@ -26,9 +29,6 @@ from rerank_eval.analysis.judge import (
     Judgement,
     Verdict,
 )
-from rerank_eval.analysis.measures import two_digits
-from rerank_eval.analysis.render import MISSING, escape_markdown
-from rerank_eval.files import write_json, write_text
 from rerank_eval.visible import no_formula
 
 SCHEMA = 1

@@ -26,10 +26,10 @@ from rerank_eval.models.architectures import (
 )
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping, weight_files
 from rerank_eval.models.conversions import State, convert
-from rerank_eval.models.instructions import InstructionPolicy
-from rerank_eval.models.reranker import GroupScores, work_between
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import check_pairs_apart
+from rerank_eval.rerankers.cross_encoder import GroupScores, work_between
+from rerank_eval.rerankers.instructions import InstructionPolicy
 
 
 class ClassifierScorer:

@@ -16,12 +16,12 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine import interface
 from rerank_eval.engine.topk import Best, scores_of, top_k
 from rerank_eval.errors import DeviceError
-from rerank_eval.models.embedders import embedding_engine
-from rerank_eval.models.embedding_store import Embed, EmbedBlocks, EmbeddingStore, StoredVectors, TemporaryStore
-from rerank_eval.models.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.retriever import Advance, Backend, SearchRequest
+from rerank_eval.retrievers.embedders import embedding_engine
+from rerank_eval.retrievers.embedding_store import Embed, EmbedBlocks, EmbeddingStore, StoredVectors, TemporaryStore
+from rerank_eval.retrievers.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
+from rerank_eval.retrievers.retriever import Advance, Backend, SearchRequest
 
 CORPUS_CHUNK = 1024
 """Documents that sentence-transformers encodes together; their lengths decide each other's padding."""

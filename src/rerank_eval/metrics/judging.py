@@ -11,8 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_eval.analysis import followir, measures, metrics
-from rerank_eval.analysis.measures import Measure
+from rerank_eval.metrics import measures
+from rerank_eval.metrics import p_mrr as followir
+from rerank_eval.metrics import per_query as metrics
+from rerank_eval.metrics.measures import Measure
 
 PAIRS = "scores.parquet"
 PER_QUERY = "per_query.parquet"

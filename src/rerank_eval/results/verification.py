@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rerank_eval.analysis import trec
-from rerank_eval.analysis.frames import read_frame
-from rerank_eval.analysis.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, cells_of, judge_frames
-from rerank_eval.analysis.locate import MANIFEST
-from rerank_eval.analysis.measures import DEFAULT, agree
-from rerank_eval.analysis.records import mean_of_cells, unrounded
-from rerank_eval.analysis.seal import file_digest, is_sealed
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.files import load_json
+from rerank_eval.metrics.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, cells_of, judge_frames
+from rerank_eval.metrics.measures import DEFAULT, agree
 from rerank_eval.names import digest, slug, task_folder
+from rerank_eval.results import trec
+from rerank_eval.results.frames import read_frame
+from rerank_eval.results.locate import MANIFEST
+from rerank_eval.results.records import mean_of_cells, unrounded
+from rerank_eval.results.seal import file_digest, is_sealed
 
 _LAST_BITS = 1e-12  # of sums in another order
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RerankEvalError)

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 import pytrec_eval
 
-from rerank_eval.analysis import measures
-from rerank_eval.analysis.measures import Measure
 from rerank_eval.errors import DataError, ModelError
+from rerank_eval.metrics import measures
+from rerank_eval.metrics.measures import Measure
 
 MAX_GRADE = 1000
 """Largest relevance that a file may give, either sign. trec_eval makes a table of as many counts, and reads C longs."""

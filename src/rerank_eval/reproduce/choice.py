@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank_eval.analysis.mteb_results import Experiment
+from rerank_eval.reproduce.mteb_results import Experiment
 
 _OPTIONAL = {"recipe", "engine", "head"}
 """Settings that a sequence classifier's results of ours do not have."""

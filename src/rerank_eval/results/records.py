@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.analysis import measures
 from rerank_eval.files import load_json
+from rerank_eval.metrics import measures
 
 logger = logging.getLogger(__name__)
 

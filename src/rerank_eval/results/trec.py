@@ -14,9 +14,9 @@ from typing import IO
 import numpy as np
 import pandas as pd
 
-from rerank_eval.analysis.qrels import read_judgements
 from rerank_eval.errors import DataError
 from rerank_eval.files import atomic_path
+from rerank_eval.metrics.qrels import read_judgements
 
 logger = logging.getLogger(__name__)
 

@@ -13,18 +13,18 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine, MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.engine.loading import load_engine, resolve_device
 from rerank_eval.engine.memory import is_out_of_memory
+from rerank_eval.engine.quiet import settle
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.architectures import effective_max_length, is_classifier
 from rerank_eval.models.checkpoint import checkpoint_folder
-from rerank_eval.models.classifiers import classifier_policy, load_classifier
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set
-from rerank_eval.models.instructions import InstructionPolicy
 from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.reranker import GroupScores, Scorer, work_between
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import told
-from rerank_eval.quiet import settle
+from rerank_eval.rerankers.classifiers import classifier_policy, load_classifier
+from rerank_eval.rerankers.cross_encoder import GroupScores, Scorer, work_between
+from rerank_eval.rerankers.instructions import InstructionPolicy
 
 
 class EngineScorer:

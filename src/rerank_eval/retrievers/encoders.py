@@ -17,9 +17,9 @@ from rerank_eval.engine.embedding import PackedEmbedder, load_embedder
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.checkpoint import checkpoint_folder
-from rerank_eval.models.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef, registered
+from rerank_eval.retrievers.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
 
 
 class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for us

@@ -1,0 +1,1 @@
+"""Metrics of each query, from scores and qrels."""

@@ -1,0 +1,1 @@
+"""Published numbers, and whether ours agree with them."""

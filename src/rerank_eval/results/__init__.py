@@ -1,0 +1,1 @@
+"""Result files: what a run writes and everything reads."""

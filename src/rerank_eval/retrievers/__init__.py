@@ -1,0 +1,1 @@
+"""Retrievers: BM25 and dense encoders, the first stage."""
