@@ -9,12 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, pre_tokenizers, processors
-from transformers import ByT5Tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup, share_common_prefix, splits_exactly
 from rerank_eval.engine.recipe import CARD, MTEB, QWEN_EVAL, RECIPES
+from rerank_eval.models.demo import SHIPPED
 from rerank_eval.models.qwen_vocabulary import build_qwen_tokenizer
 
 SYSTEM_TEXT = (
@@ -122,6 +123,39 @@ def test_ids_equal_the_recipes_own_code(  # noqa: PLR0917 - pytest fixtures and 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_the_split_is_proved_for_the_real_vocabulary(makers, name):
     assert makers[name, 8192].exact_split
+
+
+@pytest.fixture(scope="module")
+def demo_makers():
+    demo = AutoTokenizer.from_pretrained(SHIPPED)
+    return {
+        (name, limit): PromptTokenizer(demo, recipe, limit)
+        for name, recipe in RECIPES.items()
+        for limit in (75, 100, 512)
+    }
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    which=st.tuples(st.sampled_from(sorted(RECIPES)), st.sampled_from([75, 100, 512])),
+    query=TEXT,
+    instruction=st.one_of(st.none(), TEXT),
+    documents=st.lists(TEXT, min_size=1, max_size=4),
+)
+def test_the_demo_vocabulary_splits_at_its_added_tokens(demo_makers, which, query, instruction, documents):
+    maker, group = demo_makers[which], QueryGroup(query, instruction, documents)
+    assert maker.exact_split
+    factored, whole = maker.factored(group), maker.whole(group)
+    assert [factored.shared + ids for ids in factored.own] == whole.own
+    assert factored.truncated.tolist() == whole.truncated.tolist()
+    assert factored.query_cut == whole.query_cut or not whole.truncated.any()
+
+
+@pytest.mark.parametrize("token", ["<Document>: x", "\n<Q", "\n<Doc", "ument>: "])
+def test_an_added_token_over_another_forbids_the_split(token):
+    demo = AutoTokenizer.from_pretrained(SHIPPED)
+    demo.add_tokens([AddedToken(token, normalized=False)])
+    assert not splits_exactly(demo, CARD)
 
 
 def test_golden_ids(tokenizer):

@@ -28,6 +28,9 @@ QWEN2_PATTERN = (
 CACHED_TOKENS = 8_000_000
 """Tokens of documents kept for the next query that has them among its candidates: 32 MB."""
 
+_SAFE_PAIRS = {("\n", "<"), (":", " ")}
+"""Ends of two texts between which Qwen2's pattern always splits."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -276,11 +279,13 @@ def share_common_prefix(prompts: TokenizedGroup, keep: int) -> TokenizedGroup:
 def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
     """Say whether tokenising a recipe's parts apart provably gives the ids of tokenising the prompt whole.
 
-    The proof holds for every text. With NFC (or no) normalisation, Qwen2's split pattern and byte-level BPE, no piece
-    spans a boundary `line break | <` (whatever matches the break stops before `<`, which begins a new piece) nor
-    `: | blank` (a blank only ever begins or continues blanks, and the run of punctuation stops before it), and
-    neither pair composes under NFC. Added tokens are cut out before all that; none may reach over a boundary, and the
-    closing must begin with one of them. Held by a property test with the real vocabulary.
+    The proof holds for every text. A tokenizer cuts added tokens out of the raw text first and treats each stretch
+    between them by itself, so a boundary with an added token on one side is exact in any pipeline. Elsewhere, with NFC
+    (or no) normalisation, Qwen2's split pattern and byte-level BPE, no piece spans a boundary `line break | <`
+    (whatever matches the break stops before `<`, which begins a new piece) nor `: | blank` (a blank only ever begins
+    or continues blanks, and the run of punctuation stops before it), and neither pair composes under NFC. No added
+    token may reach over a boundary, and the closing must begin with one. Held by property tests with Qwen's
+    vocabulary and the demo reranker's.
 
     Args:
         tokenizer: The fast tokenizer.
@@ -289,8 +294,6 @@ def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
     Returns:
         True when the parts may be tokenised apart.
     """
-    if not _is_qwen_pipeline(tokenizer.backend_tokenizer):
-        return False
     added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
     if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in added):
         return False
@@ -303,13 +306,29 @@ def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
     if recipe.closing:
         if not any(recipe.closing.startswith(marker) for marker in markers):
             return False
-        if any(_reaches_over(marker, "", recipe.closing) for marker in markers):
-            return False
-    safe_pairs = {("\n", "<"), (":", " ")}
+        boundaries.append(("", recipe.closing))
+    qwen = _is_qwen_pipeline(tokenizer.backend_tokenizer)
     return all(
-        (left[-1:], right[:1]) in safe_pairs and not any(_reaches_over(marker, left, right) for marker in markers)
+        (_added_token_at(left, right, markers) or (qwen and (left[-1:], right[:1]) in _SAFE_PAIRS))
+        and not any(_reaches_over(marker, left, right) for marker in markers)
         for left, right in boundaries
     )
+
+
+def _added_token_at(left: str, right: str, markers: Sequence[str]) -> bool:
+    """Say whether an added token ends `left` or begins `right`, whatever text stands before `left`."""
+    if any(right.startswith(marker) for marker in markers):
+        return True
+    # An added token that overlaps the last one's beginning would be cut out in its place.
+    return any(
+        left.endswith(last) and not any(_overlaps(other, last) for other in markers if other != last)
+        for last in markers
+    )
+
+
+def _overlaps(other: str, last: str) -> bool:
+    """Say whether `other` can cover the beginning of `last` from further left."""
+    return last in other or any(other.endswith(last[:size]) for size in range(1, len(last)))
 
 
 def _is_qwen_pipeline(backend: Any) -> bool:
