@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,10 +182,23 @@ def _suite_task(suites: dict[str, Suite], name: str) -> SuiteTask | None:
     return next((task for suite in suites.values() for task in suite.tasks if task.name == name), None)
 
 
-def _mteb_names() -> list[str]:
-    import mteb
+@cache
+def _mteb_names() -> tuple[str, ...]:
+    # `mteb.get_tasks` makes an object of each task, and each of them seeds torch anew: a second in all.
+    from mteb.filter_tasks import filter_tasks
+    from mteb.get_tasks import TASK_LIST
 
-    return [task.metadata.name for task in mteb.get_tasks(task_types=TASK_TYPES, exclude_aggregate=True)]
+    return tuple(
+        task.metadata.name
+        for task in filter_tasks(
+            TASK_LIST,
+            task_types=TASK_TYPES,
+            exclude_superseded=True,
+            exclude_aggregate=True,
+            exclude_private=True,
+            exclude_beta=True,
+        )
+    )
 
 
 def build(ref: TaskRef, *, size: Size = "small") -> Any:
