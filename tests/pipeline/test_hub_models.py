@@ -59,31 +59,42 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
     }
 
 
-def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
-    tmp_path: Path, hub: tuple[Path, dict[str, str]]
-) -> None:
-    home, revisions = hub
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    write_beir_folder(tmp_path / "tools")
-    done = subprocess.run(
-        [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+COMMAND = [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
+
+
+def run(folder: Path, home: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the hub config in a process of its own: the hub's libraries read HF_HOME when they are imported."""
+    command = [*COMMAND, *(part for one in settings for part in ("--set", one))]
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def from_the_hub(
+    tmp_path_factory: pytest.TempPathFactory, hub: tuple[Path, dict[str, str]]
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("from-the-hub")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_beir_folder(folder / "tools")
+    return folder, run(folder, hub[0])
+
+
+def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
+    from_the_hub: tuple[Path, subprocess.CompletedProcess[str]], hub: tuple[Path, dict[str, str]]
+) -> None:
+    (folder, done), (_, revisions) = from_the_hub, hub
     assert "Python functions alone" not in done.stdout  # that note belongs to the demo model, not to a name on the hub
     found = {}
-    for path in (tmp_path / "results").glob("runs/*/*/*/manifest.json"):
+    for path in (folder / "results").glob("runs/*/*/*/manifest.json"):
         manifest = json.loads(path.read_text())
         found[manifest["row"]["kind"]] = manifest
     for kind, name in (("retriever", EMBEDDER), ("reranker", RERANKER)):
         identity = found[kind]["identity"][kind]
         assert (identity["model"], identity["revision"], identity["dtype"]) == (name, revisions[name], "bfloat16")
     assert found["retriever"]["identity"]["retriever"]["engine"] == "packed"
-    assert list((tmp_path / "results" / "mteb").rglob(f"Qwen__Qwen3-Reranker-0.6B/{revisions[RERANKER]}/**/tools.json"))
+    assert list((folder / "results" / "mteb").rglob(f"Qwen__Qwen3-Reranker-0.6B/{revisions[RERANKER]}/**/tools.json"))
 
 
 def scores(results: Path) -> dict[str, pd.DataFrame]:
@@ -92,22 +103,16 @@ def scores(results: Path) -> dict[str, pd.DataFrame]:
 
 
 def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
-    tmp_path: Path, hub: tuple[Path, dict[str, str]]
+    tmp_path: Path, from_the_hub: tuple[Path, subprocess.CompletedProcess[str]], hub: tuple[Path, dict[str, str]]
 ) -> None:
-    home, revisions = hub
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    write_beir_folder(tmp_path / "tools")
+    (folder, _), (home, revisions) = from_the_hub, hub
     for name, revision in revisions.items():
         snapshot = home / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / revision
         shutil.copytree(snapshot, tmp_path / "models" / name)
         Repository(tmp_path / "models" / name, revision).note_downloads()
-    command = [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
-    mirrored = [*command, "--set", "model_root=models", "--set", "results_dir=mirrored"]
-    for arguments, cache in ((command, home), (mirrored, tmp_path / "empty")):
-        environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    ours, theirs = scores(tmp_path / "mirrored"), scores(tmp_path / "results")
+    mirrored = tmp_path / "mirrored"
+    run(folder, tmp_path / "empty", f"model_root={tmp_path / 'models'}", f"results_dir={mirrored}")
+    ours, theirs = scores(mirrored), scores(folder / "results")
     assert len(ours) == 2
     assert ours.keys() == theirs.keys()
     for identity, frame in ours.items():
@@ -121,15 +126,13 @@ def test_qwen3_embedding_gets_its_instruction_as_the_model_card_says(
     home, _ = hub
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     write_beir_folder(tmp_path / "tools")
-    command = [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
-    command += ["--set", "retriever.dtype=float32", "--set", "reranker=null", "--set", "retriever.top_k=60"]
-    command += ["--set", "retriever.instruction=Given a question, retrieve tools"]
-    subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"},
-        check=True,
-        capture_output=True,
+    run(
+        tmp_path,
+        home,
+        "retriever.dtype=float32",
+        "reranker=null",
+        "retriever.top_k=60",
+        "retriever.instruction=Given a question, retrieve tools",
     )
     scores = pd.read_parquet(next((tmp_path / "results").glob("runs/*/*/*/scores.parquet")))
     snapshot = next((home / "hub").glob("models--Qwen--Qwen3-Embedding-0.6B/snapshots/*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rerank_eval.cli import _run
-from tests.pipeline.folders import write_beir_folder
+from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inspection")
-    shutil.copytree(ROOT / "configs", folder / "configs")
+    configs_with_random_weights(folder)
     write_beir_folder(folder / "tools")
     arguments = ["eval", "--config", "configs/base.yaml", "--task", "./tools", "--task", "PyInstructionRetrieval"]
     arguments += ["--set", "retriever.model=bm25", "--set", "retriever.top_k=10"]
@@ -47,7 +46,7 @@ def frame(project: Path, model: str, name: str, file: str) -> pd.DataFrame:
 
 
 def test_the_worst_queries_are_those_that_lost_most(project: Path) -> None:
-    rows = inspected("Qwen3-python (demo)", "--task", "./tools", "--worst", "3")["tools"]
+    rows = inspected("Qwen3-random (demo)", "--task", "./tools", "--worst", "3")["tools"]
     own = frame(project, "Qwen3*", "tools", "per_query")
     lost = (own["oracle_ndcg_at_10"] - own["ndcg_at_10"]).sort_values(ascending=False).tolist()
     assert [row["lost"] for row in rows] == pytest.approx(lost[:3])
@@ -57,7 +56,7 @@ def test_the_worst_queries_are_those_that_lost_most(project: Path) -> None:
 def test_one_query_with_ranks_before_and_after(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = (frame(project, model, "tools", "scores") for model in ("BM25", "Qwen3*"))
     query = after["query_id"].iloc[0]
-    row = inspected("Qwen3-python (demo)", "--task", "./tools", "--query", query, "--render", "2")["tools"]
+    row = inspected("Qwen3-random (demo)", "--task", "./tools", "--query", query, "--render", "2")["tools"]
     expected = dict(zip(*(before[before["query_id"] == query][name] for name in ("doc_id", "rank")), strict=True))
     assert {one["doc_id"]: one["before"] for one in row["candidates"]} == expected
     assert [one["rank"] for one in row["candidates"]] == list(range(1, len(expected) + 1))
@@ -71,7 +70,7 @@ def test_one_query_with_ranks_before_and_after(project: Path, capsys: pytest.Cap
 def test_a_query_s_own_instruction_is_shown(project: Path) -> None:
     own = frame(project, "Qwen3*", "PyInstructionRetrieval", "scores")
     query = own["query_id"].iloc[0]
-    (row,) = inspected("Qwen3-python (demo)", "--query", query).values()
+    (row,) = inspected("Qwen3-random (demo)", "--query", query).values()
     from rerank_eval.tasks.embedded import EMBEDDED
 
     content = EMBEDDED["PyInstructionRetrieval"].content("small", "test")

@@ -21,7 +21,7 @@ from rerank_eval.tasks.suites import load_suites
 from tests.analysis.published_files import write_published
 
 ROOT = Path(__file__).parents[2]
-TASK = "PyInstructionRetrieval"
+TASK = "PyModuleRetrieval"
 
 
 def test_the_config_has_every_row_of_the_card_and_the_recipe_that_made_it() -> None:

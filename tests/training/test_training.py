@@ -367,6 +367,7 @@ def test_what_an_instruction_wants_is_told_by_its_restrictions(data: TrainingDat
     }
 
 
+@pytest.mark.slow
 def test_no_instruction_is_worded_as_the_task_words_it() -> None:
     rules = {rule.key: rule for rule in RULES}
     rules |= {f"{rule.key}:numpy": rule for rule in package_rules("numpy")}

@@ -92,7 +92,8 @@ def test_an_item_that_workers_die_of_is_named_and_what_came_before_it_is_kept(wo
     assert list(through(pool, texts(10))) == digests(texts(10))  # the pool goes on
 
 
-@pytest.mark.parametrize("act", ["die", pytest.param("raise", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ["die", "raise"])
 def test_a_block_that_fails_twice_is_done_in_the_end(workers: Make, tmp_path: Path, act: str) -> None:
     pool = workers(num_workers=2, block_tokens=256).pool(DigesterSpec())
     items = texts(60)
@@ -129,6 +130,7 @@ def test_leaving_a_stream_leaves_no_answer_to_the_next(workers: Make) -> None:
     assert list(through(pool, texts(30)))[::-1] == digests(texts(30))[::-1]
 
 
+@pytest.mark.slow
 def test_a_host_that_cannot_load_what_others_have_loaded_is_tried_again(workers: Make, tmp_path: Path) -> None:
     pool = workers(num_workers=1, block_tokens=256).pool(
         DigesterSpec("refuse", str(tmp_path / "refused"), times=2, spared=1)
@@ -157,6 +159,7 @@ def test_a_worker_whose_successors_cannot_load_is_given_up_and_the_others_go_on(
     assert list(through(pool, texts(10))) == digests(texts(10))
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_between_two_streams_is_replaced_when_one_is_asked(workers: Make) -> None:
     pool = workers(num_workers=2, block_tokens=256).pool(DigesterSpec())
     while not all(member.loaded for member in pool.members):
