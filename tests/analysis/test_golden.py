@@ -18,8 +18,8 @@ from rerank_eval.analysis.changes import Churn, Shift
 from rerank_eval.analysis.compare import Comparison, Difference, Moved, Ties
 from rerank_eval.analysis.tables import Leaderboard, leaderboard
 from rerank_eval.reproduce import table as reproduction
-from rerank_eval.reproduce.judge import Judgement, Verdict
 from rerank_eval.reproduce.published import Tolerance, load_published
+from rerank_eval.reproduce.verdicts import Verdict, Verdicts
 from rerank_eval.results.runs import Run
 from tests.analysis.test_tables import HOSTILE, record, reranker
 
@@ -70,7 +70,7 @@ def comparison(*, several: bool) -> Comparison:
     return Comparison(runs, tuple(differences), {"A": Ties(0.5, 0.25, 0.75)}, 10_000, 7, (f"A: {HOSTILE}.",))
 
 
-def reproduced() -> Judgement:
+def reproduced() -> Verdicts:
     near = Tolerance(points=0.25, reason="why | so")
     cells = (
         Verdict(
@@ -81,7 +81,7 @@ def reproduced() -> Judgement:
         Verdict("two", "CMTEB-R", 60.0, None, near, "not run"),
     )
     tasks = (Verdict("one", "SciFact", 70.0, 70.5, near, "close", (), ("data: other",)),)
-    return Judgement(load_published(), cells, tasks, ("a.json: torn",), tuple(f"x{n}" for n in range(25)))
+    return Verdicts(load_published(), cells, tasks, ("a.json: torn",), tuple(f"x{n}" for n in range(25)))
 
 
 def printed(what: RenderableType, width: int) -> str:

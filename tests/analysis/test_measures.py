@@ -21,7 +21,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.metrics import measures
-from rerank_eval.metrics.judging import judge_frames
+from rerank_eval.metrics.compute import compute_metrics
 from rerank_eval.metrics.measures import Measure, agree, find, named, percent, two_digits
 from rerank_eval.metrics.per_query import by_unit
 
@@ -153,7 +153,7 @@ def test_what_is_no_measure_is_refused_with_the_valid_ones(written: str) -> None
 def test_the_main_score_is_judged_by_query_whatever_it_is(main: str) -> None:
     run, qrels = made(1, [f"{number}_q{one}" for number in range(10) for one in (1, 2)])
     cells = {(subset, "test"): [frame(run).assign(rank=1)] for subset in ("de", "en")}
-    judged = judge_frames(cells, dict.fromkeys(cells, qrels), {}, main)
+    judged = compute_metrics(cells, dict.fromkeys(cells, qrels), {}, main)
     own = measure(main)
     value = by_unit(frame(run), qrels, own)["value"].mean()
     assert judged.mains == {cell: pytest.approx(value, abs=1e-15) for cell in cells}
@@ -164,7 +164,7 @@ def test_the_main_score_is_judged_by_query_whatever_it_is(main: str) -> None:
 def test_a_main_score_that_is_not_known_has_no_value() -> None:
     run, qrels = made(2, ["a", "b"])
     cells: Any = {("default", "test"): [frame(run).assign(rank=1)]}
-    assert judge_frames(cells, {("default", "test"): qrels}, {}, "new_of_mteb").mains == {}
+    assert compute_metrics(cells, {("default", "test"): qrels}, {}, "new_of_mteb").mains == {}
 
 
 def test_sums_in_another_order_are_shown_alike() -> None:

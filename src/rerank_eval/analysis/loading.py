@@ -13,7 +13,7 @@ from rerank_eval.analysis.rankings import Judgements, is_ranking, read_judgement
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.metrics import measures
 from rerank_eval.metrics import per_query as metrics
-from rerank_eval.metrics.judging import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
+from rerank_eval.metrics.compute import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
 from rerank_eval.names import some
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.locate import MANIFEST

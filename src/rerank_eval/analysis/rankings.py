@@ -13,7 +13,7 @@ from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.metrics import measures
 from rerank_eval.metrics import p_mrr as followir
 from rerank_eval.metrics import per_query as metrics
-from rerank_eval.metrics.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
+from rerank_eval.metrics.compute import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
 from rerank_eval.names import slug, some
 from rerank_eval.results import trec
 from rerank_eval.results.frames import read_frame

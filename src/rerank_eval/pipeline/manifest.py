@@ -11,7 +11,7 @@ from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.metrics.judging import Judged
+from rerank_eval.metrics.compute import TaskMetrics
 from rerank_eval.metrics.measures import agree
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
@@ -88,7 +88,7 @@ class Finished:
 
     task: Any
     result: Any
-    judged: Judged
+    judged: TaskMetrics
     bar: Bar
     started: float
     facts: Mapping[str, Any]

@@ -29,7 +29,7 @@ def footnotes(
         per_task: The published data revisions.
         model: The row.
         suite: The column.
-        chosen: The experiment that was judged.
+        chosen: The experiment that is compared.
         files: Its files of the suite's tasks.
 
     Returns:

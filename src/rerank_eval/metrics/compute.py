@@ -83,7 +83,7 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class TaskMetrics:
     """A task's scores as frames, and what follows from them.
 
     Attributes:
@@ -119,12 +119,12 @@ def cells_of(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
         yield (str(subset), str(split)), own
 
 
-def judge_frames(
+def compute_metrics(
     cells: Mapping[Cell, Iterable[pd.DataFrame]],
     qrels: Mapping[Cell, Qrels],
     changed: Mapping[Cell, Changed],
     main: str = measures.DEFAULT,
-) -> Judged:
+) -> TaskMetrics:
     """Compute per-query metrics.
 
     Args:
@@ -165,7 +165,7 @@ def judge_frames(
     ]
     made_irrelevant = [(*cell, q, d) for cell, own in sorted(changed.items()) for q, ds in own.items() for d in ds]
     columns = ["subset", "split", "query_id", "doc_id"]
-    return Judged(
+    return TaskMetrics(
         pairs,
         pd.concat(queries, ignore_index=True),
         summary,
