@@ -33,7 +33,7 @@ class Registry(Generic[T]):
     def __init__(
         self, group: str, noun: str, builtins: Mapping[str, str] | None = None, needs: Sequence[str] = ()
     ) -> None:
-        self.group, self.noun = group, noun
+        self.group, self.noun, self.builtins = group, noun, tuple(builtins or ())
         self._builtins = [EntryPoint(name, value, group) for name, value in (builtins or {}).items()]
         self._needs = tuple(needs)
         self._objects: dict[str, T] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.metrics.compute import TaskMetrics
-from rerank_eval.metrics.measures import agree
+from rerank_eval.metrics.registry import agree
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment

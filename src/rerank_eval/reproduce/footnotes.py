@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rerank_eval.metrics.measures import two_digits
+from rerank_eval.metrics.registry import two_digits
 from rerank_eval.reproduce.mteb_results import Experiment, TaskFile
 from rerank_eval.reproduce.published import PerTask, Published, PublishedModel
 from rerank_eval.tasks.suites import Suite

@@ -17,7 +17,7 @@ from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, Ru
 from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
-from rerank_eval.metrics.measures import two_digits
+from rerank_eval.metrics.registry import two_digits
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.names import did_you_mean, some

@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.files import write_json, write_text
-from rerank_eval.metrics.measures import two_digits
+from rerank_eval.metrics.registry import two_digits
 from rerank_eval.reproduce.verdicts import (
     AMBIGUOUS,
     CLOSE,

@@ -29,7 +29,7 @@ from rerank_eval.metrics.compute import (
     cells_of,
     compute_metrics,
 )
-from rerank_eval.metrics.measures import DEFAULT, agree
+from rerank_eval.metrics.registry import DEFAULT, agree
 from rerank_eval.names import digest, slug, task_folder
 from rerank_eval.results import trec
 from rerank_eval.results.frames import read_frame
