@@ -182,7 +182,7 @@ def _fill_scores(folder: Path, config: Path) -> int:
     import pandas as pd
 
     from rerank_eval.config import load_config
-    from rerank_eval.metrics.judging import PAIRS
+    from rerank_eval.metrics.compute import PAIRS
     from rerank_eval.models.recipes import find_recipe
     from rerank_eval.pipeline.plan import make_plan
     from rerank_eval.rerankers.stored import ScoreStore

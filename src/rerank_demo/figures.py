@@ -14,7 +14,7 @@ from typing import Any
 from rerank_demo.card import model_card
 from rerank_eval.errors import DataError
 from rerank_eval.files import load_json, write_json, write_text
-from rerank_eval.metrics.measures import shown
+from rerank_eval.metrics.registry import shown
 
 _KEPT = ("scope", "measure", "system", "queries", "baseline", "mean", "difference", "low", "high", "p")
 

@@ -6,22 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.reproduce.judge import Judge
 from rerank_eval.reproduce.published import load_per_task, load_published, load_subsets
+from rerank_eval.reproduce.verdicts import Rules
 from rerank_eval.tasks.suites import load_suites
 
 RETRIEVER = "Qwen/Qwen3-Embedding-0.6B"
 SPREAD = 0.004
 
 
-def make_judge() -> Judge:
+def make_rules() -> Rules:
     published = load_published()
-    return Judge(published, load_per_task(published), load_suites(), load_subsets())
+    return Rules(published, load_per_task(published), load_suites(), load_subsets())
 
 
 def task_names() -> dict[str, str]:
-    judge = make_judge()
-    return {name: task.main_score for name, task in judge.tasks(judge.published.suites).items()}
+    rules = make_rules()
+    return {name: task.main_score for name, task in rules.tasks(rules.published.suites).items()}
 
 
 def write_task(folder: Path, task: str, scores: dict[str, dict[str, Any]], **changes: Any) -> Path:
@@ -56,13 +56,13 @@ def cells_around(mean: float, splits: tuple[str, ...], subsets: tuple[str, ...])
 
 def write_published(root: Path, folder: str = "results") -> Path:
     """Write every published result of the retriever; returns the revision's folder."""
-    judge = make_judge()
-    revision = root / folder / RETRIEVER.replace("/", "__") / judge.per_task.revision
-    for name, task in judge.tasks(judge.published.suites).items():
-        known = judge.per_task.tasks[name]
-        scores = known.scores or cells_around(known.main_score, task.splits, tuple(judge.subsets[name]))
+    rules = make_rules()
+    revision = root / folder / RETRIEVER.replace("/", "__") / rules.per_task.revision
+    for name, task in rules.tasks(rules.published.suites).items():
+        known = rules.per_task.tasks[name]
+        scores = known.scores or cells_around(known.main_score, task.splits, tuple(rules.subsets[name]))
         write_task(revision, name, scores, mteb_version=known.mteb_version, dataset_revision=known.dataset_revision)
-    (revision / "model_meta.json").write_text(json.dumps({"name": RETRIEVER, "revision": judge.per_task.revision}))
+    (revision / "model_meta.json").write_text(json.dumps({"name": RETRIEVER, "revision": rules.per_task.revision}))
     return revision
 
 

@@ -20,12 +20,12 @@ from mteb._evaluators.retrieval_metrics import (
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 
 from rerank_eval.errors import ConfigError
-from rerank_eval.metrics import measures
-from rerank_eval.metrics.judging import judge_frames
-from rerank_eval.metrics.measures import Measure, agree, find, named, percent, two_digits
+from rerank_eval.metrics import registry
+from rerank_eval.metrics.compute import compute_metrics
 from rerank_eval.metrics.per_query import by_unit
+from rerank_eval.metrics.registry import Metric, agree, find, named, percent, two_digits, unit
 
-SOURCES = Path(measures.__file__).parents[1]
+SOURCES = Path(registry.__file__).parents[1]
 CUTS = (1, 2, 3, 5, 10, 20, 25, 50, 100, 1000)
 Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]
@@ -36,7 +36,7 @@ def frame(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["query_id", "doc_id", "score"])
 
 
-def measure(name: str) -> Measure:
+def measure(name: str) -> Metric:
     found = find(name)
     assert found is not None, name
     return found
@@ -153,18 +153,18 @@ def test_what_is_no_measure_is_refused_with_the_valid_ones(written: str) -> None
 def test_the_main_score_is_judged_by_query_whatever_it_is(main: str) -> None:
     run, qrels = made(1, [f"{number}_q{one}" for number in range(10) for one in (1, 2)])
     cells = {(subset, "test"): [frame(run).assign(rank=1)] for subset in ("de", "en")}
-    judged = judge_frames(cells, dict.fromkeys(cells, qrels), {}, main)
+    judged = compute_metrics(cells, dict.fromkeys(cells, qrels), {}, main)
     own = measure(main)
     value = by_unit(frame(run), qrels, own)["value"].mean()
     assert judged.mains == {cell: pytest.approx(value, abs=1e-15) for cell in cells}
     assert judged.summary[main] == pytest.approx(value, abs=1e-15)
-    assert (main in judged.per_query.columns) == own.by_query
+    assert (main in judged.per_query.columns) == (unit(own) == "query")
 
 
 def test_a_main_score_that_is_not_known_has_no_value() -> None:
     run, qrels = made(2, ["a", "b"])
     cells: Any = {("default", "test"): [frame(run).assign(rank=1)]}
-    assert judge_frames(cells, {("default", "test"): qrels}, {}, "new_of_mteb").mains == {}
+    assert compute_metrics(cells, {("default", "test"): qrels}, {}, "new_of_mteb").mains == {}
 
 
 def test_sums_in_another_order_are_shown_alike() -> None:
@@ -183,6 +183,6 @@ def test_sums_in_another_order_are_shown_alike() -> None:
 def test_no_other_place_rounds_a_score() -> None:
     """One rounding, from the unrounded value: leaderboard, comparison, report and screen cannot disagree."""
     files = [*(SOURCES / "analysis").rglob("*.py"), *(SOURCES / "pipeline").rglob("*.py"), SOURCES / "app.py"]
-    files = [path for path in files if path.name not in {"measures.py", "estimate_table.py"}]  # counts and prices
+    files = [path for path in files if path.name not in {"estimate_table.py"}]  # counts and prices
     found = [(path.name, line) for path in files for line in re.findall(r".*(?:\.2f|round\(100).*", path.read_text())]
     assert found == []

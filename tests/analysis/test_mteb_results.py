@@ -15,7 +15,7 @@ from mteb.results import TaskResult
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.reproduce.mteb_results import read_results
-from tests.analysis.published_files import RETRIEVER, make_judge, task_names, write_task
+from tests.analysis.published_files import RETRIEVER, make_rules, task_names, write_task
 
 MODEL = "org/model"
 TASKS = {"FiQA2018": "ndcg_at_10", "LEMBPasskeyRetrieval": "ndcg_at_1"}
@@ -62,9 +62,9 @@ def test_no_json_whatever_gives_a_traceback(tmp_path: Path, raw: str, meta: Any,
         for file in experiment.files.values():
             assert all(math.isfinite(value) and -1 <= value <= 1 for value in file.cells.values())
     assert all(problem.isprintable() for problem in found.problems)
-    judge = make_judge()
-    judgement = judge.judge(found, {}, [model.name for model in judge.published.models], ["MTEB-R"])
-    assert {cell.ours for cell in judgement.cells} == {None}  # one file is never a suite
+    rules = make_rules()
+    checked = rules.check(found, {}, [model.name for model in rules.published.models], ["MTEB-R"])
+    assert {cell.ours for cell in checked.cells} == {None}  # one file is never a suite
 
 
 @pytest.mark.parametrize(

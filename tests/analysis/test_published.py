@@ -14,7 +14,7 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.evals import evals_root
 from rerank_eval.reproduce import published as module
 from rerank_eval.tasks.suites import load_suites
-from tests.analysis.published_files import make_judge
+from tests.analysis.published_files import make_rules
 
 CARD = """
 Qwen3-Embedding-0.6B | 61.82 | 71.02 | 64.64 | 50.26 | 75.41 | 5.09
@@ -38,10 +38,10 @@ def test_the_42_cells_are_the_cards() -> None:
 
 
 def test_the_retrievers_tasks_average_to_its_row_but_for_the_cut_after_two_decimals() -> None:
-    judge = make_judge()
-    row = judge.published.models[0]
+    rules = make_rules()
+    row = rules.published.models[0]
     for suite in set(SUITES) - {"MLDR"}:
-        scores = [judge.per_task.tasks[task.name].main_score for task in judge.suites[suite].tasks]
+        scores = [rules.per_task.tasks[task.name].main_score for task in rules.suites[suite].tasks]
         mean = 100 * sum(scores) / len(scores)
         assert row.scores[suite] == pytest.approx(int(mean * 100) / 100), suite
 
@@ -63,9 +63,9 @@ def test_the_subsets_that_count_are_the_installed_mtebs() -> None:
 
 
 def test_the_published_cells_are_all_that_count_save_for_mldr() -> None:
-    judge = make_judge()
-    for name, task in judge.tasks(SUITES).items():
-        known, whole = judge.per_task.tasks[name], len(task.splits) * task.subsets
+    rules = make_rules()
+    for name, task in rules.tasks(SUITES).items():
+        known, whole = rules.per_task.tasks[name], len(task.splits) * task.subsets
         assert known.cells == (2 if name == "MultiLongDocRetrieval" else whole)
         assert sum(map(len, known.scores.values())) == (2 if known.cells < whole else 0)
 
@@ -133,6 +133,6 @@ def test_a_malformed_file_names_file_and_key_in_one_line(
     damage(tmp_path / "evals")
     monkeypatch.setenv("RERANK_EVAL_EVALS", str(tmp_path / "evals"))
     with pytest.raises(ConfigError) as caught:
-        make_judge()
+        make_rules()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rerank_eval.metrics.judging import Cell, judge_frames
+from rerank_eval.metrics.compute import Cell, compute_metrics
 from rerank_eval.pipeline.results import write_frames
 
 DEPTH = 20
@@ -46,7 +46,7 @@ def write_result(
     digest, first = identity(label), identity(retriever or label)
     folder = results / "runs" / label / digest / task
     folder.mkdir(parents=True)
-    judged = judge_frames({cell: [frame] for cell, frame in cells.items()}, qrels, {}, main)
+    judged = compute_metrics({cell: [frame] for cell, frame in cells.items()}, qrels, {}, main)
     write_frames(folder, judged, digest)
     kind = "reranker" if retriever else "retriever"
     made_from = [

@@ -16,7 +16,7 @@ from rerank_eval.config import load_config
 from rerank_eval.errors import ModelError, ReproductionError
 from rerank_eval.models.demo import build_demo_reranker
 from rerank_eval.reproduce.published import load_published
-from rerank_eval.reproduce.run import wishes
+from rerank_eval.reproduce.run import filters_of
 from rerank_eval.tasks.suites import load_suites
 from tests.analysis.published_files import write_published
 
@@ -46,9 +46,9 @@ def test_a_config_says_which_results_count(tmp_path: Path) -> None:
         "retriever: {model: Qwen/Qwen3-Embedding-0.6B, top_k: 50, candidates: retrieved}\n"
         f"reranker: {{model: Qwen/Qwen3-Reranker-0.6B, recipe: card, instruction: {text}, revision: abc}}\n"
     )
-    [wish] = wishes(load_published(), config)["Qwen/Qwen3-Reranker-0.6B"]
-    assert wish.decisive
-    [settings] = wish.alternatives
+    [one] = filters_of(load_published(), config)["Qwen/Qwen3-Reranker-0.6B"]
+    assert one.decisive
+    [settings] = one.alternatives
     assert settings["instruction"].startswith("text-")
     assert {key: settings[key] for key in ("recipe", "top_k", "candidates", "retriever", "revision")} == {
         "recipe": "card",
@@ -276,7 +276,7 @@ def test_only_another_row_than_the_one_asked_for_is_there(
 def test_a_home_in_results_dir_is_found(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`~` was a folder of that name, and log and judgement stood in another place than the results."""
+    """`~` was a folder of that name, and log and verdicts stood in another place than the results."""
     monkeypatch.setenv("HOME", str(project / "home"))
     arguments = ["reproduce", "--config", "configs/mine.yaml", "--set", "results_dir=~/mine"]
     arguments += ["--set", "retriever.model=bm25"]  # not the table's, so that the gate stops behind it

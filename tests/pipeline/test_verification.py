@@ -157,7 +157,7 @@ def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.
 
 def test_forged_scores_with_new_digests_meet_the_score_store(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All digests made anew, every metric consistent: the store still knows what the model said."""
-    from rerank_eval.metrics.judging import PAIRS, PER_QUERY
+    from rerank_eval.metrics.compute import PAIRS, PER_QUERY
     from rerank_eval.results.seal import file_digest
     from rerank_eval.results.verification import _judged_again
 

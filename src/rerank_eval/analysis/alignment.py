@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from rerank_eval.errors import DataError
+from rerank_eval.metrics.registry import of_pairs
 from rerank_eval.names import some
 from rerank_eval.results.runs import UNIT, Run, TaskRun
 
@@ -110,7 +111,7 @@ def _restricted(part: TaskRun, units: pd.MultiIndex) -> TaskRun:
     values.loc[lost, :] = 0.0
     values = values.rename_axis(UNIT).reset_index()
     kept = part.candidates()
-    if kept is not None and part.measure != "p-MRR":
+    if kept is not None and not of_pairs(part.measure):
         kept = kept[pd.MultiIndex.from_frame(kept[UNIT]).isin(units)].reset_index(drop=True)
     return replace(part, values=values, scores=None, ranking=kept)
 

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.engine.shapes import shape_of
 from rerank_eval.errors import ConfigError
-from rerank_eval.metrics.measures import percent, shown
+from rerank_eval.metrics.registry import percent, shown
 from rerank_eval.results.records import ResultRecord
 
 CARD_SUITES = ("MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")

@@ -14,6 +14,7 @@ from rerank_eval.analysis.alignment import Aligned, align
 from rerank_eval.analysis.changes import Churn, Shift
 from rerank_eval.analysis.statistics import Draws, Estimate, Stratum
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.metrics import registry
 from rerank_eval.names import some
 from rerank_eval.results.runs import Run, TaskRun
 
@@ -239,7 +240,8 @@ def _of_task(
     table, parts = aligned.table, aligned.parts
     baselines = {first: parts[first].candidates() for first in dict.fromkeys(first for _, first in pairs)}
     for place, (number, first) in enumerate(pairs):
-        gains = (table[f"value_{number}"] - table[f"value_{first}"]).to_numpy()
+        better = registry.direction(parts[number].measure)
+        gains = better * (table[f"value_{number}"] - table[f"value_{first}"]).to_numpy()
         before = baselines[first]
         after = parts[number].candidates() if before is not None else None
         known = before is not None and after is not None
@@ -303,8 +305,8 @@ def _ties(part: TaskRun) -> Ties | None:
 
 
 def _one_scale(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
-    """Tell whether tasks can be averaged: p-MRR, which may be negative, does not mix with the others."""
-    return len({runs[0].tasks[task].measure == "p-MRR" for task in tasks}) == 1
+    """Tell whether tasks can be averaged: what may be negative, as p-MRR, does not mix with the others."""
+    return len({registry.signed(runs[0].tasks[task].measure) for task in tasks}) == 1
 
 
 def _overall(

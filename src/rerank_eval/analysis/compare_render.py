@@ -20,7 +20,7 @@ from rerank_eval.analysis.compare import Comparison, Difference, Moved
 from rerank_eval.analysis.render import MISSING, csv_text, escape_latex, escape_markdown
 from rerank_eval.analysis.statistics import LEVEL
 from rerank_eval.files import write_json, write_text
-from rerank_eval.metrics.measures import DEFAULT, percent, shown
+from rerank_eval.metrics.registry import DEFAULT, percent, shown
 
 SIGNIFICANT = 0.05
 _NAME = 24  # columns that names get where room is short

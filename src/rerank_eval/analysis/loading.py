@@ -11,9 +11,9 @@ import pandas as pd
 from rerank_eval.analysis import rankings
 from rerank_eval.analysis.rankings import Judgements, is_ranking, read_judgements
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.metrics import measures
 from rerank_eval.metrics import per_query as metrics
-from rerank_eval.metrics.judging import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
+from rerank_eval.metrics import registry
+from rerank_eval.metrics.compute import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
 from rerank_eval.names import some
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.locate import MANIFEST
@@ -36,7 +36,7 @@ def measure_named(measure: str, paths: Sequence[Path]) -> str:
         DataError: A file cannot be read.
     """
     own = [path for path in paths if path.suffix == ".parquet" and path.is_file() and not is_ranking(path)]
-    return measures.named(measure, dict.fromkeys((*VALUES, *(name for path in own for name in _numbers(path)))))
+    return registry.named(measure, dict.fromkeys((*VALUES, *(name for path in own for name in _numbers(path)))))
 
 
 def _numbers(path: Path) -> list[str]:
@@ -118,15 +118,15 @@ def _stored(
     scores = folder / PAIRS if (folder / PAIRS).is_file() else None
     if values is not None:
         return TaskRun(task, chosen, values, scores, manifest)
-    if measures.find(chosen) is None and chosen not in VALUES:
+    if registry.find(chosen) is None and chosen not in VALUES:
         raise ConfigError(f"{task}: {folder} has no {chosen} of each query; name another with --measure")
-    computed = rankings.judge_stored(name, folder, task, chosen, judged)
+    computed = rankings.evaluate_stored(name, folder, task, chosen, judged)
     return replace(computed, scores=scores, ranking=None, manifest=manifest)
 
 
 def _written(folder: Path, task: str, measure: str, *, asked: bool) -> pd.DataFrame | None:
     """Read a measure's values, or None where the result has no such column."""
-    name, column = (P_MRR, "p_mrr") if measure == measures.P_MRR else (PER_QUERY, measure)
+    name, column = P_MRR if registry.of_pairs(measure) else PER_QUERY, registry.column(measure)
     if asked and name == P_MRR and not (folder / P_MRR).exists():
         raise ConfigError(f"--measure {measure}: {task} has no pairs of instructions; choose tasks with --task")
     try:
@@ -192,9 +192,9 @@ def _folder_name(files: Sequence[RunFile]) -> str:
 
 def _main(stored: Sequence[Stored], task: str | None) -> str:
     if task is None:
-        return measures.DEFAULT
+        return registry.DEFAULT
     manifest = read_manifest(stored[0].tasks[task] / MANIFEST)
-    return str(manifest["task"]["main_score"]) if manifest is not None else measures.DEFAULT
+    return str(manifest["task"]["main_score"]) if manifest is not None else registry.DEFAULT
 
 
 def _cells(files: Sequence[RunFile], judged: Judgements | None) -> list[Cell]:
@@ -218,11 +218,11 @@ def _only(run: TaskRun, cells: Sequence[Cell], judged: Judgements | None) -> Tas
 def _file(name: str, file: RunFile, judged: Judgements | None, measure: str, *, task: str, asked: bool) -> TaskRun:
     if is_ranking(file.path):
         assert judged is not None  # noqa: S101 - refused without
-        return rankings.judge(name, rankings.read_rankings(file.path, judged), judged, measure)
+        return rankings.evaluate(name, rankings.read_rankings(file.path, judged), judged, measure)
     frame = rankings.read_parquet(file.path).rename(columns={"pair": "query_id"})
-    column = "p_mrr" if measure == measures.P_MRR else measure
+    column, pairs = registry.column(measure), registry.column(registry.P_MRR)
     if not asked and column not in frame.columns:
-        column = next((one for one in (measures.DEFAULT, "p_mrr") if one in frame.columns), column)
+        column = next((one for one in (registry.DEFAULT, pairs) if one in frame.columns), column)
     if "query_id" not in frame.columns:
         raise DataError(f"{file.path}: has no column query_id; per_query.parquet of a result has it")
     if column not in frame.columns:
@@ -233,6 +233,6 @@ def _file(name: str, file: RunFile, judged: Judgements | None, measure: str, *, 
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file.path}: column {column} holds no numbers ({type(error).__name__})") from None
     largest = float(values["value"].abs().max())
-    if largest > 1 and (column == "p_mrr" or measures.find(column) is not None):
+    if largest > 1 and registry.find(column) is not None:
         raise DataError(f"{file.path}: {column} holds {largest:g}, which is not on the scale 0..1; divide it by 100")
-    return TaskRun(judged.task if judged is not None else task, measures.P_MRR if column == "p_mrr" else column, values)
+    return TaskRun(judged.task if judged is not None else task, registry.P_MRR if column == pairs else column, values)

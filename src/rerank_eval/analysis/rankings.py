@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.metrics import measures
-from rerank_eval.metrics import p_mrr as followir
+from rerank_eval.metrics import p_mrr, registry
 from rerank_eval.metrics import per_query as metrics
-from rerank_eval.metrics.judging import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
+from rerank_eval.metrics.compute import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
+from rerank_eval.metrics.groups import Grouped
 from rerank_eval.names import slug, some
 from rerank_eval.results import trec
 from rerank_eval.results.frames import read_frame
@@ -223,7 +223,7 @@ def _as_judged(frame: pd.DataFrame, qrels: Qrels) -> pd.DataFrame:
     return frame.assign(**columns)
 
 
-def judge(
+def evaluate(
     name: str, rankings: Mapping[Cell, pd.DataFrame], judged: Judgements, measure: str, *, stored: bool = False
 ) -> TaskRun:
     """Compute a run's values on a task.
@@ -263,20 +263,20 @@ def judge(
 
 
 def _values(frame: pd.DataFrame, qrels: Qrels, judged: Judgements, cell: Cell, measure: str) -> pd.DataFrame:
-    found = measures.find(measure)
-    if measure == measures.P_MRR:
+    found = registry.find(measure)
+    if found is not None and registry.of_pairs(measure):
         if cell not in judged.changed:
             raise ConfigError(
                 f"--measure {measure}: {judged.source} comes without {CHANGED}, which says what instructions change"
             )
-        own = followir.p_mrr(frame, judged.changed[cell]).rename(columns={"pair": "query_id"})
+        own = p_mrr.p_mrr(frame, judged.changed[cell]).rename(columns={"pair": "query_id"})
         lost = [pair for pair in judged.changed[cell] if pair not in set(own["query_id"])]
-        own = pd.concat([own, pd.DataFrame({"query_id": lost, "p_mrr": 0.0})]) if lost else own
-        column = "p_mrr"
-    elif found is not None and not found.by_query:
+        column = registry.column(measure)
+        own = pd.concat([own, pd.DataFrame({"query_id": lost, column: 0.0})]) if lost else own
+    elif found is not None and registry.unit(found) == "group":
         own, column = metrics.by_unit(frame, qrels, found), "value"
     else:
-        extra = [] if found is None else [found.name]
+        extra = [] if found is None else [found]
         own, column = metrics.per_query(frame, qrels, extra), measure
     return values_of(own.assign(subset=cell[0], split=cell[1]), column)
 
@@ -289,14 +289,14 @@ def _unanswered(
     measure: str,
 ) -> pd.Series[bool]:
     """Mark the units whose queries the run does not have: any of a pair's or a group's, all of a merged list's."""
-    found = measures.find(measure)
+    found = registry.find(measure)
     lost: dict[Cell, set[str]] = {}
     for cell, qrels in cells.items():
         absent = {query for query in qrels if query not in answered[cell]}
-        if measure == measures.P_MRR:
+        if registry.of_pairs(measure):
             pairs = judged.changed[cell]
             lost[cell] = {pair for pair in pairs if not {f"{pair}-og", f"{pair}-changed"} <= answered[cell]}
-        elif found is None or found.group is None:
+        elif not isinstance(found, Grouped):
             lost[cell] = absent
         else:
             there = {found.group(query) for query in answered[cell] & set(qrels)} if found.merged else set()
@@ -312,7 +312,7 @@ def _ranked(frame: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     return ordered.assign(subset=cell[0], split=cell[1], rank=rank)
 
 
-def judge_stored(name: str, folder: Path, task: str, measure: str, judged: Judgements | None = None) -> TaskRun:
+def evaluate_stored(name: str, folder: Path, task: str, measure: str, judged: Judgements | None = None) -> TaskRun:
     """Compute a stored run's values from its candidates' scores.
 
     Args:
@@ -330,4 +330,4 @@ def judge_stored(name: str, folder: Path, task: str, measure: str, judged: Judge
     # A cell without a single candidate is judged all the same.
     empty = frame.head(0)[["query_id", "doc_id", "score"]]
     rankings = dict.fromkeys(own.cells, empty) | dict(by_cell(frame, ONE_CELL))
-    return judge(name, rankings, own, measure, stored=judged is None)
+    return evaluate(name, rankings, own, measure, stored=judged is None)

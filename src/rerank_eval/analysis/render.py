@@ -21,7 +21,7 @@ from tabulate import tabulate
 from rerank_eval.analysis.tables import DETAIL, KIND, MODEL, Leaderboard
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
-from rerank_eval.metrics.measures import two_digits
+from rerank_eval.metrics.registry import two_digits
 from rerank_eval.results.locate import LEADERBOARDS
 from rerank_eval.visible import no_formula, visible
 

@@ -18,8 +18,8 @@ from rerank_eval.analysis.loading import load_run
 from rerank_eval.analysis.statistics import Stratum
 from rerank_eval.analysis.tables import Leaderboard, one_line
 from rerank_eval.errors import ConfigError
-from rerank_eval.metrics.measures import DEFAULT, percent, shown, two_digits
 from rerank_eval.metrics.per_query import DEPTH
+from rerank_eval.metrics.registry import DEFAULT, of_pairs, percent, shown, signed, two_digits
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.runs import UNIT, Run, Stored, TaskRun, named
 from rerank_eval.typed import command
@@ -176,7 +176,7 @@ def _speeds(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         rates = [task.manifest.get("timings", {}).get("pairs_per_second") for task in run.tasks.values()]
-        means = [100 * task.values["value"].mean() for task in run.tasks.values() if task.measure != "p-MRR"]
+        means = [100 * task.values["value"].mean() for task in run.tasks.values() if not signed(task.measure)]
         if means and all(isinstance(rate, float) and rate > 0 for rate in rates):  # 0: all from the score store
             rows.append({"system": run.name, "pairs_per_second": float(np.mean(rates)), "value": float(np.mean(means))})
     return pd.DataFrame(rows)
@@ -187,7 +187,7 @@ def _of_task(baseline: Run, run: Run, task: TaskRun) -> list[Figure]:
     where = f"{task.task}, {run.name}"
     found = []
     first = baseline.tasks[task.task]
-    if task.measure != "p-MRR":
+    if not of_pairs(task.measure):
         both = first.values.merge(task.values, on=UNIT, suffixes=("_before", "_after")).head(_PLOTTED)
         values = both.rename(columns={"value_before": "before", "value_after": "after"})[["before", "after"]]
         told = "Each mark is one query, or several of the same values (larger). Above the line: better."
@@ -203,7 +203,7 @@ def _of_task(baseline: Run, run: Run, task: TaskRun) -> list[Figure]:
         told = "On the line, P(yes) is the chance that a candidate is relevant."
         found.append(Figure(f"Is P(yes) a probability? {where}", told, plots.reliability(scores)))
     before = first.candidates()
-    if before is not None and task.measure == "ndcg_at_10" and _same_pairs(before, scores):
+    if before is not None and task.measure == DEFAULT and _same_pairs(before, scores):
         told = "Reranking only the retriever's first k, and the best that any order of them could reach."
         svg = plots.depth_curve(before, scores, _ideal(scores, task))
         found.append(Figure(f"How many to rerank: {where}", told, svg))
@@ -269,7 +269,7 @@ def _task_data(runs: Sequence[Run], task: str, keep: int) -> dict[str, Any]:
 def _lists(task: TaskRun, queries: pd.DataFrame) -> dict[str, list[list[Any]]]:
     """Return the first ten candidates of some queries: document, relevance, score."""
     scores = task.candidates()
-    if scores is None or queries.empty or task.measure == "p-MRR":
+    if scores is None or queries.empty or of_pairs(task.measure):
         return {}
     top = scores[scores["rank"] <= DEPTH].merge(queries[UNIT], on=UNIT).sort_values([*UNIT, "rank"], kind="stable")
     relevance = top["relevance"] if "relevance" in top else pd.Series(0, index=top.index)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rerank_eval.metrics import measures
+from rerank_eval.metrics import registry
 from rerank_eval.names import some
 from rerank_eval.results.records import RANKING, ResultRecord
 
@@ -207,7 +207,7 @@ def _ceilings(
 
 
 def _averaged(tasks: Sequence[str], scores: Mapping[str, str]) -> list[str]:
-    ranking = [task for task in tasks if scores.get(task) != measures.P_MRR]
+    ranking = [task for task in tasks if not registry.signed(scores.get(task, RANKING))]
     return ranking or list(tasks)
 
 
@@ -215,7 +215,7 @@ def _head(task: str, main_score: str) -> str:
     name = one_line(task)
     # A folder may be called like one of the columns that say whose the row is.
     plain = main_score == RANKING and name not in _FIXED
-    return name if plain else f"{name} ({one_line(measures.shown(main_score))})"
+    return name if plain else f"{name} ({one_line(registry.shown(main_score))})"
 
 
 def _mean_name(suite: str) -> str:
@@ -229,7 +229,7 @@ def _caption(scores: Mapping[str, str], suites: Mapping[str, Sequence[str]], col
         for suite, tasks in suites.items()
         if _mean_name(suite) in columns and len(_averaged(tasks, scores)) < len(tasks)
     ]
-    if measures.P_MRR in scores.values():
+    if registry.P_MRR in scores.values():
         caption += " p-MRR is over a task's own candidates, in rows with candidates=retrieved over the retriever's."
     if mixed:
         caption += f" The mean of {', '.join(mixed)} leaves p-MRR out."

@@ -8,6 +8,7 @@ r'/r - 1 where it does not fall, else 1 - r/r'; a document that is not among the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,23 @@ def p_mrr(scores: pd.DataFrame, changed: Mapping[str, Sequence[str]]) -> pd.Data
         rows.append((pair, len(moves), actual, worst, best))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"n_changed": "int64"} | dict.fromkeys(COLUMNS[2:], "float64"))
+
+
+@dataclass(frozen=True)
+class _PMRR:
+    name: str = "p-MRR"
+    title: str = "p-MRR"
+    column: str = "p_mrr"
+    unit: str = "pair"
+    lowest: float = -1.0
+
+    def compute(self, scores: pd.DataFrame, qrels: Mapping[str, Mapping[str, int] | Sequence[str]]) -> dict[str, float]:
+        """See `registry.Metric`; in place of qrels, pair -> documents that its instruction makes irrelevant."""
+        found = p_mrr(scores, {pair: list(documents) for pair, documents in qrels.items()})
+        return dict(zip(found["pair"], found["p_mrr"].tolist(), strict=True))
+
+
+P_MRR = _PMRR()
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, float]:

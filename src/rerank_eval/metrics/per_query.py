@@ -8,7 +8,7 @@ computes its own mrr from 64-bit scores, so that one figure can differ from ours
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 import pytrec_eval
 
-from rerank_eval.errors import DataError, ModelError
-from rerank_eval.metrics import measures
-from rerank_eval.metrics.measures import Measure
+from rerank_eval.errors import ConfigError, DataError, ModelError
+from rerank_eval.metrics.registry import Metric, Qrels, find, unit
+from rerank_eval.metrics.trec import Trec
 
 MAX_GRADE = 1000
 """Largest relevance that a file may give, either sign. trec_eval makes a table of as many counts, and reads C longs."""
@@ -35,7 +35,6 @@ COLUMNS = ("query_id", *_MEANS, *_COUNTS)
 _DISCOUNT = 1.0 / np.log2(np.arange(2, DEPTH + 2))
 
 Floats = npt.NDArray[np.float64]
-Qrels = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,17 @@ class _Query:
     gains: Floats
 
 
-def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[str] = ()) -> pd.DataFrame:
-    """Judge every query of one cell.
+def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[Metric] = ()) -> pd.DataFrame:
+    """Compute the metrics of every query of one cell.
 
     Args:
         scores: Columns query_id, doc_id, score; one row a candidate, in any order.
         qrels: query id -> document id -> relevance. As in mteb (`_filter_queries_without_positives`), a query without
             any judgement is left out; one whose judgements are all 0, or that has no candidates, stays and counts 0.
-        extra: Further measures, by mteb's names, each of which every query has a value of.
+        extra: Further metrics of queries.
 
     Returns:
-        One row a query, sorted by id, with the columns `COLUMNS` and one for each further measure. float64, 0..1:
+        One row a query, sorted by id, with the columns `COLUMNS` and one for each further metric. float64, 0..1:
         ndcg_at_1, ndcg_at_10, recall_at_10, recall_at_100, map_at_100, mrr, mrr_at_10, ndcg_at_10_best and
         ndcg_at_10_worst (over all ways to order ties), oracle_ndcg_at_10 (the best order of these very candidates).
         int64: n_candidates, n_relevant, n_tied (candidates whose 32-bit score another one has).
@@ -64,6 +63,7 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[str] = ()) -> 
     Raises:
         ModelError: A score is NaN, infinite or beyond 32-bit floats; names query and document.
         DataError: An id holds a NUL.
+        ConfigError: A package's metric has the name of another column, or a value that is none.
         ValueError: A document stands twice among a query's candidates.
     """
     _check(scores)
@@ -75,14 +75,18 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[str] = ()) -> 
         query.query_id: dict(zip(query.document_ids, query.scores.tolist(), strict=True)) for query in queries.values()
     }
     judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
-    wanted = [_measure(name) for name in dict.fromkeys((*_MEASURES, *extra))]
-    trec = pytrec_eval.RelevanceEvaluator(judged, {one.requested for one in wanted}).evaluate(run)
+    wanted = {one.name: one for one in (*map(find, _MEASURES), *extra) if isinstance(one, Trec)}
+    trec = pytrec_eval.RelevanceEvaluator(judged, {one.requested for one in wanted.values()}).evaluate(run)
     rows = [
-        _row(query_id, qrels[query_id], queries.get(query_id), _values(wanted, trec.get(query_id)))
+        _row(query_id, qrels[query_id], queries.get(query_id), _values(wanted.values(), trec.get(query_id)))
         for query_id in sorted(qrels)
     ]
-    further = [one.name for one in wanted if one.name not in _MEASURES]
+    further = [name for name in wanted if name not in _MEASURES]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
+    for one in extra:
+        if not isinstance(one, Trec):
+            frame[one.name] = _further(one, known, qrels, frame)
+            further.append(one.name)
     # Ours and trec_eval's sums differ in the last bit; worst <= actual <= best <= oracle shall hold exactly.
     frame["ndcg_at_10_best"] = frame[["ndcg_at_10_best", "ndcg_at_10"]].max(axis=1)
     frame["ndcg_at_10_worst"] = frame[["ndcg_at_10_worst", "ndcg_at_10"]].min(axis=1)
@@ -90,37 +94,44 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[str] = ()) -> 
     return frame.astype(dict.fromkeys((*_MEANS, *further), "float64") | dict.fromkeys(_COUNTS, "int64"))
 
 
-def _measure(name: str) -> Measure:
-    found = measures.find(name)
-    if found is None or not found.by_query:
-        raise ValueError(f"{name}: no measure that a query has a value of")
-    return found
-
-
-def _values(wanted: Sequence[Measure], trec: Mapping[str, float] | None) -> dict[str, float]:
+def _values(wanted: Iterable[Trec], trec: Mapping[str, float] | None) -> dict[str, float]:
     """Take what was wanted from what pytrec_eval returned, which is nothing for a query without candidates."""
     return {one.name: 0.0 if trec is None else one.of(trec) for one in wanted}
 
 
-def by_unit(scores: pd.DataFrame, qrels: Qrels, measure: Measure) -> pd.DataFrame:
-    """Compute one measure of one cell.
+def _further(metric: Metric, scores: pd.DataFrame, qrels: Qrels, frame: pd.DataFrame) -> list[float]:
+    """Compute a metric that is not trec_eval's, such as a package's."""
+    if metric.name in frame.columns:
+        raise ConfigError(f"metric {metric.name!r}: results have a column of this name already; rename the metric")
+    found = metric.compute(scores.reset_index(drop=True), qrels)
+    values = [float(found.get(query, 0.0)) for query in frame["query_id"]]
+    lowest = float(getattr(metric, "lowest", 0.0))
+    for query, value in zip(frame["query_id"], values, strict=True):
+        if not lowest <= value <= 1:
+            raise ConfigError(
+                f"metric {metric.name!r}: query {query!r} has the value {value}, not on the scale {lowest:g}..1; "
+                "mend the package that declares it"
+            )
+    return values
+
+
+def by_unit(scores: pd.DataFrame, qrels: Qrels, metric: Metric) -> pd.DataFrame:
+    """Compute one metric of one cell.
 
     Args:
         scores: As for `per_query`.
-        qrels: As for `per_query`.
-        measure: Any but p-MRR.
+        qrels: As for `per_query`; for p-MRR, pair -> documents that its instruction makes irrelevant.
+        metric: Any.
 
     Returns:
-        Columns query_id and value (float64), sorted; for a measure over groups of queries, `query_id` names a group.
+        Columns query_id and value (float64), sorted; for a metric over groups of queries, `query_id` names a group, for
+        p-MRR a pair.
     """
-    if measure.by_query:
-        return per_query(scores, qrels, [measure.name])[["query_id", measure.name]].set_axis(
-            ["query_id", "value"], axis=1
-        )
-    if measure.merged:
-        merged, judged = measures.merge(measure, scores, qrels)
-        return by_unit(merged, judged, _measure(measure.base))
-    return measures.over_groups(measure, per_query(scores, qrels, [measure.base]))
+    if unit(metric) == "query":
+        return per_query(scores, qrels, [metric])[["query_id", metric.name]].set_axis(["query_id", "value"], axis=1)
+    found = metric.compute(scores, qrels)
+    values = pd.Series(list(found.values()), dtype="float64")
+    return pd.DataFrame({"query_id": pd.Series(list(found), dtype=object), "value": values})
 
 
 def _check(scores: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from rerank_eval.analysis.tables import one_line
 from rerank_eval.config import RerankerConfig
 from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
-from rerank_eval.metrics.measures import percent
+from rerank_eval.metrics.registry import percent
 from rerank_eval.names import did_you_mean
 from rerank_eval.pipeline import results
 from rerank_eval.rerankers.scorers import Prompting, make_policy

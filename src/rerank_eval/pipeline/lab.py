@@ -21,7 +21,7 @@ from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import write_json
-from rerank_eval.metrics import measures
+from rerank_eval.metrics import registry
 from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
@@ -132,8 +132,8 @@ class _Lab:
         first = next(iter(self.rows.values()))
         self.job = Job(first, task, plan.results_dir, plan.results_dir, {}, plan.loaded.base.embedded.size)
         self.task, _ = stages.reranking_task(self.job)
-        measure = measures.find(self.task.metadata.main_score)
-        if measure is None or not measure.by_query:
+        metric = registry.find(self.task.metadata.main_score)
+        if metric is None or registry.unit(metric) != "query":
             raise ConfigError(f"{task.name}: its main score is {self.task.metadata.main_score}; use `compare` for it")
         self.qrels = stages.judgements(self.task)
         self.data = {(subset, split): dict(data) for subset, split, data in prepare.cells(self.task)}
@@ -232,7 +232,7 @@ class _Lab:
         rows = []
         for one in sorted(self.race.verdicts(), key=lambda verdict: -verdict.mean):
             state = f"out: worse than {one.by}" if one.out else "in"
-            rows.append([one.name, one.units, measures.percent(one.mean), state])
+            rows.append([one.name, one.units, registry.percent(one.mean), state])
         self.console.print()
         table = tabulate(rows, headers=["instruction", "queries", "mean", ""], tablefmt="simple", disable_numparse=True)
         self.console.print(table, markup=False)

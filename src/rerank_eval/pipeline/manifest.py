@@ -11,8 +11,8 @@ from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.metrics.judging import Judged
-from rerank_eval.metrics.measures import agree
+from rerank_eval.metrics.compute import TaskMetrics
+from rerank_eval.metrics.registry import agree
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
@@ -88,7 +88,7 @@ class Finished:
 
     task: Any
     result: Any
-    judged: Judged
+    judged: TaskMetrics
     bar: Bar
     started: float
     facts: Mapping[str, Any]

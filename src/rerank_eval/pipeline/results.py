@@ -20,7 +20,7 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.errors import StorageError
 from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
-from rerank_eval.metrics.judging import (
+from rerank_eval.metrics.compute import (
     CHANGED,
     P_MRR,
     PAIRS,
@@ -28,9 +28,9 @@ from rerank_eval.metrics.judging import (
     QRELS,
     Cell,
     Changed,
-    Judged,
     Qrels,
-    judge_frames,
+    TaskMetrics,
+    compute_metrics,
 )
 from rerank_eval.names import slug
 from rerank_eval.results import trec
@@ -47,7 +47,7 @@ SCHEMA = 1
 
 def judge(
     recorder: Recorder, qrels: Mapping[Cell, Qrels], main: str, changed: Mapping[Cell, Changed] | None = None
-) -> Judged:
+) -> TaskMetrics:
     """Compute per-query metrics of everything that was recorded.
 
     Args:
@@ -62,10 +62,10 @@ def judge(
     Raises:
         ModelError: A score is not finite.
     """
-    return judge_frames({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main)
+    return compute_metrics({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main)
 
 
-def write_frames(folder: Path, judged: Judged, tag: str) -> None:
+def write_frames(folder: Path, judged: TaskMetrics, tag: str) -> None:
     """Write scores, judgements and per-query metrics as parquet, and one TREC run a cell.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank_eval.errors import RerankEvalError
-from rerank_eval.metrics.measures import percent
+from rerank_eval.metrics.registry import percent
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job

@@ -10,7 +10,7 @@ from typing import Any
 import mteb
 
 from rerank_eval.errors import DataError
-from rerank_eval.metrics.judging import Cell, Judged, Qrels
+from rerank_eval.metrics.compute import Cell, Qrels, TaskMetrics
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.manifest import Finished, Job, manifest
 from rerank_eval.pipeline.progress import Reporter
@@ -201,7 +201,7 @@ def evaluate(model: Any, task: Any) -> Any:
     return outcome.task_results[0]
 
 
-def _judged(recorder: Recorder, task: Any) -> Judged:
+def _judged(recorder: Recorder, task: Any) -> TaskMetrics:
     return results.judge(recorder, judgements(task), task.metadata.main_score, prepare.changed_judgements(task))
 
 

@@ -13,8 +13,8 @@ from rerank_eval.analysis import render, tables
 from rerank_eval.analysis.tables import one_line
 from rerank_eval.errors import ConfigError, VerificationError
 from rerank_eval.files import at_home, load_json
-from rerank_eval.metrics.judging import PAIRS
-from rerank_eval.metrics.measures import percent
+from rerank_eval.metrics.compute import PAIRS
+from rerank_eval.metrics.registry import percent
 from rerank_eval.names import did_you_mean
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.locate import LEADERBOARDS, MANIFEST, result_folders

@@ -1,4 +1,4 @@
-"""Chooses which of a model's experiments is judged: results with different settings are never mixed."""
+"""Chooses which of a model's experiments is compared: results with different settings are never mixed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _OPTIONAL = {"recipe", "engine", "head"}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One wish about which experiments count.
+class Filter:
+    """One condition on which experiments count.
 
     Attributes:
         alternatives: Settings it must have, one of these; empty for any. A value of None: the setting must not be
@@ -30,7 +30,7 @@ class Asked:
     decisive: bool = False
 
     def matches(self, one: Experiment) -> bool:
-        """Tell whether an experiment is as wished."""
+        """Tell whether an experiment meets it."""
         if self.revision is not None and one.revision != self.revision:
             return False
         if self.identities is not None and str(one.settings.get("id")) not in self.identities:
@@ -55,7 +55,7 @@ def _fits(one: Experiment, settings: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which experiment is judged.
+    """Which experiment is compared.
 
     Attributes:
         experiment: The one, or None.
@@ -70,13 +70,14 @@ class Choice:
     first_stage: str | None = None
 
 
-def choose(experiments: Sequence[Experiment], tasks: Sequence[str], asked: Sequence[Asked]) -> Choice:
+def choose(experiments: Sequence[Experiment], tasks: Sequence[str], filters: Sequence[Filter]) -> Choice:
     """Choose among a model's experiments.
 
     Args:
         experiments: All of the model's.
         tasks: The tasks at stake; an experiment without any of them is no candidate.
-        asked: Wishes, the first first. A decisive one that nothing matches leaves nothing; another is then ignored.
+        filters: Conditions, the first first. A decisive one that nothing meets leaves nothing;
+            another is then ignored.
 
     Returns:
         The choice; neither experiment nor rivals when nothing is there or nothing matches.
@@ -84,11 +85,11 @@ def choose(experiments: Sequence[Experiment], tasks: Sequence[str], asked: Seque
     present = [one for one in experiments if any(task in one.files for task in tasks)]
     left = present
     first_stage = None
-    for wish in asked:
-        matching = [one for one in left if wish.matches(one)]
-        if matching or wish.decisive:
+    for one in filters:
+        matching = [experiment for experiment in left if one.matches(experiment)]
+        if matching or one.decisive:
             left = matching
-        first_stage = first_stage or wish.first_stage
+        first_stage = first_stage or one.first_stage
     aside = tuple(one for one in present if one not in left)
     if len(left) == 1:
         return Choice(left[0], (), aside, first_stage)

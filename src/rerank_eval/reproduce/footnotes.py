@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rerank_eval.metrics.measures import two_digits
+from rerank_eval.metrics.registry import two_digits
 from rerank_eval.reproduce.mteb_results import Experiment, TaskFile
 from rerank_eval.reproduce.published import PerTask, Published, PublishedModel
 from rerank_eval.tasks.suites import Suite
@@ -29,7 +29,7 @@ def footnotes(
         per_task: The published data revisions.
         model: The row.
         suite: The column.
-        chosen: The experiment that was judged.
+        chosen: The experiment that is compared.
         files: Its files of the suite's tasks.
 
     Returns:

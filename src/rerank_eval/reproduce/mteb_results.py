@@ -17,7 +17,7 @@ from typing import Any
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import load_json
-from rerank_eval.metrics.measures import agree
+from rerank_eval.metrics.registry import agree
 from rerank_eval.results.locate import MANIFEST, mteb_files
 from rerank_eval.results.records import unrounded
 

@@ -1,6 +1,6 @@
-"""The gate: runs what a published table needs, retriever first, and judges every cell.
+"""The gate: runs what a published table needs, retriever first, and checks every cell.
 
-The retriever is judged task by task before any reranking, since a wrong retriever spoils all that comes after.
+The retriever is checked task by task before any reranking, since a wrong retriever spoils all that comes after.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, Ru
 from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
-from rerank_eval.metrics.measures import two_digits
+from rerank_eval.metrics.registry import two_digits
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.names import did_you_mean, some
 from rerank_eval.reproduce import table as reproduction
-from rerank_eval.reproduce.choice import Asked
-from rerank_eval.reproduce.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
+from rerank_eval.reproduce.choice import Filter
 from rerank_eval.reproduce.mteb_results import ResultsFolder, models_in, read_results
 from rerank_eval.reproduce.published import Published, load_per_task, load_published, load_subsets
+from rerank_eval.reproduce.verdicts import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Rules, Verdict, Verdicts
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
 
@@ -66,51 +66,51 @@ class Request:
 
 
 def reproduce(request: Request, console: Console) -> None:
-    """Run what is missing unless told not to, judge, print and write the table.
+    """Run what is missing unless asked not to, check, print and write the table.
 
     Args:
         request: What was asked for.
         console: For what the user asked for.
 
     Raises:
-        ConfigError: A name is unknown, or the folder to judge holds nothing of the table.
+        ConfigError: A name is unknown, or the folder to check holds nothing of the table.
         ReproductionError: A cell is off; with `strict`, also where one has no score.
         RerankEvalError: A run failed; what was done before stays.
     """
     published = load_published()
-    judge = Judge(published, load_per_task(published), load_suites(), load_subsets())
+    rules = Rules(published, load_per_task(published), load_suites(), load_subsets())
     models = _chosen(request.models, [model.name for model in published.models], "--model")
     suites = _chosen(request.suites, published.suites, "--suite")
-    gate = Gate(judge, models, suites, console)
+    gate = Gate(rules, models, suites, console)
     failed: RerankEvalError | None = None
     if request.only_judge:
         root = at_home(request.results or RESULTS)
-        judgement = gate.judge(root, wishes(published, request.config, request.overrides))
-        if all(cell.verdict == NOT_RUN for cell in judgement.cells) and not judgement.set_aside:
-            raise ConfigError(_nothing(root, judgement, gate))
+        checked = gate.check(root, filters_of(published, request.config, request.overrides))
+        if all(cell.verdict == NOT_RUN for cell in checked.cells) and not checked.set_aside:
+            raise ConfigError(_nothing(root, checked, gate))
         own = root == RESULTS or (root / "mteb").is_dir()
         folder = root if own else RESULTS  # somebody else's results are read, not written to
     else:
         loaded, folder = _load(request, suites)
-        judgement, failed = gate.run(loaded, folder, keep_going=request.keep_going)
-    gate.show(judgement, folder, request.json)
+        checked, failed = gate.run(loaded, folder, keep_going=request.keep_going)
+    gate.show(checked, folder, request.json)
     if failed is not None:
         raise failed
-    _fail(judgement, strict=request.strict)
+    _fail(checked, strict=request.strict)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Judges, and runs what is to be judged.
+    """Checks results, and runs what is to be checked.
 
     Attributes:
-        rules: The table and how it is judged.
-        models: Rows to judge.
-        suites: Columns to judge.
+        rules: The table and how results are compared with it.
+        models: Rows to check.
+        suites: Columns to check.
         console: For what the user asked for.
     """
 
-    rules: Judge
+    rules: Rules
     models: tuple[str, ...]
     suites: tuple[str, ...]
     console: Console
@@ -120,16 +120,16 @@ class Gate:
         """The table."""
         return self.rules.published
 
-    def judge(self, root: Path, asked: Mapping[str, Sequence[Asked]], models: Sequence[str] = ()) -> Judgement:
-        """Judge a folder.
+    def check(self, root: Path, filters: Mapping[str, Sequence[Filter]], models: Sequence[str] = ()) -> Verdicts:
+        """Check a folder.
 
         Args:
             root: The folder.
-            asked: Hub name -> which results count.
-            models: Rows to judge instead of those asked for.
+            filters: Hub name -> which results count.
+            models: Rows to check instead of those asked for.
         """
         names = models or self.models
-        return self.rules.judge(self._read(root, names), asked, names, self.suites)
+        return self.rules.check(self._read(root, names), filters, names, self.suites)
 
     def _read(self, root: Path, models: Sequence[str]) -> ResultsFolder:
         hubs = [model.hub for model in self.published.models if model.name in models]
@@ -138,8 +138,8 @@ class Gate:
 
     def run(
         self, loaded: LoadedConfig, results_dir: Path, *, keep_going: bool
-    ) -> tuple[Judgement, RerankEvalError | None]:
-        """Run what is missing: the retriever, its judgement, then one reranker after the other.
+    ) -> tuple[Verdicts, RerankEvalError | None]:
+        """Run what is missing: the retriever, its verdicts, then one reranker after the other.
 
         Args:
             loaded: The config.
@@ -147,21 +147,21 @@ class Gate:
             keep_going: Go on after a wrong retriever or a reranker that cannot be run.
 
         Returns:
-            The judgement, and the first error that was passed over.
+            The verdicts, and the first error that was passed over.
 
         Raises:
             ReproductionError: The retriever is off, or is not the published one.
             RerankEvalError: A run failed.
         """
         from rerank_eval.doctor.needs import hub_models
-        from rerank_eval.session import start  # judging needs none of what a run imports
+        from rerank_eval.session import start  # checking needs none of what a run imports
 
         labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
         pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
         alone = [run for run in loaded.runs if _label(run.retriever.model) in labels]
         if not pairs and not alone:
             raise ConfigError(f"{loaded.path}: has no run of {', '.join(self.models)}")
-        asked: dict[str, frozenset[str]] = {}
+        identities: dict[str, frozenset[str]] = {}
         first = [run.model_copy(update={"reranker": None}) for run in [*pairs, *alone]]
         chosen = first if keep_going else [*first, *pairs]  # what cannot be run is passed over then
         cut = dataclasses.replace(loaded, runs=tuple(chosen), variants=({},) * len(chosen))
@@ -169,38 +169,38 @@ class Gate:
             named = dict.fromkeys(name for run in [*pairs, *alone] for name in hub_models(run))
             cut = dataclasses.replace(cut, told_models=tuple(named))
         session = start(cut, self.console)
-        self._run(session, first, asked)
-        self._check_retriever(results_dir, self._exactly(asked), first, keep_going=keep_going)
+        self._run(session, first, identities)
+        self._check_retriever(results_dir, self._exactly(identities), first, keep_going=keep_going)
         failed: RerankEvalError | None = None
         for run in pairs:
             try:
-                self._run(session, [run], asked)
+                self._run(session, [run], identities)
             except RerankEvalError as error:
                 if not keep_going:
                     raise
                 failed = failed or error
                 self.console.print(f"passed over: {error}", markup=False)
         session.tracker.finish()
-        return self.judge(results_dir, self._exactly(asked)), failed
+        return self.check(results_dir, self._exactly(identities)), failed
 
-    def _exactly(self, identities: Mapping[str, frozenset[str]]) -> dict[str, list[Asked]]:
+    def _exactly(self, identities: Mapping[str, frozenset[str]]) -> dict[str, list[Filter]]:
         """Ask for the rows of this run and no others, by label."""
         wanted = {model.hub: identities.get(_label(model.hub), frozenset()) for model in self.published.models}
-        return {hub: [Asked(identities=own, decisive=True)] for hub, own in wanted.items()}
+        return {hub: [Filter(identities=own, decisive=True)] for hub, own in wanted.items()}
 
-    def _run(self, session: Session, runs: Sequence[RunConfig], asked: dict[str, frozenset[str]]) -> None:
+    def _run(self, session: Session, runs: Sequence[RunConfig], identities: dict[str, frozenset[str]]) -> None:
         """Run some of a config's runs, and note the identities of their rows under the models' labels."""
         plan, _ = session.run(runs)
         for row in plan.rows:
-            asked[row.ref.label] = asked.get(row.ref.label, frozenset()) | {row.digest}
+            identities[row.ref.label] = identities.get(row.ref.label, frozenset()) | {row.digest}
 
     def _check_retriever(
-        self, results_dir: Path, asked: Mapping[str, Sequence[Asked]], runs: Sequence[RunConfig], *, keep_going: bool
+        self, results_dir: Path, filters: Mapping[str, Sequence[Filter]], runs: Sequence[RunConfig], *, keep_going: bool
     ) -> None:
         [model] = [model for model in self.published.models if model.hub == self.published.retriever]
         others = sorted({run.retriever.model for run in runs if _label(run.retriever.model) != _label(model.hub)})
-        judgement = self.judge(results_dir, asked, [model.name])
-        verdicts = [*judgement.tasks, *judgement.cells]
+        checked = self.check(results_dir, filters, [model.name])
+        verdicts = [*checked.tasks, *checked.cells]
         wrong = [one for one in verdicts if _wrong(one)]
         if others:
             problem = f"the published candidates are {model.hub}'s, the config's are {others[0]}'s"
@@ -209,40 +209,40 @@ class Gate:
             shown = "no score" if first.ours is None else two_digits(first.ours)
             names = ", ".join(one.name for one in wrong[:_SHOWN])
             problem = (
-                f"{model.name} does not retrieve as published: {_count(judgement.tasks, 'task')} and "
-                f"{_count(judgement.cells, 'suite')} do not fit ({names}{', ...' if len(wrong) > _SHOWN else ''}; "
+                f"{model.name} does not retrieve as published: {_count(checked.tasks, 'task')} and "
+                f"{_count(checked.cells, 'suite')} do not fit ({names}{', ...' if len(wrong) > _SHOWN else ''}; "
                 f"{first.name}: {shown}, published {two_digits(first.published)})"
             )
         else:
             close = sum(one.verdict == CLOSE for one in verdicts)
             told = f", {close} of these scores only closely" if close else ""
-            self.console.print(f"retriever: {len(judgement.tasks)} task(s) fit the published scores{told}")
+            self.console.print(f"retriever: {len(checked.tasks)} task(s) fit the published scores{told}")
             return
         if not keep_going:
             if not others:
-                self.console.print(reproduction.to_rich(judgement))
+                self.console.print(reproduction.to_rich(checked))
             raise ReproductionError(f"{problem}; nothing was reranked; go on all the same with --keep-going")
         self.console.print(f"passed over: {problem}", markup=False)
 
-    def show(self, judgement: Judgement, folder: Path, json_file: Path | None) -> None:
+    def show(self, checked: Verdicts, folder: Path, json_file: Path | None) -> None:
         """Print the table, and write it in three formats.
 
         Args:
-            judgement: What was judged.
+            checked: The verdicts.
             folder: Where the files go.
             json_file: A further JSON file, or None.
         """
         self.console.print()
-        self.console.print(reproduction.to_rich(judgement))
-        written = reproduction.write_all(judgement, folder)
+        self.console.print(reproduction.to_rich(checked))
+        written = reproduction.write_all(checked, folder)
         if json_file is not None:
-            write_json(json_file, reproduction.as_data(judgement))
+            write_json(json_file, reproduction.as_data(checked))
             written.append(json_file)
-        self.console.print(reproduction.summary(judgement), markup=False)
+        self.console.print(reproduction.summary(checked), markup=False)
         self.console.print("written: " + ", ".join(str(path) for path in written), markup=False)
 
 
-def wishes(published: Published, config: Path | None, overrides: Sequence[str] = ()) -> dict[str, list[Asked]]:
+def filters_of(published: Published, config: Path | None, overrides: Sequence[str] = ()) -> dict[str, list[Filter]]:
     """Say which results count when nothing is run.
 
     Args:
@@ -252,7 +252,7 @@ def wishes(published: Published, config: Path | None, overrides: Sequence[str] =
         overrides: `--set` arguments, which change the config.
 
     Returns:
-        Hub name -> wishes, for `choose`.
+        Hub name -> filters, for `choose`.
 
     Raises:
         ConfigError: The config cannot be loaded.
@@ -260,17 +260,17 @@ def wishes(published: Published, config: Path | None, overrides: Sequence[str] =
     path = config or (CONFIG if CONFIG.is_file() else None)
     settings = _config_settings(load_config(path, overrides)) if path is not None else {}
     protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
-    asked: dict[str, list[Asked]] = {}
+    filters: dict[str, list[Filter]] = {}
     for model in published.models:
-        own: list[Asked] = []
+        own: list[Filter] = []
         if config is None and model.stage == "reranker":
-            own.append(Asked((protocol,), decisive=True))
+            own.append(Filter((protocol,), decisive=True))
         if alternatives := tuple(settings.get(_label(model.hub), ())):
-            own.append(Asked(alternatives, decisive=config is not None))
+            own.append(Filter(alternatives, decisive=config is not None))
         if model.revision is not None:
-            own.append(Asked(revision=model.revision))
-        asked[model.hub] = own
-    return asked
+            own.append(Filter(revision=model.revision))
+        filters[model.hub] = own
+    return filters
 
 
 def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object]]]:
@@ -347,12 +347,12 @@ def _count(verdicts: Sequence[Verdict], noun: str) -> str:
     return f"{sum(map(_wrong, verdicts))} of {len(verdicts)} {noun}{'' if len(verdicts) == 1 else 's'}"
 
 
-def _nothing(root: Path, judgement: Judgement, gate: Gate) -> str:
-    if judgement.problems:
-        return f"{root}: no usable result of the table; the first of {len(judgement.problems)}: {judgement.problems[0]}"
+def _nothing(root: Path, checked: Verdicts, gate: Gate) -> str:
+    if checked.problems:
+        return f"{root}: no usable result of the table; the first of {len(checked.problems)}: {checked.problems[0]}"
     published = gate.published
-    asked = {model.hub for model in published.models if model.name in gate.models}
-    others = [name for name in models_in(root) if name not in asked]
+    hubs = {model.hub for model in published.models if model.name in gate.models}
+    others = [name for name in models_in(root) if name not in hubs]
     if others:
         known = {model.hub for model in published.models}
         what = "what was asked for is" if known & set(others) else f"the table of {published.name} has rows for"
@@ -363,16 +363,16 @@ def _nothing(root: Path, judgement: Judgement, gate: Gate) -> str:
     )
 
 
-def _fail(judgement: Judgement, *, strict: bool) -> None:
-    off = [cell for cell in judgement.cells if cell.verdict == OFF]
+def _fail(checked: Verdicts, *, strict: bool) -> None:
+    off = [cell for cell in checked.cells if cell.verdict == OFF]
     if off:
         names = ", ".join(f"{cell.model} on {cell.name}" for cell in off[:_SHOWN])
         raise ReproductionError(
-            f"{len(off)} of {len(judgement.cells)} cells are off the published numbers: {names}"
+            f"{len(off)} of {len(checked.cells)} cells are off the published numbers: {names}"
             f"{', ...' if len(off) > _SHOWN else ''}; the footnotes say what differs"
         )
-    lacking = [cell for cell in judgement.cells if cell.ours is None]
+    lacking = [cell for cell in checked.cells if cell.ours is None]
     if strict and lacking:
         raise ReproductionError(
-            f"{len(lacking)} of {len(judgement.cells)} cells have no score, and --strict asks for all of them"
+            f"{len(lacking)} of {len(checked.cells)} cells have no score, and --strict asks for all of them"
         )

@@ -1,4 +1,4 @@
-"""Renders a judgement: the terminal, Markdown, CSV and JSON. A number of ours stands only where it was run."""
+"""Renders verdicts: the terminal, Markdown, CSV and JSON. A number of ours stands only where it was run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tabulate import tabulate
 
 from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.files import write_json, write_text
-from rerank_eval.metrics.measures import two_digits
-from rerank_eval.reproduce.judge import (
+from rerank_eval.metrics.registry import two_digits
+from rerank_eval.reproduce.verdicts import (
     AMBIGUOUS,
     CLOSE,
     INCOMPLETE,
@@ -26,8 +26,8 @@ from rerank_eval.reproduce.judge import (
     PUBLISHED_FILE,
     REPRODUCED,
     VERDICTS,
-    Judgement,
     Verdict,
+    Verdicts,
 )
 from rerank_eval.visible import no_formula
 
@@ -61,37 +61,37 @@ class _Footnotes:
         return [f"[{number}] {note}" for note, number in self._numbers.items()]
 
 
-def summary(judgement: Judgement) -> str:
+def summary(checked: Verdicts) -> str:
     """Count the table's verdicts in one line, and say where published files were held against themselves."""
-    counts = [f"{judgement.count(verdict)} {verdict}" for verdict in VERDICTS if judgement.count(verdict)]
-    told = f"{len(judgement.cells)} cells: {', '.join(counts)}"
-    if any(one.verdict == PUBLISHED_FILE for one in [*judgement.cells, *judgement.tasks]):
+    counts = [f"{checked.count(verdict)} {verdict}" for verdict in VERDICTS if checked.count(verdict)]
+    told = f"{len(checked.cells)} cells: {', '.join(counts)}"
+    if any(one.verdict == PUBLISHED_FILE for one in [*checked.cells, *checked.tasks]):
         told += "; published file: the published results held against themselves, nothing was run to reproduce them"
     return told
 
 
-def _details(judgement: Judgement) -> list[str]:
-    """Say what is missing, what could not be read and what was not judged."""
-    verdicts = [*judgement.cells, *judgement.tasks]
+def _details(checked: Verdicts) -> list[str]:
+    """Say what is missing, what could not be read and what was not compared."""
+    verdicts = [*checked.cells, *checked.tasks]
     lines = [
         f"{one.model}, {one.name}: {one.verdict}: {'; '.join(one.missing)}"
         for one in dict.fromkeys(verdicts)
         if one.missing
     ]
-    for said, items in (("not usable", judgement.problems), ("not judged, other settings", judgement.set_aside)):
+    for said, items in (("not usable", checked.problems), ("not judged, other settings", checked.set_aside)):
         lines += [f"{said}: {item}" for item in items[:_LISTED]]
         if len(items) > _LISTED:
             lines.append(f"{said}: {len(items) - _LISTED} more, all of them in reproduction.json")
     return lines
 
 
-def to_rich(judgement: Judgement) -> RenderableType:
+def to_rich(checked: Verdicts) -> RenderableType:
     """Render for the terminal: the table, the retriever's tasks, then what a reader has to know."""
     notes = _Footnotes()
-    parts: list[RenderableType] = [_table(judgement.cells, ("Model", "Suite"), notes)]
-    if any(one.verdict != NOT_RUN for one in judgement.tasks):
-        parts += [Text("The retriever, task by task"), _table(judgement.tasks, ("Model", "Task"), notes)]
-    lines = [*_details(judgement), *notes.lines()]
+    parts: list[RenderableType] = [_table(checked.cells, ("Model", "Suite"), notes)]
+    if any(one.verdict != NOT_RUN for one in checked.tasks):
+        parts += [Text("The retriever, task by task"), _table(checked.tasks, ("Model", "Task"), notes)]
+    lines = [*_details(checked), *notes.lines()]
     parts += [Text(line, style="dim", no_wrap=False, overflow="fold") for line in lines]
     return Group(*parts)
 
@@ -116,20 +116,20 @@ def _table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnote
     return table
 
 
-def to_markdown(judgement: Judgement) -> str:
+def to_markdown(checked: Verdicts) -> str:
     """Render as Markdown: what was compared, both tables, tolerances with reasons, footnotes."""
     notes = _Footnotes()
-    published = judgement.published
+    published = checked.published
     parts = [
         f"# {escape_markdown(published.name)}: published and ours",
         escape_markdown(f"Published: {published.source}. Scale: {published.scale_note}."),
-        escape_markdown(summary(judgement)) + ".",
-        _markdown_table(judgement.cells, ("Model", "Suite"), notes),
+        escape_markdown(summary(checked)) + ".",
+        _markdown_table(checked.cells, ("Model", "Suite"), notes),
     ]
-    if any(one.verdict != NOT_RUN for one in judgement.tasks):
-        parts += ["## The retriever, task by task", _markdown_table(judgement.tasks, ("Model", "Task"), notes)]
-    parts += ["## Tolerances", _bullets(_tolerances(judgement))]
-    if details := _details(judgement):
+    if any(one.verdict != NOT_RUN for one in checked.tasks):
+        parts += ["## The retriever, task by task", _markdown_table(checked.tasks, ("Model", "Task"), notes)]
+    parts += ["## Tolerances", _bullets(_tolerances(checked))]
+    if details := _details(checked):
         parts += ["## Left out", _bullets(details)]
     if lines := notes.lines():
         parts += ["## Differences of protocol", _bullets(lines)]
@@ -140,8 +140,8 @@ def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
-def _tolerances(judgement: Judgement) -> list[str]:
-    tolerances = judgement.published.tolerances
+def _tolerances(checked: Verdicts) -> list[str]:
+    tolerances = checked.published.tolerances
     lines = [f"{name}: ± {one.points:g} for a rerun: {one.reason}" for name, one in tolerances.suites.items()]
     others = (tolerances.task, tolerances.small_task, tolerances.same_run)
     lines += [f"± {one.points:g}: {one.reason}" for one in others]
@@ -159,9 +159,9 @@ def _markdown_table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: 
     )
 
 
-def as_data(judgement: Judgement) -> dict[str, Any]:
+def as_data(checked: Verdicts) -> dict[str, Any]:
     """Return everything as JSON-serialisable data, numbers at full precision, null where nothing was run."""
-    published = judgement.published
+    published = checked.published
     return {
         "schema": SCHEMA,
         "published": {
@@ -173,11 +173,11 @@ def as_data(judgement: Judgement) -> dict[str, Any]:
             "retriever": published.retriever,
             "top_k": published.top_k,
         },
-        "counts": {verdict: judgement.count(verdict) for verdict in VERDICTS},
-        "cells": [_row(one) for one in judgement.cells],
-        "tasks": [_row(one) for one in judgement.tasks],
-        "problems": list(judgement.problems),
-        "set_aside": list(judgement.set_aside),
+        "counts": {verdict: checked.count(verdict) for verdict in VERDICTS},
+        "cells": [_row(one) for one in checked.cells],
+        "tasks": [_row(one) for one in checked.tasks],
+        "problems": list(checked.problems),
+        "set_aside": list(checked.set_aside),
     }
 
 
@@ -198,11 +198,11 @@ def _row(one: Verdict) -> dict[str, Any]:
     }
 
 
-def to_csv(judgement: Judgement) -> str:
+def to_csv(checked: Verdicts) -> str:
     """Render as CSV at full precision: the table's cells, then the retriever's tasks; what was not run is empty."""
     buffer = io.StringIO()
     writer: Any = None
-    for level, verdicts in (("suite", judgement.cells), ("task", judgement.tasks)):
+    for level, verdicts in (("suite", checked.cells), ("task", checked.tasks)):
         for one in verdicts:
             row = {"level": level, **_row(one)}
             row |= {key: "; ".join(row[key]) for key in ("missing", "notes")}
@@ -213,11 +213,11 @@ def to_csv(judgement: Judgement) -> str:
     return buffer.getvalue()
 
 
-def write_all(judgement: Judgement, folder: Path) -> list[Path]:
+def write_all(checked: Verdicts, folder: Path) -> list[Path]:
     """Write reproduction.md, .csv and .json.
 
     Args:
-        judgement: What was judged.
+        checked: The verdicts.
         folder: Where to.
 
     Returns:
@@ -227,7 +227,7 @@ def write_all(judgement: Judgement, folder: Path) -> list[Path]:
         StorageError: The folder cannot be written.
     """
     paths = [folder / f"reproduction.{suffix}" for suffix in ("md", "csv", "json")]
-    write_text(paths[0], to_markdown(judgement))
-    write_text(paths[1], to_csv(judgement))
-    write_json(paths[2], as_data(judgement))
+    write_text(paths[0], to_markdown(checked))
+    write_text(paths[1], to_csv(checked))
+    write_json(paths[2], as_data(checked))
     return paths

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rerank_eval.files import load_json
-from rerank_eval.metrics.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS
+from rerank_eval.metrics.compute import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS
 
 MANIFEST = "manifest.json"
 RUNS = "runs"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rerank_eval.files import load_json
-from rerank_eval.metrics import measures
+from rerank_eval.metrics import registry
 
 logger = logging.getLogger(__name__)
 
-RANKING = measures.DEFAULT
+RANKING = registry.DEFAULT
 _FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -146,8 +146,8 @@ def unrounded(scores: Mapping[str, Any], measure: str) -> float:
         measure: mteb's name of the main score.
     """
     main = float(scores["main"])
-    own = scores.get("p_mrr" if measure == measures.P_MRR else measure)
-    return float(own) if isinstance(own, float) and measures.agree(own, main) else main
+    own = scores.get(registry.column(measure))
+    return float(own) if isinstance(own, float) and registry.agree(own, main) else main
 
 
 def of_one_revision(

@@ -18,8 +18,18 @@ import pandas as pd
 
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.files import load_json
-from rerank_eval.metrics.judging import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS, Cell, Judged, cells_of, judge_frames
-from rerank_eval.metrics.measures import DEFAULT, agree
+from rerank_eval.metrics.compute import (
+    CHANGED,
+    P_MRR,
+    PAIRS,
+    PER_QUERY,
+    QRELS,
+    Cell,
+    TaskMetrics,
+    cells_of,
+    compute_metrics,
+)
+from rerank_eval.metrics.registry import DEFAULT, agree
 from rerank_eval.names import digest, slug, task_folder
 from rerank_eval.results import trec
 from rerank_eval.results.frames import read_frame
@@ -147,7 +157,7 @@ def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
     _main(verdict, said, again)
 
 
-def _main(verdict: Verdict, said: Mapping[str, Any], again: Judged) -> None:
+def _main(verdict: Verdict, said: Mapping[str, Any], again: TaskMetrics) -> None:
     """Check the main score: exactly, or to mteb's five digits where an older release wrote mteb's value."""
     cells, main = said["cells"], float(said["main"])
     mean, rounded = mean_of_cells(cells), _is_older(said)
@@ -179,7 +189,7 @@ def _is_older(said: Mapping[str, Any]) -> bool:
     return not all("mteb" in cell for cell in said["cells"])
 
 
-def _judged_again(folder: Path, measure: str = DEFAULT) -> Judged:
+def _judged_again(folder: Path, measure: str = DEFAULT) -> TaskMetrics:
     """Judge once more; by the main score too, if the result has its column or it is over groups of queries."""
     qrels: dict[Cell, dict[str, dict[str, int]]] = {}
     for cell, frame in cells_of(read_frame(folder / QRELS)):
@@ -194,7 +204,7 @@ def _judged_again(folder: Path, measure: str = DEFAULT) -> Judged:
         for cell, frame in cells_of(read_frame(folder / CHANGED)):
             for query, document in zip(frame["query_id"], frame["doc_id"], strict=True):
                 changed.setdefault(cell, {}).setdefault(query, []).append(document)
-    return judge_frames(cells, {cell: qrels.get(cell, {}) for cell in cells}, changed, measure)
+    return compute_metrics(cells, {cell: qrels.get(cell, {}) for cell in cells}, changed, measure)
 
 
 def _equal(one: pd.DataFrame, other: pd.DataFrame) -> bool:

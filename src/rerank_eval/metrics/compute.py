@@ -1,4 +1,4 @@
-"""From scores and judgements to everything a table says: what a run does when it ends, and `verify` does again."""
+"""From scores and qrels to everything a table says: what a run does when it ends, and `verify` does again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_eval.metrics import measures
 from rerank_eval.metrics import p_mrr as followir
 from rerank_eval.metrics import per_query as metrics
-from rerank_eval.metrics.measures import Measure
+from rerank_eval.metrics import registry
+from rerank_eval.metrics.registry import Metric
 
 PAIRS = "scores.parquet"
 PER_QUERY = "per_query.parquet"
@@ -22,7 +22,7 @@ QRELS = "qrels.parquet"
 P_MRR = "p_mrr.parquet"
 CHANGED = "changed.parquet"
 
-Qrels = Mapping[str, Mapping[str, int]]
+Qrels = registry.Qrels
 Changed = Mapping[str, Sequence[str]]
 Cell = tuple[str, str]
 """(subset, split)"""
@@ -83,7 +83,7 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class TaskMetrics:
     """A task's scores as frames, and what follows from them.
 
     Attributes:
@@ -119,12 +119,12 @@ def cells_of(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
         yield (str(subset), str(split)), own
 
 
-def judge_frames(
+def compute_metrics(
     cells: Mapping[Cell, Iterable[pd.DataFrame]],
     qrels: Mapping[Cell, Qrels],
     changed: Mapping[Cell, Changed],
-    main: str = measures.DEFAULT,
-) -> Judged:
+    main: str = registry.DEFAULT,
+) -> TaskMetrics:
     """Compute per-query metrics.
 
     Args:
@@ -145,27 +145,30 @@ def judge_frames(
     queries: list[pd.DataFrame] = []
     summaries: dict[Cell, dict[str, float]] = {}
     hasher = hashlib.sha256()
-    measure = measures.find(main)
-    extra = [measure.name] if measure is not None and measure.by_query else []
+    metric = registry.find(main)
+    unit = registry.unit(metric)
     for cell, blocks in sorted(cells.items()):
-        per_query = _judge_cell(cell, blocks, qrels[cell], pairs, hasher, extra=extra)
+        per_query = _cell_metrics(
+            cell, blocks, qrels[cell], pairs, hasher, extra=[metric] if metric is not None and unit == "query" else []
+        )
         summaries[cell] = metrics.summarise(per_query)
-        if measure is not None and measure.group is not None:
-            summaries[cell][measure.name] = _over_groups(measure, cells[cell], qrels[cell])
+        if metric is not None and unit == "group":  # whose queries may stand in several blocks
+            whole = metrics.by_unit(pd.concat(list(cells[cell])), qrels[cell], metric)
+            summaries[cell][metric.name] = float(whole["value"].mean())
         queries.append(_labelled(per_query, *cell))
     by_pair = _instruction_pairs(cells, changed)
     if by_pair is not None:
         for cell, own in by_pair.items():
             summaries[cell].update(followir.summarise(own))
     parts = list(summaries.values())
-    key = "p_mrr" if main == measures.P_MRR else "" if measure is None else measure.name
+    key = "" if metric is None else registry.column(metric.name)
     summary = {name: float(sum(part[name] for part in parts) / len(parts)) for name in parts[0]}
     judgements = [
         (*cell, q, d, int(v)) for cell, own in sorted(qrels.items()) for q, ds in own.items() for d, v in ds.items()
     ]
     made_irrelevant = [(*cell, q, d) for cell, own in sorted(changed.items()) for q, ds in own.items() for d in ds]
     columns = ["subset", "split", "query_id", "doc_id"]
-    return Judged(
+    return TaskMetrics(
         pairs,
         pd.concat(queries, ignore_index=True),
         summary,
@@ -179,14 +182,14 @@ def judge_frames(
     )
 
 
-def _judge_cell(
+def _cell_metrics(
     cell: Cell,
     blocks: Iterable[pd.DataFrame],
     qrels: Qrels,
     pairs: Pairs,
     hasher: hashlib._Hash,
     *,
-    extra: Sequence[str],
+    extra: Sequence[Metric],
 ) -> pd.DataFrame:
     judged: list[pd.DataFrame] = []
     seen: set[str] = set()
@@ -211,15 +214,10 @@ def _judge_cell(
     return whole.sort_values("query_id", kind="stable", ignore_index=True)
 
 
-def _over_groups(measure: Measure, blocks: Iterable[pd.DataFrame], qrels: Qrels) -> float:
-    """Average a measure over groups of queries, whose members may stand in several blocks."""
-    return float(metrics.by_unit(pd.concat(list(blocks)), qrels, measure)["value"].mean())
-
-
 def _instruction_pairs(
     cells: Mapping[Cell, Iterable[pd.DataFrame]], changed: Mapping[Cell, Changed]
 ) -> dict[Cell, pd.DataFrame] | None:
-    """Judge pairs of instructions; None unless every cell has some."""
+    """Compute p-MRR of pairs of instructions; None unless every cell has some."""
     if not changed:
         return None
     found = {cell: followir.p_mrr(pd.concat(blocks), changed.get(cell, {})) for cell, blocks in cells.items()}

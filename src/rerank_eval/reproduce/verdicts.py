@@ -1,4 +1,4 @@
-"""Judges results against a published table, cell by cell.
+"""Checks results against a published table, cell by cell.
 
 A suite's score is the mean over its tasks of the mean over all split x subset cells of main_score. A suite that lacks a
 task, a split or a subset is incomplete and has no score.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean, some
-from rerank_eval.reproduce.choice import Asked, Choice, choose
+from rerank_eval.reproduce.choice import Choice, Filter, choose
 from rerank_eval.reproduce.footnotes import footnotes
 from rerank_eval.reproduce.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
 from rerank_eval.reproduce.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
@@ -41,7 +41,7 @@ class Verdict:
         missing: What keeps it from a score, in words.
         notes: Differences of protocol, in words.
         source: Folder of the result files, empty where there are none.
-        settings: Revision and settings of what was judged.
+        settings: Revision and settings of what was compared.
     """
 
     model: str
@@ -62,15 +62,15 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Everything that was judged.
+class Verdicts:
+    """A verdict for every cell that was asked for.
 
     Attributes:
         published: The table.
         cells: One verdict for each model and suite asked for.
         tasks: One verdict for each task of the retriever; empty when the retriever was not asked for.
         problems: Files that could not be used.
-        set_aside: Results with other settings than those asked for, which were not judged.
+        set_aside: Results with other settings than those asked for, which were not compared.
     """
 
     published: Published
@@ -85,8 +85,8 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A published table, and what is needed to judge results by it.
+class Rules:
+    """A published table, and what is needed to check results against it.
 
     Attributes:
         published: The table.
@@ -119,20 +119,20 @@ class Judge:
         """Return the tasks of some suites, each once."""
         return {task.name: task for suite in suites for task in self.suites[suite].tasks}
 
-    def judge(
+    def check(
         self,
         folder: ResultsFolder,
-        asked: Mapping[str, Sequence[Asked]],
+        filters: Mapping[str, Sequence[Filter]],
         models: Sequence[str],
         suites: Sequence[str],
-    ) -> Judgement:
-        """Judge what a folder holds.
+    ) -> Verdicts:
+        """Check what a folder holds.
 
         Args:
             folder: What `read_results` returned.
-            asked: Hub name -> which of a model's experiments count, the decisive wish first.
-            models: Names of the table's rows to judge.
-            suites: Names of its columns to judge.
+            filters: Hub name -> which of a model's experiments count, the decisive one first.
+            models: Names of the table's rows to check.
+            suites: Names of its columns to check.
 
         Returns:
             A verdict for each of these cells, and for each of their tasks where the retriever is among the rows.
@@ -143,21 +143,21 @@ class Judge:
         for model in self.published.models:
             if model.name not in models:
                 continue
-            experiments, wishes = folder.of(model.hub), asked.get(model.hub, ())
+            experiments, own = folder.of(model.hub), filters.get(model.hub, ())
             for name in suites:
-                choice = choose(experiments, [task.name for task in self.suites[name].tasks], wishes)
+                choice = choose(experiments, [task.name for task in self.suites[name].tasks], own)
                 cells.append(self._cell(model, self.suites[name], choice))
                 aside.update(dict.fromkeys(f"{model.name}: {one.label}" for one in choice.set_aside))
             if model.hub == self.published.retriever:
                 for name, task in self.tasks(suites).items():
-                    tasks.append(self._task(model, task, choose(experiments, [name], wishes)))
-        return Judgement(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside))
+                    tasks.append(self._task(model, task, choose(experiments, [name], own)))
+        return Verdicts(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside))
 
     def _cell(self, model: PublishedModel, suite: Suite, choice: Choice) -> Verdict:
         published, tolerance = model.scores[suite.name], self.published.tolerances.suites[suite.name]
         chosen = choice.experiment
         if chosen is None:
-            return Verdict(model.name, suite.name, published, None, tolerance, *_unjudged(choice))
+            return Verdict(model.name, suite.name, published, None, tolerance, *_without_score(choice))
         usable = {task.name: usable_file(chosen, task.name, self._first_stage(model, choice)) for task in suite.tasks}
         files = {name: file for name, file in usable.items() if isinstance(file, TaskFile)}
         same = self._same_run(model, chosen, list(files.values()))
@@ -187,7 +187,7 @@ class Judge:
             tolerance = small
         published, chosen = scale * known.main_score, choice.experiment
         if chosen is None:
-            return Verdict(model.name, task.name, published, None, tolerance, *_unjudged(choice))
+            return Verdict(model.name, task.name, published, None, tolerance, *_without_score(choice))
         file = chosen.files[task.name]
         same = self._same_run(model, chosen, [file], known.mteb_version)
         if same:
@@ -291,8 +291,8 @@ def _label(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _unjudged(choice: Choice) -> tuple[str, tuple[str, ...]]:
-    """Return verdict and reason where there is no one experiment to judge."""
+def _without_score(choice: Choice) -> tuple[str, tuple[str, ...]]:
+    """Return verdict and reason where there is no one experiment to compare."""
     if choice.rivals:
         labels = [one.label for one in choice.rivals]
         return AMBIGUOUS, (f"{len(labels)} results with different settings: {some(labels, separator='; ')}",)
