@@ -18,7 +18,9 @@ from rerank_eval.analysis import changes, compare_render
 from rerank_eval.analysis.compare import Comparison, compare
 from rerank_eval.analysis.loading import load_runs
 from rerank_eval.errors import ConfigError, DataError
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.runs import UNIT, Run, TaskRun, find_run, named, stored_rows
+from tests.results.test_manifest import RELEASED
 
 SUITES = {"Two": ["A", "B"], "Mixed": ["A", "F"]}
 
@@ -129,7 +131,11 @@ def test_other_data_other_measures_and_missing_tasks_are_errors() -> None:
         compare([one, run("x", TaskRun("A", "mrr", values))], {})
     with pytest.raises(DataError, match="one has no result of B, which x has"):
         compare([one, run("x", one.tasks["A"], task_run("B", np.zeros(3)))], {})
-    manifests = [{"task": {"revision": revision}} for revision in ("1", "2")]
+    released = Manifest.model_validate_json(RELEASED.read_text())
+    manifests = [
+        released.model_copy(update={"task": released.task.model_copy(update={"revision": revision})})
+        for revision in ("1", "2")
+    ]
     parts = [run(name, TaskRun("A", "mrr", values, manifest=own)) for name, own in zip("ab", manifests, strict=True)]
     with pytest.raises(DataError, match="a is of data revision 1, b of 2"):
         compare(parts, {})

@@ -21,9 +21,10 @@ from rerank_eval.config.loading import load_config, read_yaml
 from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.pipeline import results, stages
+from rerank_eval.pipeline import stages
 from rerank_eval.reproduce.mteb_results import read_results
 from rerank_eval.reproduce.published import Published, _json, _validated
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.records import load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.results.runs import find_run, stored_rows
 from rerank_eval.results.verification import verify_result
@@ -120,7 +121,7 @@ def _leaderboard(folder: Path) -> object:
     records, _ = of_present_candidates(records)
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
     for row in stored_rows(root):
-        results.read_manifest(row.folder)
+        Manifest.find(row.folder)
         assert row.title is not None
     verify_result(root / "runs" / "m" / "0123456789ab" / "Task", root)
     if not records:

@@ -14,8 +14,8 @@ import pytest
 from rerank_eval.analysis import render, tables
 from rerank_eval.cli import _run
 from rerank_eval.reproduce.mteb_results import read_results
+from rerank_eval.results.manifest import file_digest, seal_of
 from rerank_eval.results.records import load_manifests
-from rerank_eval.results.seal import sealed
 from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 
 
@@ -60,7 +60,7 @@ def edit(path: Path, **changes: Any) -> None:
     manifest = json.loads(path.read_text())
     for key, value in changes.items():
         manifest[key] = {**manifest[key], **value}
-    path.write_text(json.dumps(sealed(manifest)))
+    path.write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
 
 
 def test_untouched_results_follow(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +158,6 @@ def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.
 def test_forged_scores_with_new_digests_meet_the_score_store(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All digests made anew, every metric consistent: the store still knows what the model said."""
     from rerank_eval.metrics.compute import PAIRS, PER_QUERY
-    from rerank_eval.results.seal import file_digest
     from rerank_eval.results.verification import _judged_again
 
     folder = reranked(results)
@@ -176,7 +175,7 @@ def test_forged_scores_with_new_digests_meet_the_score_store(results: Path, caps
     main = judged.summary["ndcg_at_10"]
     manifest |= {"files": files, "digest": judged.digest}
     manifest["scores"] |= {**judged.summary, "main": main}
-    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
     assert verify(results) == 10
     assert "the score store has another score for" in capsys.readouterr().out
 
@@ -195,7 +194,7 @@ def test_changed_candidates_are_told(results: Path, capsys: pytest.CaptureFixtur
     first = next(results.glob("runs/BM25/*/tools/manifest.json"))
     manifest = json.loads(first.read_text())
     manifest["digest"] = "0" * 16
-    first.write_text(json.dumps(sealed(manifest)))
+    first.write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
     assert verify(results, reranked(results).parent.name) == 10
     assert "its candidates are no longer those that stand here" in capsys.readouterr().out
 
@@ -214,7 +213,7 @@ def test_a_path_that_leads_out_is_not_followed(results: Path, capsys: pytest.Cap
     path = reranked(results) / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["mteb_result"] = "../../../etc/passwd"
-    path.write_text(json.dumps(sealed(manifest)))
+    path.write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
     assert verify(results) == 10
     assert "leads out of the results folder" in capsys.readouterr().out
 
@@ -239,7 +238,7 @@ def as_older_releases_wrote(results: Path) -> None:
         for cell, own in zip(cells, manifest["scores"]["cells"], strict=True):
             cell["main"] = own["mteb"]
         manifest["scores"] |= {"cells": cells, "main": sum(cell["main"] for cell in cells) / len(cells)}
-        path.write_text(json.dumps(sealed(manifest)))
+        path.write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
     records = load_manifests(results)
     board = tables.leaderboard([replace(one, main=one.written) for one in records], {})
     for path, text in render.render_all(board, results).items():

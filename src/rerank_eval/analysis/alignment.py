@@ -117,6 +117,6 @@ def _restricted(part: TaskRun, units: pd.MultiIndex) -> TaskRun:
 
 
 def _same_data(task: str, first: Run, other: Run, one: TaskRun, two: TaskRun) -> None:
-    revisions = [part.manifest.get("task", {}).get("revision") for part in (one, two)]
+    revisions = [part.manifest.task.revision if part.manifest else None for part in (one, two)]
     if None not in revisions and revisions[0] != revisions[1]:
         raise DataError(f"{task}: {first.name} is of data revision {revisions[0]}, {other.name} of {revisions[1]}")

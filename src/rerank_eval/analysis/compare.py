@@ -289,7 +289,7 @@ def _moved(table: pd.DataFrame, pair: tuple[int, int], gains: np.ndarray, *, bes
 
 def _margins(one: TaskRun, two: TaskRun) -> bool:
     """Tell whether both files hold margins of one model: other models' scores are on scales of their own."""
-    identities = [part.manifest.get("identity", {}).get("reranker", {}) for part in (one, two)]
+    identities = [part.manifest.settings if part.manifest else {} for part in (one, two)]
     return identities[0].get("model") == identities[1].get("model") and all(
         identity.get("head") == "float32" for identity in identities
     )
@@ -300,7 +300,8 @@ def _ties(part: TaskRun) -> Ties | None:
     if values[["worst", "best"]].isna().any(axis=None):
         return None
     candidates = values["candidates"].sum()
-    rate = values["tied"].sum() / candidates if candidates else part.manifest.get("scores", {}).get("tie_rate", _BLANK)
+    written = part.manifest.scores.tie_rate if part.manifest else _BLANK
+    rate = values["tied"].sum() / candidates if candidates else written
     return Ties(float(rate), _mean(values, "worst"), _mean(values, "best"))
 
 

@@ -16,8 +16,8 @@ from rerank_eval.metrics import registry
 from rerank_eval.metrics.compute import P_MRR, PAIRS, PER_QUERY, QRELS, Cell
 from rerank_eval.names import some
 from rerank_eval.results.frames import read_frame
-from rerank_eval.results.locate import MANIFEST
-from rerank_eval.results.runs import Run, RunFile, Stored, TaskRun, read_manifest, values_of
+from rerank_eval.results.manifest import Manifest
+from rerank_eval.results.runs import Run, RunFile, Stored, TaskRun, values_of
 from rerank_eval.typed import command
 
 VALUES = tuple(name for name in metrics.COLUMNS if name != "query_id")
@@ -110,10 +110,10 @@ def _stored(
     name: str, folder: Path, task: str, measure: str | None = None, judged: Judgements | None = None
 ) -> TaskRun:
     """Read a stored run's values, or compute them where no file has them or other judgements are to count."""
-    manifest = read_manifest(folder / MANIFEST)
+    manifest = Manifest.find(folder)
     if manifest is None:
         raise DataError(f"{folder}: its manifest vanished or is torn; run `{command('eval')}` again")
-    chosen = measure or str(manifest["task"]["main_score"])
+    chosen = measure or manifest.task.main_score
     values = None if judged is not None else _written(folder, task, chosen, asked=measure is not None)
     scores = folder / PAIRS if (folder / PAIRS).is_file() else None
     if values is not None:
@@ -193,8 +193,8 @@ def _folder_name(files: Sequence[RunFile]) -> str:
 def _main(stored: Sequence[Stored], task: str | None) -> str:
     if task is None:
         return registry.DEFAULT
-    manifest = read_manifest(stored[0].tasks[task] / MANIFEST)
-    return str(manifest["task"]["main_score"]) if manifest is not None else registry.DEFAULT
+    manifest = Manifest.find(stored[0].tasks[task])
+    return manifest.task.main_score if manifest is not None else registry.DEFAULT
 
 
 def _cells(files: Sequence[RunFile], judged: Judgements | None) -> list[Cell]:

@@ -175,9 +175,9 @@ def _bars(runs: Sequence[Run], seed: int) -> pd.DataFrame:
 def _speeds(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
-        rates = [task.manifest.get("timings", {}).get("pairs_per_second") for task in run.tasks.values()]
+        rates = [(task.manifest and task.manifest.timings.pairs_per_second) or 0.0 for task in run.tasks.values()]
         means = [100 * task.values["value"].mean() for task in run.tasks.values() if not signed(task.measure)]
-        if means and all(isinstance(rate, float) and rate > 0 for rate in rates):  # 0: all from the score store
+        if means and all(rates):  # 0: all from the score store
             rows.append({"system": run.name, "pairs_per_second": float(np.mean(rates)), "value": float(np.mean(means))})
     return pd.DataFrame(rows)
 
@@ -195,8 +195,7 @@ def _of_task(baseline: Run, run: Run, task: TaskRun) -> list[Figure]:
     scores = task.candidates()
     if scores is None or "relevance" not in scores or not (scores["relevance"] > 0).any():
         return found
-    head = task.manifest.get("identity", {}).get("reranker", {}).get("head")
-    if head == "float32":
+    if task.manifest is not None and task.manifest.settings.get("head") == "float32":
         sample = scores if len(scores) <= _PLOTTED else scores.sample(_PLOTTED, random_state=0)
         told = "How far margins of relevant candidates stand from the others'."
         found.append(Figure(f"Margins: {where}", told, plots.margins(sample)))
@@ -285,7 +284,8 @@ def _manifests(runs: Sequence[Run]) -> list[dict[str, str]]:
     size = 0
     every = [(run, task) for run in runs for task in run.tasks.values()]
     for run, task in every:
-        text = json.dumps(dict(task.manifest), indent=1, ensure_ascii=False, sort_keys=True)
+        whole = dict(task.manifest.raw) if task.manifest else {}
+        text = json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True)
         size += len(text)
         if size > _LARGEST_MANIFESTS:
             told = f"{len(every) - len(found)} more stand as manifest.json beside their results"

@@ -12,8 +12,8 @@ from rerank_eval.fetch.run import DATA_ROOT, MODEL_ROOT
 from rerank_eval.hub import why_unreachable
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.names import some
-from rerank_eval.pipeline import results
 from rerank_eval.pipeline.plan import Plan, make_plan
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
 from rerank_eval.typed import again, command
@@ -51,7 +51,7 @@ def _is_read(plan: Plan, task: TaskRef) -> bool:
     """Tell whether a task's data is read: from a mirror always, whose state tells which results are still true."""
     if plan.loaded.base.data_root is not None:
         return True
-    return not all(results.read_manifest(row.folder(plan.results_dir, task.name)) for row in plan.rows)
+    return not all(Manifest.find(row.folder(plan.results_dir, task.name)) for row in plan.rows)
 
 
 def _models(loaded: LoadedConfig) -> Iterator[RerankEvalError]:

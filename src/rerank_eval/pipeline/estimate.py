@@ -24,6 +24,7 @@ from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
 from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.pipeline.plan import Row, make_plan
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.embedders import saved_max_length
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
@@ -326,8 +327,8 @@ def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
     root = at_home(loaded.base.results_dir)
     inputs: dict[str, Any] = {"data": prepare.fingerprint(build(task, size=loaded.base.embedded.size))}
     if subject.row.retriever is not None:
-        first = results.read_manifest(subject.row.retriever.folder(root, task.name))
+        first = Manifest.find(subject.row.retriever.folder(root, task.name))
         if first is None:
             return False
-        inputs["candidates"] = first["digest"]
+        inputs["candidates"] = first.digest
     return results.is_done(subject.row.folder(root, task.name), inputs)

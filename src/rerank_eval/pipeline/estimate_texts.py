@@ -14,6 +14,7 @@ from rerank_eval.evals import evals_root
 from rerank_eval.files import load_json
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lengths import EQUAL, Spread, spread_from, spread_of
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.tasks.suites import load_suites
@@ -287,4 +288,4 @@ def predictions_of(folder: Path, task: str) -> Path | None:
         task: The task's name.
     """
     path = results.predictions_path(folder, task)
-    return path if results.read_manifest(folder) is not None and path.is_file() else None
+    return path if Manifest.find(folder) is not None and path.is_file() else None

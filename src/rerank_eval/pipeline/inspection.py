@@ -18,9 +18,9 @@ from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
 from rerank_eval.metrics.registry import percent
 from rerank_eval.names import did_you_mean
-from rerank_eval.pipeline import results
 from rerank_eval.rerankers.scorers import Prompting, make_policy
 from rerank_eval.results.frames import read_frame
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.runs import Stored, find_run, stored_rows
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve, split_of
@@ -129,23 +129,22 @@ class _View:
 
     def __init__(self, row: Stored, task: str, request: Request) -> None:
         self.row, self.name, self.request = row, task, request
-        manifest = results.read_manifest(row.tasks[task])
+        manifest = Manifest.find(row.tasks[task])
         if manifest is None:
             raise DataError(f"{row.tasks[task]}: its manifest is missing or torn; run `{command('eval')}` again")
-        self.manifest: dict[str, Any] = manifest
+        self.manifest = manifest
         self.scores = _parquet(row.tasks[task] / "scores.parquet")
         self._task: Any = None
 
     def data(self) -> Any:
         """Load the task's data, once."""
         if self._task is None:
-            config = self.manifest["config"]
-            self._task = build(self._ref(), size=config["embedded"]["size"])
+            self._task = build(self._ref(), size=self.manifest.config["embedded"]["size"])
             prepare.load(self._task, self.request.data_root)
         return self._task
 
     def _ref(self) -> TaskRef:
-        if self.manifest["task"]["kind"] == "beir":
+        if self.manifest.task.kind == "beir":
             given = self.request.task
             if given is None or not Path(split_of(given)[0]).is_dir():
                 raise ConfigError(f"{self.name} was read from a folder; name it, as --task path/to/{self.name}")
@@ -309,9 +308,9 @@ class _View:
 
     def _before(self, query: str, cell: tuple[str, str]) -> dict[str, int]:
         """Return the first stage's ranks, where its files are still there."""
-        if self.manifest["row"]["kind"] == "retriever":
+        if self.manifest.row.kind == "retriever":
             return {}
-        first = self.manifest["identity"]["candidates"]
+        first = self.manifest.identity.candidates
         row = next((one for one in stored_rows(self.row.root) if one.identity == first), None)
         if row is None or self.name not in row.tasks:
             return {}
@@ -320,7 +319,7 @@ class _View:
         return dict(zip(frame["doc_id"], frame["rank"].astype(int).tolist(), strict=True))
 
     def _prompting(self) -> tuple[RerankerConfig, Prompting] | None:
-        section = self.manifest["config"].get("reranker")
+        section = self.manifest.config.get("reranker")
         if section is None:
             return None
         config = RerankerConfig.model_validate(section)
@@ -329,10 +328,10 @@ class _View:
     def _instruction(self, said: str | None) -> tuple[str | None, str]:
         found = self._prompting()
         if found is None:
-            prompt = self.manifest.get("instruction", {}).get("query")
+            prompt = self.manifest.instruction.get("query")
             return (prompt, "") if prompt else (None, "none: a retriever")
         config, prompting = found
-        identity = self.manifest["identity"]["reranker"]
+        identity = self.manifest.settings
         same = identity.get("recipe") in {None, prompting.recipe.name} and (
             prompting.instructions is None or prompting.instructions.identity == identity["instruction"]
         )

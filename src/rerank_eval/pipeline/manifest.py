@@ -16,8 +16,8 @@ from rerank_eval.metrics.registry import agree
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
+from rerank_eval.results.manifest import CellPart, Manifest, file_digest
 from rerank_eval.results.records import mean_of_cells
-from rerank_eval.results.seal import file_digest
 from rerank_eval.store.locks import Held
 from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub
@@ -95,7 +95,7 @@ class Finished:
     work: Mapping[str, float]
 
 
-def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
+def manifest(job: Job, finished: Finished, mteb_json: Path) -> Manifest:
     """Describe a finished job.
 
     Args:
@@ -104,7 +104,7 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
         mteb_json: mteb's result file, under the results folder.
 
     Returns:
-        A JSON-serialisable mapping; times and surroundings stand under `timings` and `environment` alone.
+        The manifest; times and surroundings stand under `timings` and `environment` alone.
     """
     row = job.row
     first = row.retriever or row
@@ -114,41 +114,43 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> dict[str, Any]:
     config = row.config.model_dump(mode="json", exclude=_NOT_OF_A_RESULT)
     if row.kind == "retriever":
         del config["reranker"]
-    return {
-        "row": {
-            "kind": row.kind,
-            "label": row.ref.label,
-            "detail": row.detail,
-            "order": row.order,
-            "notes": list(row.ref.notes),
-        },
-        "identity": {"digest": row.digest, "candidates": first.digest, row.kind: row.identity},
-        "retriever": {"label": first.ref.label, "top_k": first.config.retriever.top_k, "detail": first.detail},
-        "task": {
-            "name": job.task.name,
-            "kind": job.task.kind,
-            "suite": job.task.suite,
-            "main_score": metadata.main_score,
-            "dataset": metadata.dataset.get("path") if mirrored is None else mirrored.dataset,
-            "revision": metadata.dataset.get("revision"),
-            "source": _source(finished.task),
-            "candidates": "native" if finished.facts["native"] else f"top {first.config.retriever.top_k}",
-        },
-        "scores": {
-            "main": mean_of_cells(cells),
-            **finished.judged.summary,
-            "cells": cells,
-        },
-        "inputs": job.inputs,
-        "config": config,
-        "mteb_result": mteb_json.relative_to(job.results_dir).as_posix(),
-        # mteb's file holds times, so its digest stands among what may differ from run to run.
-        "timings": {**_timings(finished), "mteb_result": file_digest(mteb_json)},
-        "environment": environment()
-        | ({"workers": workers} if (workers := job.workers()) else {})
-        | ({"scores_made_by": makers} if (makers := job.makers()) else {}),
-        **finished.facts,
-    }
+    return Manifest.model_validate(
+        {
+            "row": {
+                "kind": row.kind,
+                "label": row.ref.label,
+                "detail": row.detail,
+                "order": row.order,
+                "notes": list(row.ref.notes),
+            },
+            "identity": {"digest": row.digest, "candidates": first.digest, row.kind: row.identity},
+            "retriever": {"label": first.ref.label, "top_k": first.config.retriever.top_k, "detail": first.detail},
+            "task": {
+                "name": job.task.name,
+                "kind": job.task.kind,
+                "suite": job.task.suite,
+                "main_score": metadata.main_score,
+                "dataset": metadata.dataset.get("path") if mirrored is None else mirrored.dataset,
+                "revision": metadata.dataset.get("revision"),
+                "source": _source(finished.task),
+                "candidates": "native" if finished.facts["native"] else f"top {first.config.retriever.top_k}",
+            },
+            "scores": {
+                "main": mean_of_cells([CellPart(**cell) for cell in cells]),
+                **finished.judged.summary,
+                "cells": cells,
+            },
+            "inputs": job.inputs,
+            "config": config,
+            "mteb_result": mteb_json.relative_to(job.results_dir).as_posix(),
+            # mteb's file holds times, so its digest stands among what may differ from run to run.
+            "timings": {**_timings(finished), "mteb_result": file_digest(mteb_json)},
+            "environment": environment()
+            | ({"workers": workers} if (workers := job.workers()) else {})
+            | ({"scores_made_by": makers} if (makers := job.makers()) else {}),
+            **finished.facts,
+        }
+    )
 
 
 def _source(task: Any) -> dict[str, str]:

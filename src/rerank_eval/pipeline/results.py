@@ -19,7 +19,7 @@ from mteb import ResultCache
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.errors import StorageError
-from rerank_eval.files import atomic_path, load_json, storage_error, sweep, write_json
+from rerank_eval.files import atomic_path, storage_error, sweep
 from rerank_eval.metrics.compute import (
     CHANGED,
     P_MRR,
@@ -34,15 +34,12 @@ from rerank_eval.metrics.compute import (
 )
 from rerank_eval.names import slug
 from rerank_eval.results import trec
-from rerank_eval.results.locate import MANIFEST
+from rerank_eval.results.manifest import MANIFEST, InputsPart, Manifest, file_digest
 from rerank_eval.results.recorder import Blocks, CellScores, Recorder
-from rerank_eval.results.seal import file_digest, sealed
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
 
 logger = logging.getLogger(__name__)
-
-SCHEMA = 1
 
 
 def judge(
@@ -168,27 +165,6 @@ def _save_mteb_result(
     return path
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Read a folder's manifest, if a whole one is there.
-
-    Args:
-        folder: A row's folder for a task.
-
-    Returns:
-        The manifest, or None when there is none, it is torn, or it is of another schema.
-    """
-    try:
-        manifest = load_json(folder / MANIFEST)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or manifest.get("complete") is not True:
-        return None
-    whole = {"digest", "inputs", "native", "row", "scores", "task", "timings"} <= manifest.keys()
-    row, task = manifest.get("row"), manifest.get("task")
-    whole = whole and isinstance(row, dict) and isinstance(row.get("kind"), str)
-    return manifest if whole and isinstance(task, dict) and isinstance(task.get("name"), str) else None
-
-
 def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """Tell whether a row's result on a task is complete, as it was written, and made from the same inputs.
 
@@ -199,30 +175,29 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
         folder: The row's folder for the task.
         inputs: Digests of data and candidates.
     """
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.get("inputs") != dict(inputs) or not (folder / PAIRS).is_file():
+    manifest = Manifest.find(folder)
+    if manifest is None or manifest.inputs != InputsPart(**inputs) or not (folder / PAIRS).is_file():
         return False
-    altered = altered_file(folder, manifest.get("files"))
+    altered = altered_file(folder, manifest.files or {})
     if altered is not None:
         logger.warning("%s is not as it was written; the result is made anew", folder / altered)
         return False
     # A retriever's candidates are what its rerankers read.
-    predictions = predictions_path(folder, manifest["task"]["name"])
-    return manifest["row"]["kind"] != "retriever" or predictions.is_file()
+    return manifest.row.kind != "retriever" or predictions_path(folder, manifest.task.name).is_file()
 
 
-def altered_file(folder: Path, files: Any) -> str | None:
+def altered_file(folder: Path, files: Mapping[str, str]) -> str | None:
     """Name a file that is not what the manifest says.
 
     Args:
         folder: The row's folder for the task.
-        files: The manifest's names and digests, or what stands there instead.
+        files: The manifest's names and digests.
 
     Returns:
-        The first such file; None where there is none, or an older release named none.
+        The first such file, or None.
     """
-    for name, written in files.items() if isinstance(files, dict) else ():
-        path = folder / Path(str(name)).name
+    for name, written in files.items():
+        path = folder / Path(name).name
         try:
             if file_digest(path) != written:
                 return path.name
@@ -245,20 +220,3 @@ def begin(folder: Path) -> None:
                 old.unlink()
     except OSError as error:
         raise storage_error(error, folder) or error from error
-
-
-def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, which makes the task count as done.
-
-    It names every file beside it with a digest, and seals itself.
-
-    Args:
-        folder: The row's folder for the task.
-        manifest: JSON-serialisable, without NaN.
-    """
-    files = {
-        path.name: file_digest(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name not in {MANIFEST, LOCK}
-    }
-    write_json(folder / MANIFEST, sealed({"schema": SCHEMA, "complete": True, **manifest, "files": files}))

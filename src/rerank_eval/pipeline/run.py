@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.rerankers.cross_encoder import CrossEncoder, Scorer
 from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
 from rerank_eval.rerankers.stored import ScoreStore, blocks
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.retriever import Backend, load_backend
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
@@ -139,7 +140,7 @@ class Runner:
     def _inputs(self, row: Row, task: TaskRef) -> dict[str, Any]:
         inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}
         if row.retriever is not None:
-            inputs["candidates"] = self._candidates(row, task)["digest"]
+            inputs["candidates"] = self._candidates(row, task).digest
         return inputs
 
     def _is_done(self, row: Row, task: TaskRef) -> bool:
@@ -149,9 +150,9 @@ class Runner:
         self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
         return True
 
-    def _candidates(self, row: Row, task: TaskRef) -> dict[str, Any]:
+    def _candidates(self, row: Row, task: TaskRef) -> Manifest:
         assert row.retriever is not None  # noqa: S101 - asked for reranker rows only
-        manifest = results.read_manifest(row.retriever.folder(self.plan.results_dir, task.name))
+        manifest = Manifest.find(row.retriever.folder(self.plan.results_dir, task.name))
         if manifest is None:
             raise RerankEvalError(f"{task.name}: the candidates of {row.retriever.ref.label} vanished while running")
         return manifest
@@ -204,19 +205,19 @@ class Runner:
 
     def _note(self, job: Job) -> None:
         self.outcome.computed.append((job.row.ref.label, job.task.name))
-        manifest = results.read_manifest(job.folder) or {}
-        score, seconds = manifest["scores"]["main"], manifest["timings"]["seconds"]
+        manifest = Manifest.read(job.folder)
+        name, score, seconds = manifest.task.main_score, manifest.scores.main, manifest.timings.seconds
         self.tracker.log(
             {
-                f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/{manifest['task']['main_score']}": score,
+                f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/{name}": score,
                 f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/seconds": seconds,
             }
         )
         self.reporter.say(
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
-            f"{manifest['task']['main_score']} {percent(score)}, {seconds:.1f} s{_reservations(manifest)}"
+            f"{name} {percent(score)}, {seconds:.1f} s{_reservations(manifest)}"
         )
-        makers = manifest.get("environment", {}).get("scores_made_by", [])
+        makers = manifest.environment.computed_on
         if len(makers) > 1:
             logger.warning(
                 "%s: the score store's pairs were computed by %d: %s; their last digits may differ",
@@ -224,33 +225,32 @@ class Runner:
                 len(makers),
                 "; ".join(makers),
             )
-        marked = manifest.get("markers", {})
-        if marked.get("pairs") and marked["mode"] == "keep":
+        marked = manifest.special_tokens
+        if marked.pairs and marked.mode == "keep":
             logger.warning(
                 "%s: %d pairs hold markers (%s) that the model reads as tokens, so that a text can close its own turn; "
                 "reranker.markers: neutralise reads them as text",
                 job.task.name,
-                marked["pairs"],
-                ", ".join(list(marked["found"])[:_MARKERS_SHOWN]),
+                marked.pairs,
+                ", ".join(list(marked.found)[:_MARKERS_SHOWN]),
             )
 
 
-def _reservations(manifest: Mapping[str, Any]) -> str:
+def _reservations(manifest: Manifest) -> str:
     """Say what a reader of the score has to know: how many prompts were cut, how much is left to ties."""
     told = ""
-    cut = manifest.get("truncation", {}).get("rate", 0.0)
+    cut = manifest.truncation.rate
     if cut:
         told += f", {cut:.1%} of prompts cut to max_length"
-    marked = manifest.get("markers", {}).get("pairs", 0)
+    marked = manifest.special_tokens.pairs
     if marked:
         told += f", {marked} pairs with markers"
-    data = manifest["data"]
+    data, scores = manifest.data, manifest.scores
     told += "".join(f", {data[name]} {words}" for name, words in _REMARKS.items() if name in data)
-    scores = manifest["scores"]
-    key, name = ("p_mrr", "p-MRR") if "p_mrr" in scores else ("ndcg_at_10", "nDCG@10")
-    worst, best = scores[f"{key}_worst"], scores[f"{key}_best"]
-    if best - worst >= _WORTH_TELLING:
-        told += f", {scores['tie_rate']:.1%} of candidates tie ({name} {percent(worst)} to {percent(best)})"
+    key, name = ("p_mrr", "p-MRR") if scores.metric("p_mrr") is not None else ("ndcg_at_10", "nDCG@10")
+    worst, best = scores.metric(f"{key}_worst"), scores.metric(f"{key}_best")
+    if worst is not None and best is not None and best - worst >= _WORTH_TELLING:
+        told += f", {scores.tie_rate:.1%} of candidates tie ({name} {percent(worst)} to {percent(best)})"
     return told
 
 

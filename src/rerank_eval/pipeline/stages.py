@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rerank_eval.pipeline.manifest import Finished, Job, manifest
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.rerank_search import RerankSearch
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.recorder import Recorder
 from rerank_eval.retrievers.retriever import Backend, CandidateSearch
 from rerank_eval.tasks import prepare
@@ -67,7 +67,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
     prepare.unload(task)
 
 
-def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporter: Reporter) -> None:
+def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Reporter) -> None:
     """Rerank a retriever's candidates for one task, and judge the new order.
 
     Args:
@@ -80,7 +80,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Mapping[str, Any], reporte
         DataError: The candidates name a query or document that the data set does not hold.
         ModelError: A score is not finite.
     """
-    native = bool(candidates["native"])
+    native = candidates.native
     task, rules = reranking_task(job, native=native)
     results.begin(job.folder)
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
@@ -127,11 +127,11 @@ def reranking_task(job: Job, *, native: bool | None = None) -> tuple[Any, Rules]
     """
     assert job.row.retriever is not None  # noqa: S101 - a reranker row has one by construction
     source = job.row.retriever.folder(job.results_dir, job.task.name)
-    manifest = results.read_manifest(source)
+    manifest = Manifest.find(source)
     if manifest is None:
         raise DataError(f"{source}: the candidates vanished while running; run again")
     if native is None:
-        native = bool(manifest["native"])
+        native = manifest.native
     task = _loaded(job)
     rules = _rules(job, task)
     if native != rules.own_lists:
@@ -157,12 +157,9 @@ def _rules(job: Job, task: Any) -> Rules:
     return rules_of(task, retriever.candidates, retriever.own_document)
 
 
-def _check_unaltered(predictions: Path, manifest: Mapping[str, Any]) -> None:
+def _check_unaltered(predictions: Path, manifest: Manifest) -> None:
     """Refuse candidates that are not those of the manifest: mteb would rerank and average what is left of them."""
-    files = manifest.get("files")
-    own = (
-        {name: digest for name, digest in files.items() if name == predictions.name} if isinstance(files, dict) else {}
-    )
+    own = {name: digest for name, digest in (manifest.files or {}).items() if name == predictions.name}
     if not predictions.is_file() or results.altered_file(predictions.parent, own) is None:
         return
     results.begin(predictions.parent)  # so that the next run retrieves anew
@@ -211,4 +208,4 @@ def _write(job: Job, finished: Finished) -> None:
         job.held.check()
     results.write_frames(job.folder, finished.judged, job.row.digest)
     mteb_json = results.save_mteb_result(job.results_dir, finished.result, job.meta(), {})
-    results.finish(job.folder, manifest(job, finished, mteb_json))
+    manifest(job, finished, mteb_json).write(job.folder)

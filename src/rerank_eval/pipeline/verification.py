@@ -11,13 +11,14 @@ from rich.console import Console
 
 from rerank_eval.analysis import render, tables
 from rerank_eval.analysis.tables import one_line
-from rerank_eval.errors import ConfigError, VerificationError
-from rerank_eval.files import at_home, load_json
+from rerank_eval.errors import ConfigError, DataError, VerificationError
+from rerank_eval.files import at_home
 from rerank_eval.metrics.compute import PAIRS
 from rerank_eval.metrics.registry import percent
 from rerank_eval.names import did_you_mean
 from rerank_eval.results.frames import read_frame
-from rerank_eval.results.locate import LEADERBOARDS, MANIFEST, result_folders
+from rerank_eval.results.locate import LEADERBOARDS, result_folders
+from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.results.runs import Stored, find_run
 from rerank_eval.results.verification import Verdict, verify_result
@@ -95,13 +96,12 @@ def _named(name: str, results_dir: Path) -> list[Path]:
 
 def _ask_store(verdict: Verdict, results_dir: Path) -> None:
     try:
-        manifest = load_json(verdict.folder / MANIFEST)
-        if manifest["row"]["kind"] != "reranker":
+        manifest = Manifest.read(verdict.folder)
+        if manifest.row.kind != "reranker":
             return
         frame = read_frame(verdict.folder / PAIRS)
-        task, identity = manifest["task"]["name"], manifest["identity"]["reranker"]
-        found = agreement(results_dir, manifest["row"]["label"], identity, task, frame)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = agreement(results_dir, manifest.row.label, manifest.settings, manifest.task.name, frame)
+    except (OSError, ValueError, KeyError, TypeError, DataError):
         return  # told already
     verdict.faults += [f"score store: {one}" for one in found.unsound]
     if found.other:

@@ -18,8 +18,8 @@ from typing import Any
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import load_json
 from rerank_eval.metrics.registry import agree
-from rerank_eval.results.locate import MANIFEST, mteb_files
-from rerank_eval.results.records import unrounded
+from rerank_eval.results.locate import mteb_files
+from rerank_eval.results.manifest import Manifest
 
 Cell = tuple[str, str]
 """(split, subset)"""
@@ -203,14 +203,12 @@ def _unrounded(root: Path) -> dict[Path, dict[Cell, float]]:
     """Read the scores of our own results, which mteb's files of them have rounded to five digits."""
     found: dict[Path, dict[Cell, float]] = {}
     for folder, file in mteb_files(root):
-        try:
-            manifest = _json(folder / MANIFEST)
-            scores, measure = manifest["scores"], str(manifest["task"]["main_score"])
-            own = {(str(cell["split"]), str(cell["subset"])): float(cell["main"]) for cell in scores["cells"]}
+        manifest = Manifest.find(folder)
+        if manifest is not None:
+            own = {(cell.split, cell.subset): cell.main for cell in manifest.scores.cells}
             # Manifests of older releases have mteb's values, but for the mean of all cells.
-            found[file] = own if len(own) != 1 else dict.fromkeys(own, unrounded(scores, measure))
-        except (_NotAResultError, KeyError, TypeError, ValueError):
-            continue
+            main = manifest.scores.unrounded(manifest.task.main_score)
+            found[file] = own if len(own) != 1 else dict.fromkeys(own, main)
     return found
 
 

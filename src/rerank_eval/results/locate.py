@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rerank_eval.files import load_json
 from rerank_eval.metrics.compute import CHANGED, P_MRR, PAIRS, PER_QUERY, QRELS
+from rerank_eval.results.manifest import MANIFEST, Manifest
 
-MANIFEST = "manifest.json"
 RUNS = "runs"
 LEADERBOARDS = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html")
 _MTEB = "mteb"
@@ -64,10 +63,8 @@ def _is_of_a_result(path: Path) -> bool:
         return False
     if path.name in _OWN:
         return True
-    try:
-        return path.name in load_json(manifest)["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return path.suffix == ".trec"
+    found = Manifest.find(manifest)
+    return path.suffix == ".trec" if found is None or found.files is None else path.name in found.files
 
 
 def _of_mteb(path: Path) -> list[Path]:
@@ -91,7 +88,6 @@ def mteb_files(root: Path) -> Iterator[tuple[Path, Path]]:
         root: The results folder.
     """
     for folder in _beneath(root / RUNS):
-        try:
-            yield folder, (root / str(load_json(folder / MANIFEST)["mteb_result"])).resolve()
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        manifest = Manifest.find(folder)
+        if manifest is not None and manifest.mteb_result:
+            yield folder, (root / manifest.mteb_result).resolve()

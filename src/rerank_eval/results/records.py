@@ -7,15 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rerank_eval.files import load_json
+from rerank_eval.errors import DataError
 from rerank_eval.metrics import registry
+from rerank_eval.results.manifest import MANIFEST, CellPart, Manifest
 
 logger = logging.getLogger(__name__)
 
 RANKING = registry.DEFAULT
-_FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -85,69 +84,52 @@ def load_manifests(results_dir: Path) -> list[ResultRecord]:
         The complete ones, in a fixed order. A broken or foreign file is skipped with a warning that names it.
     """
     records = []
-    for path in sorted(results_dir.glob("runs/*/*/*/manifest.json")):
+    for path in sorted(results_dir.glob(f"runs/*/*/*/{MANIFEST}")):
         try:
-            manifest = load_json(path)
-            if manifest["schema"] != 1 or manifest["complete"] is not True:
-                raise ValueError("of another schema, or unfinished")
-            records.append(_record(manifest))
-        except (OSError, *_FOREIGN) as error:
-            logger.warning("%s: not a readable manifest (%s); left out", path, type(error).__name__)
+            records.append(_record(Manifest.read(path)))
+        except (OSError, DataError) as error:
+            logger.warning("%s; left out", error)
     return sorted(records, key=lambda record: (record.candidates, record.order, record.identity, record.task))
 
 
-def _record(manifest: dict[str, Any]) -> ResultRecord:
-    row, task, scores = manifest["row"], manifest["task"], manifest["scores"]
-    marked = manifest.get("markers") or {"pairs": 0, "found": {}, "mode": "keep"}
+def _record(manifest: Manifest) -> ResultRecord:
+    run, task, scores, marked = manifest.row, manifest.task, manifest.scores, manifest.special_tokens
     return ResultRecord(
-        kind=str(row["kind"]),
-        label=str(row["label"]),
-        detail=str(row["detail"]),
-        order=int(row["order"]),
-        notes=tuple(str(note) for note in row["notes"]),
-        identity=str(manifest["identity"]["digest"]),
-        candidates=str(manifest["identity"]["candidates"]),
-        retriever=str(manifest["retriever"]["label"]),
-        top_k=int(manifest["retriever"]["top_k"]),
-        task=str(task["name"]),
-        revision=str(task["revision"]),
-        main_score=str(task["main_score"]),
-        main=unrounded(scores, str(task["main_score"])),
-        written=float(scores["main"]),
-        finished=float(manifest["timings"]["finished"]),
-        made_from=str(manifest["inputs"].get("candidates", "")),
-        digest=str(manifest["digest"]),
-        recall=float(scores["recall_at_100"]),
-        oracle=float(scores["oracle_ndcg_at_10"]),
-        model=str(manifest["identity"].get(str(row["kind"]), {}).get("model", row["label"])),
-        dataset=str(task.get("dataset") or task["name"]),
-        marked=int(marked["pairs"]),
-        markers=tuple(str(marker) for marker in marked["found"]),
-        neutralised=marked["mode"] != "keep",
+        kind=run.kind,
+        label=run.label,
+        detail=run.detail,
+        order=run.order,
+        notes=tuple(run.notes),
+        identity=manifest.identity.digest,
+        candidates=manifest.identity.candidates,
+        retriever=manifest.retriever.label,
+        top_k=manifest.retriever.top_k,
+        task=task.name,
+        revision=str(task.revision),
+        main_score=task.main_score,
+        main=scores.unrounded(task.main_score),
+        written=scores.main,
+        finished=manifest.timings.finished,
+        made_from=manifest.inputs.candidates,
+        digest=manifest.digest,
+        recall=scores.recall_at_100,
+        oracle=scores.oracle_ndcg_at_10,
+        model=str(manifest.settings.get("model", run.label)),
+        dataset=task.dataset or task.name,
+        marked=marked.pairs,
+        markers=tuple(marked.found),
+        neutralised=marked.mode != "keep",
     )
 
 
-def mean_of_cells(cells: Sequence[Mapping[str, Any]]) -> float:
+def mean_of_cells(cells: Sequence[CellPart]) -> float:
     """Average a task's cells, in one order, so that the last bit is always the same.
 
     Args:
         cells: A manifest's `scores.cells`.
     """
-    ordered = sorted(cells, key=lambda cell: (str(cell["subset"]), str(cell["split"])))
-    return float(sum(float(cell["main"]) for cell in ordered) / len(ordered))
-
-
-def unrounded(scores: Mapping[str, Any], measure: str) -> float:
-    """Return the main score that a manifest tells, as precisely as it does.
-
-    Args:
-        scores: Its `scores`. In older releases' manifests `main` is mteb's value, rounded to five digits, and the
-            unrounded one stands beside it where the measure was among the usual ones.
-        measure: mteb's name of the main score.
-    """
-    main = float(scores["main"])
-    own = scores.get(registry.column(measure))
-    return float(own) if isinstance(own, float) and registry.agree(own, main) else main
+    ordered = sorted(cells, key=lambda cell: (cell.subset, cell.split))
+    return float(sum(cell.main for cell in ordered) / len(ordered))
 
 
 def of_one_revision(

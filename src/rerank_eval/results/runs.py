@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from rerank_eval.errors import ConfigError, DataError
-from rerank_eval.files import at_home, is_folder, load_json
+from rerank_eval.files import at_home, is_folder
 from rerank_eval.names import did_you_mean
 from rerank_eval.results.frames import read_frame
-from rerank_eval.results.locate import MANIFEST, result_folders
+from rerank_eval.results.locate import result_folders
+from rerank_eval.results.manifest import MANIFEST, Manifest
 from rerank_eval.typed import command
 
 UNIT = ["subset", "split", "query_id"]
@@ -32,7 +32,7 @@ class TaskRun:
         values: Columns subset, split, query_id, value (float64, on mteb's scale), worst, best (under ties; NaN where
             they are not known), tied and candidates (int64, NaN where not known); one row a unit, sorted.
         scores: File with every candidate's score (parquet), or None.
-        manifest: What stands beside the result; empty for a file of somebody else's.
+        manifest: What stands beside the result; None for a file of somebody else's.
         ranking: Every candidate, where no such file of ours has them; columns as `candidates` returns.
         missing: Columns subset, split, query_id: what is judged and the run has not.
         notes: What a reader has to know of how the values came about.
@@ -42,7 +42,7 @@ class TaskRun:
     measure: str
     values: pd.DataFrame
     scores: Path | None = None
-    manifest: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
     ranking: pd.DataFrame | None = None
     missing: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=UNIT))
     notes: tuple[str, ...] = ()
@@ -153,35 +153,16 @@ def read_stored(folder: Path) -> Stored | None:
         folder: `results/runs/<model>/<identity>`.
     """
     found: dict[str, Path] = {}
-    first: Mapping[str, Any] = {}
+    first: Manifest | None = None
     for path in sorted(folder.glob(f"*/{MANIFEST}")):
-        manifest = read_manifest(path)
+        manifest = Manifest.find(path)
         if manifest is not None:
-            found[str(manifest["task"]["name"])] = path.parent
+            found[manifest.task.name] = path.parent
             first = first or manifest
-    if not found:
+    if first is None:
         return None
-    row, retriever = first["row"], first["retriever"]
-    identity = str(first["identity"]["digest"])
-    made_from = str(first["identity"].get("candidates", ""))
-    return Stored(folder, str(row["label"]), str(row["detail"]), identity, str(retriever["label"]), found, made_from)
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Read a manifest, or None where it is torn, unfinished or of something else.
-
-    Args:
-        path: `results/runs/<model>/<identity>/<task>/manifest.json`.
-    """
-    try:
-        manifest = load_json(path)
-        whole = manifest["schema"] == 1 and manifest["complete"] is True
-        row, task = manifest["row"], manifest["task"]
-        needed = [task["name"], task["main_score"], row["label"], row["detail"]]
-        needed += [manifest["identity"]["digest"], manifest["retriever"]["label"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return manifest if whole and all(isinstance(one, str) for one in needed) else None
+    run, identity = first.row, first.identity
+    return Stored(folder, run.label, run.detail, identity.digest, first.retriever.label, found, identity.candidates)
 
 
 def find_run(name: str, results_dir: Path) -> list[Stored | RunFile]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rerank_eval.errors import RerankEvalError
+from rerank_eval.errors import DataError, RerankEvalError
 from rerank_eval.files import load_json
 from rerank_eval.metrics.compute import (
     CHANGED,
@@ -33,9 +31,8 @@ from rerank_eval.metrics.registry import DEFAULT, agree
 from rerank_eval.names import digest, slug, task_folder
 from rerank_eval.results import trec
 from rerank_eval.results.frames import read_frame
-from rerank_eval.results.locate import MANIFEST
-from rerank_eval.results.records import mean_of_cells, unrounded
-from rerank_eval.results.seal import file_digest, is_sealed
+from rerank_eval.results.manifest import MANIFEST, Manifest, ScoresPart, file_digest
+from rerank_eval.results.records import mean_of_cells
 
 _LAST_BITS = 1e-12  # of sums in another order
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RerankEvalError)
@@ -84,19 +81,19 @@ def verify_result(folder: Path, results_dir: Path) -> Verdict:
     """
     verdict = Verdict(folder, folder.name)
     try:
-        manifest = load_json(folder / MANIFEST)
-        verdict.title = f"{manifest['task']['name']}, {manifest['row']['label']}"
-        verdict.measure = str(manifest["task"]["main_score"])
-        verdict.number = unrounded(manifest["scores"], verdict.measure)
-    except _UNREADABLE as error:
-        verdict.faults.append(f"manifest.json cannot be read ({type(error).__name__})")
+        manifest = Manifest.read(folder)
+    except (OSError, DataError) as error:
+        verdict.faults.append(f"manifest.json cannot be read ({error})")
         return verdict
-    if "seal" not in manifest:
+    verdict.title = f"{manifest.task.name}, {manifest.row.label}"
+    verdict.measure = manifest.task.main_score
+    verdict.number = manifest.scores.unrounded(verdict.measure)
+    if manifest.seal is None:
         verdict.faults.append(
             "manifest.json has no seal, as an older release left it: delete it and run again to score anew"
         )
         return verdict
-    verdict.check("the manifest's seal", is_sealed(manifest), "manifest.json is not as it was written")
+    verdict.check("the manifest's seal", manifest.sealed, "manifest.json is not as it was written")
     for what in (_identity, _files, _numbers, _mteb, _candidates):
         try:
             what(verdict, manifest, results_dir)
@@ -105,14 +102,13 @@ def verify_result(folder: Path, results_dir: Path) -> Verdict:
     return verdict
 
 
-def _identity(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
-    told = manifest["identity"]
-    same = digest(told[manifest["row"]["kind"]], 12) == told["digest"] == verdict.folder.parent.name
+def _identity(verdict: Verdict, manifest: Manifest, _: Path) -> None:
+    same = digest(manifest.settings, 12) == manifest.identity.digest == verdict.folder.parent.name
     verdict.check("identity", same, "the identity is not what its digest and its folder say")
 
 
-def _files(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
-    listed = manifest["files"]
+def _files(verdict: Verdict, manifest: Manifest, _: Path) -> None:
+    listed = manifest.files or {}
     there = {path.name for path in verdict.folder.iterdir() if path.is_file() and not path.name.startswith(".")}
     for name in sorted(set(listed) | (there - {MANIFEST})):
         if name not in there:
@@ -124,12 +120,12 @@ def _files(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
             verdict.check(f"{name}: SHA-256", same, f"{name} has been altered")
 
 
-def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
+def _numbers(verdict: Verdict, manifest: Manifest, _: Path) -> None:
     stored = read_frame(verdict.folder / PER_QUERY)
     again = _judged_again(verdict.folder, verdict.measure)
-    older = _is_older(manifest["scores"]) and verdict.measure not in manifest["scores"]
+    older = _is_older(manifest.scores) and manifest.scores.metric(verdict.measure) is None
     judged = again.per_query.drop(columns=verdict.measure, errors="ignore") if older else again.per_query
-    verdict.check("digest of the scores", again.digest == manifest["digest"], f"{PAIRS} holds other scores")
+    verdict.check("digest of the scores", again.digest == manifest.digest, f"{PAIRS} holds other scores")
     verdict.check(
         f"{len(stored):,} queries judged again",
         _equal(stored, judged),
@@ -140,26 +136,26 @@ def _numbers(verdict: Verdict, manifest: Mapping[str, Any], _: Path) -> None:
         verdict.check(
             "p-MRR pair by pair", _equal(pairs, again.instruction_pairs), f"{P_MRR} does not follow from {PAIRS}"
         )
-    said = manifest["scores"]
+    said = manifest.scores
     wrong = [
         name
         for name, value in again.summary.items()
-        if said.get(name) != value and not (older and name == verdict.measure)
+        if said.metric(name) != value and not (older and name == verdict.measure)
     ]
     verdict.check("every mean", not wrong, f"the manifest's {', '.join(wrong)} do not follow from {PER_QUERY}")
     for cell, own in again.pairs.cells():
         name = f"{slug('.'.join(cell))}.trec"
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / name
-            trec.write_run(path, own, manifest["identity"]["digest"])
+            trec.write_run(path, own, manifest.identity.digest)
             same = path.read_bytes() == (verdict.folder / name).read_bytes()
         verdict.check(f"{name}: ranking", same, f"{name} is another ranking than {PAIRS}")
     _main(verdict, said, again)
 
 
-def _main(verdict: Verdict, said: Mapping[str, Any], again: TaskMetrics) -> None:
+def _main(verdict: Verdict, said: ScoresPart, again: TaskMetrics) -> None:
     """Check the main score: exactly, or to mteb's five digits where an older release wrote mteb's value."""
-    cells, main = said["cells"], float(said["main"])
+    cells, main = said.cells, said.main
     mean, rounded = mean_of_cells(cells), _is_older(said)
     verdict.check(
         "the mean over subsets and splits",
@@ -169,7 +165,7 @@ def _main(verdict: Verdict, said: Mapping[str, Any], again: TaskMetrics) -> None
     if not again.mains:
         verdict.notes.append(f"{verdict.measure} is mteb's own and is not computed again")
         return
-    told = {(cell["subset"], cell["split"]): float(cell["main"]) for cell in cells}
+    told = {(cell.subset, cell.split): cell.main for cell in cells}
 
     def same(ours: float, theirs: float) -> bool:
         return agree(ours, theirs) if rounded else ours == theirs
@@ -184,9 +180,9 @@ def _main(verdict: Verdict, said: Mapping[str, Any], again: TaskMetrics) -> None
     )
 
 
-def _is_older(said: Mapping[str, Any]) -> bool:
+def _is_older(said: ScoresPart) -> bool:
     """Tell whether scores are of a release that took the main score from mteb, and wrote no other column for it."""
-    return not all("mteb" in cell for cell in said["cells"])
+    return any(cell.mteb is None for cell in said.cells)
 
 
 def _judged_again(folder: Path, measure: str = DEFAULT) -> TaskMetrics:
@@ -217,39 +213,38 @@ _FILED = 5e-7
 """Half of the sixth digit, to which mteb's files round what mteb did not round itself, such as p-MRR."""
 
 
-def _mteb(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> None:
-    path = results_dir / manifest["mteb_result"]
+def _mteb(verdict: Verdict, manifest: Manifest, results_dir: Path) -> None:
+    path = results_dir / manifest.mteb_result
     # The manifest's own words become a path: it must not lead out of the folder.
     if not path.resolve().is_relative_to(results_dir.resolve()):
         verdict.faults.append("mteb_result leads out of the results folder")
         return
-    same = file_digest(path) == manifest["timings"]["mteb_result"]
+    same = file_digest(path) == manifest.timings.mteb_result
     verdict.check("mteb's file: SHA-256", same, f"{path.name} of mteb has been altered")
-    meta, identity = path.with_name("model_meta.json"), manifest["identity"][manifest["row"]["kind"]]
+    meta, identity = path.with_name("model_meta.json"), manifest.settings
     if meta.is_file():
         said = load_json(meta)
         same = (said.get("name"), said.get("revision")) == (identity["model"], identity["revision"])
         verdict.check("mteb's model", same, f"{meta} names another model or revision than the manifest")
     scores = load_json(path)["scores"]
     found = {(one["hf_subset"], split): one["main_score"] for split, entries in scores.items() for one in entries}
-    cells = {(one["subset"], one["split"]): one for one in manifest["scores"]["cells"]}
+    cells = {(one.subset, one.split): one for one in manifest.scores.cells}
     same = found.keys() == cells.keys() and all(
-        agree(one["main"], found[key]) and abs(one.get("mteb", found[key]) - found[key]) <= _FILED
+        agree(one.main, found[key]) and (one.mteb is None or abs(one.mteb - found[key]) <= _FILED)
         for key, one in cells.items()
     )
     verdict.check("mteb's scores", same, f"{path.name} of mteb has other scores than the manifest")
 
 
-def _candidates(verdict: Verdict, manifest: Mapping[str, Any], results_dir: Path) -> None:
-    if manifest["row"]["kind"] == "retriever":
+def _candidates(verdict: Verdict, manifest: Manifest, results_dir: Path) -> None:
+    if manifest.row.kind == "retriever":
         return
-    first, task = slug(manifest["identity"]["candidates"]), task_folder(manifest["task"]["name"])
+    first, task = slug(manifest.identity.candidates), task_folder(manifest.task.name)
     found = sorted((results_dir / "runs").glob(f"*/{first}/{task}/manifest.json"))
     if not found:
         verdict.notes.append("its candidates' own result is not here")
         return
-    told = load_json(found[0])
-    same = told["digest"] == manifest["inputs"]["candidates"]
+    same = Manifest.read(found[0]).digest == manifest.inputs.candidates
     verdict.check("candidates' digest", same, "its candidates are no longer those that stand here")
     keys = ["subset", "split", "query_id", "doc_id"]
     before = pd.MultiIndex.from_frame(read_frame(found[0].parent / PAIRS, columns=keys))
