@@ -26,6 +26,8 @@ COPY constraints.txt ./
 RUN pip install --constraint constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY configs ./configs
+COPY evals ./evals
 RUN pip install --constraint constraints.txt '.[offline,quantized,ray,report]'
 
 FROM ${BASE}
@@ -37,15 +39,12 @@ RUN apt-get update \
     && install --directory --owner=evaluator --mode=0777 /work /work/results /cache
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /work
-COPY configs ./configs
-COPY evals ./evals
 ARG COMMIT=""
 # wget is what KubeRay before 1.6 probes pods with. gcc stays: torch.compile builds its kernels when a run starts.
 ENV PATH="/opt/venv/bin:$PATH" \
     HOME=/cache \
     HF_HOME=/cache/huggingface \
     RERANK_EVAL_CACHE=/cache/rerank-eval \
-    RERANK_EVAL_EVALS=/work/evals \
     RERANK_EVAL_COMMIT="$COMMIT" \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
     PYTHONUNBUFFERED=1

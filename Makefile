@@ -15,17 +15,17 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocess
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
 
 help: ## list the targets
-	@echo "usage: make TARGET [TASK='...'] [SPLIT=dev] [CONFIG=configs/....yaml] [SET='key=value ...']"
+	@echo "usage: make TARGET [TASK='...'] [SPLIT=dev] [CONFIG=NAME or FILE] [SET='key=value ...']"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make eval                                        embedded tasks: no GPU, no hub"
 	@echo "  make eval TASK=SciFact                           hub data, Qwen3-Embedding-0.6B, Qwen3-Reranker-0.6B"
-	@echo "  make eval TASK=MTEB-R CONFIG=configs/qwen3-8b.yaml"
-	@echo "  make fetch CONFIG=configs/model-card.yaml        all that it reads, for a machine without a network"
+	@echo "  make eval TASK=MTEB-R CONFIG=qwen3-8b"
+	@echo "  make fetch CONFIG=model-card                     all that it reads, for a machine without a network"
 	@echo "  make eval TASK=path/to/beir_folder               your corpus.jsonl, queries.jsonl, qrels/test.tsv"
 	@echo "  make eval SET='embedded.size=medium reranker=null'"
 	@echo "  make eval SET=workers=ray                        by workers: this machine's, or the Ray cluster around it"
@@ -50,7 +50,7 @@ plan: $(READY) ## say what a run will cost before it starts (TASK, CONFIG, SET, 
 	@$(BIN)/rerank-eval plan $(EVAL_ARGS) $(ARGS)
 
 compare: $(READY) ## run what a config lacks and compare its variants (TASK, CONFIG, SET, ARGS)
-	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",configs/ablate-instructions.yaml) --run $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
+	@$(BIN)/rerank-eval compare $(if $(CONFIG),"$(CONFIG)",ablate-instructions) --run $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(foreach s,$(SET),--set "$(s)") $(ARGS)
 fetch: $(READY) ## download what a run reads (TASK, MODEL, CONFIG, SET, DATA_ROOT, MODEL_ROOT, ARGS=--dry-run)
 	@$(BIN)/rerank-eval fetch $(EVAL_ARGS) $(foreach m,$(MODEL),--model "$(m)") $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(MODEL_ROOT),--model-root "$(MODEL_ROOT)") $(ARGS)
 
@@ -117,6 +117,9 @@ test: $(READY) ## the tests, without the slow ones (JOBS=2)
 
 test-all: $(READY) ## all tests
 	@$(PYTEST) -m 'slow or not slow'
+
+test-wheel: $(READY) ## build the wheel, install it alone, run its commands in an empty folder
+	@$(PYTEST) --dist load -m slow tests/test_wheel.py
 
 clean: ## remove .venv, .cache and tool caches; results stay
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build

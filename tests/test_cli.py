@@ -127,6 +127,10 @@ def test_the_first_line_says_which_config_was_chosen_and_why(project: Path) -> N
     assert choose_config(["MTEB-R"], None)[0] == Path("configs/qwen3-0.6b.yaml")
     assert choose_config(["SciFact"], None)[0] == Path("configs/qwen3-0.6b.yaml")
     assert choose_config(["SciFact"], Path("x.yaml")) == (Path("x.yaml"), "you named it")
+    assert choose_config([], Path("qwen3-8b")) == (Path("configs/qwen3-8b.yaml"), "you named it")
+    shutil.rmtree(project / "configs")
+    assert choose_config([], None)[0] == Path("offline")
+    assert choose_config([], Path("qwen3-8b")) == (Path("qwen3-8b"), "you named it; comes with rerank-eval")
 
 
 def test_score_shows_the_exact_prompt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

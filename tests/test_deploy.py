@@ -128,12 +128,13 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("command", commands(), ids=["rayjob", "ray submit"])
-def test_the_commands_in_them_are_configs_that_load(command: list[str]) -> None:
+def test_the_commands_in_them_are_configs_that_load(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = dict(zip(command[1::2], command[2::2], strict=True))
     overrides = [value for option, value in zip(command[1::2], command[2::2], strict=True) if option == "--set"]
     assert command[0] == "eval"
     assert set(command[1::2]) <= {"--config", "--task", "--set"}
-    loaded = load_config(ROOT / pairs["--config"], overrides)
+    monkeypatch.chdir(ROOT)
+    loaded = load_config(Path(pairs["--config"]), overrides)
     assert loaded.base.workers is not None
     assert loaded.base.workers.num_workers == 64
 

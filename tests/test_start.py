@@ -129,7 +129,9 @@ def test_what_was_there_before_a_failed_start_stays(project: Path, capsys: pytes
             "unknown retriever 'demo:qwen3-python'; valid: Qwen/Qwen3-Emb",
         ),
         (["--config", "offlin.yaml"], "did you mean 'configs/offline.yaml'"),
-        (["--config", "offline"], "did you mean 'configs/offline.yaml'"),
+        (["--config", "offlin"], "did you mean 'configs/offline.yaml'"),
+        (["--config", "qwen3-8.b"], "did you mean 'configs/qwen3-8b.yaml'"),
+        (["--config", "elsewhere/offline.yaml"], "did you mean 'configs/offline.yaml'"),
         (["--config", "configs/ofline.yml"], "did you mean 'configs/offline.yaml'"),
     ],
 )

@@ -11,12 +11,11 @@ from rich.console import Console
 from tabulate import tabulate
 
 from rerank_eval.config import LoadedConfig, load_config
+from rerank_eval.config.loading import find_config
 from rerank_eval.errors import ConfigError
 from rerank_eval.typed import command
 
-CONFIGS = Path("configs")
-OFFLINE_CONFIG = CONFIGS / "offline.yaml"
-HUB_CONFIG = CONFIGS / "qwen3-0.6b.yaml"
+OFFLINE_CONFIG, HUB_CONFIG = Path("offline"), Path("qwen3-0.6b")
 _SPLITS_WIDTH = 24
 
 
@@ -28,25 +27,29 @@ def choose_config(tasks: Sequence[str], config: Path | None) -> tuple[Path, str]
         config: The config given on the command line, or None.
 
     Returns:
-        The file and the reason.
+        The config, by its file or, where it is a shipped one, by its name; and the reason.
 
     Raises:
-        ConfigError: A task is unknown.
+        ConfigError: A task or the config's name is unknown.
     """
-    if config is not None:
-        return config, "you named it"
+    chosen, why = (config, "you named it") if config is not None else _fitting(tasks)
+    shown, file = find_config(chosen)
+    return shown, why if shown == file else f"{why}; comes with rerank-eval"
+
+
+def _fitting(tasks: Sequence[str]) -> tuple[Path, str]:
     if not tasks:
         return OFFLINE_CONFIG, "the default: no GPU and no hub needed"
     from rerank_eval.tasks.registry import resolve
 
-    kinds = {ref.kind for ref in resolve(tasks, where="TASK")}
+    kinds = {ref.kind for ref in resolve(tasks, where="--task")}
     if "mteb" in kinds:
-        return HUB_CONFIG, "TASK names hub data; name another with CONFIG="
+        return HUB_CONFIG, "the task is hub data; name another with --config"
     if "beir" in kinds and _gpu():
-        return HUB_CONFIG, "TASK is a folder and a GPU is here; name another with CONFIG="
+        return HUB_CONFIG, "the task is a folder and a GPU is here; name another with --config"
     if "beir" in kinds:
-        return OFFLINE_CONFIG, "TASK is a folder and no GPU is here; name another with CONFIG="
-    return OFFLINE_CONFIG, "TASK is embedded: no GPU and no hub needed"
+        return OFFLINE_CONFIG, "the task is a folder and no GPU is here; name another with --config"
+    return OFFLINE_CONFIG, "the task is embedded: no GPU and no hub needed"
 
 
 def _gpu() -> bool:
@@ -58,12 +61,10 @@ def _gpu() -> bool:
 def _load(tasks: Sequence[str], config: Path | None, overrides: Sequence[str], console: Console) -> LoadedConfig:
     path, why = choose_config(tasks, config)
     console.print(f"config: {path} ({why})", markup=False)
-    return _read(path, tasks, overrides, named=config is not None)
+    return _read(path, tasks, overrides)
 
 
-def _read(path: Path, tasks: Sequence[str], overrides: Sequence[str], *, named: bool) -> LoadedConfig:
-    if not named and not path.is_file():
-        raise ConfigError(f"{path}: not here; run from the project's folder, or name a config with --config")
+def _read(path: Path, tasks: Sequence[str], overrides: Sequence[str]) -> LoadedConfig:
     return load_config(path, overrides, {"tasks": list(tasks)} if tasks else None)
 
 
@@ -94,7 +95,7 @@ def run_doctor(
 
     def load() -> tuple[LoadedConfig, str]:
         path, why = choose_config(tasks, config)
-        return _read(path, tasks, overrides, named=config is not None), f"{path} ({why})"
+        return _read(path, tasks, overrides), f"{path} ({why})"
 
     doctor(Request(load, weights), console, json_file)
 
@@ -260,7 +261,7 @@ def show_tasks(suite: str | None, console: Console) -> None:
                 markup=False,
             )
     console.print(
-        "\nGive any of these names to TASK= or `tasks:`; any other retrieval task of mteb and any BEIR folder do too.",
+        "\nGive any of these names to --task or `tasks:`; any other retrieval task of mteb and any BEIR folder do too.",
         markup=False,
     )
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from rerank_eval.errors import ConfigError
-from rerank_eval.evals import evals_root
 from rerank_eval.reproduce import published as module
+from rerank_eval.shipped import evals_root
 from rerank_eval.tasks.suites import load_suites
 from tests.analysis.published_files import make_rules
 

@@ -24,7 +24,7 @@ def test_this_environment_is_right() -> None:
 def test_an_old_python_is_a_failure() -> None:
     [finding] = check_python("3.10.4", ">=3.11")
     assert (finding.level, finding.found) == ("failure", "3.10.4, and >=3.11 is needed")
-    assert "make setup PYTHON=" in finding.remedy
+    assert "python3.12 -m venv" in finding.remedy
 
 
 @pytest.mark.parametrize(

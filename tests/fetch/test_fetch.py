@@ -263,7 +263,6 @@ def test_a_hub_out_of_reach_is_one_line(online: Hub, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "nothing to fetch; name a config"),
         (["--task", PLAIN, "--set", "top_k=3"], "--set changes a config"),
         (["--task", "SCIDOC"], "did you mean 'SCIDOCS'"),
         (["--model", "bm25"], "not a hub name"),
@@ -275,8 +274,9 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert words in line(capsys)
 
 
-def test_what_needs_no_hub_needs_no_fetch(capsys: pytest.CaptureFixture[str]) -> None:
-    assert fetch("--suite", "Embedded") == 0
+@pytest.mark.parametrize("arguments", [["--suite", "Embedded"], []])
+def test_what_needs_no_hub_needs_no_fetch(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert fetch(*arguments) == 0
     assert "nothing to fetch" in capsys.readouterr().out
 
 

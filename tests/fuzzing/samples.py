@@ -13,10 +13,10 @@ import yaml
 
 from rerank_eval.analysis.tables import Leaderboard, leaderboard
 from rerank_eval.config.schema import RunConfig
-from rerank_eval.evals import evals_root
 from rerank_eval.names import digest
 from rerank_eval.reproduce.published import load_published
 from rerank_eval.results.records import ResultRecord
+from rerank_eval.shipped import evals_root
 from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
 CONFIGS = (

@@ -8,9 +8,9 @@ import yaml
 
 from rerank_eval.config import load_config
 from rerank_eval.errors import ConfigError
-from rerank_eval.evals import instruction_set_names
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
 from rerank_eval.rerankers.instructions import InstructionPolicy, task_prompt
+from rerank_eval.shipped import instruction_set_names
 from rerank_eval.tasks.suites import load_suites
 
 CARD_SUITES = ("MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")

@@ -10,7 +10,7 @@ import mteb
 import pytest
 
 from rerank_eval.errors import ConfigError
-from rerank_eval.evals import evals_root
+from rerank_eval.shipped import evals_root
 from rerank_eval.tasks import suites as module
 from rerank_eval.tasks.embedded import EMBEDDED
 from rerank_eval.tasks.suites import load_suites

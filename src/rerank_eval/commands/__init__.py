@@ -43,7 +43,11 @@ SplitOption = Annotated[
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML config. Without it one is chosen, and the first line says why."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML config, or a name that `configs` lists. Without it one is chosen, and the first line says why.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -22,7 +22,7 @@ def evaluate(
 
         rerank-eval eval --task PyFunctionRetrieval --set embedded.size=medium
 
-        rerank-eval eval --task SciFact --config configs/qwen3-0.6b.yaml
+        rerank-eval eval --task SciFact --config qwen3-0.6b
 
         rerank-eval eval --task path/to/my_beir_folder --split dev
 
@@ -50,9 +50,9 @@ def doctor(
     Examples:
         rerank-eval doctor
 
-        rerank-eval doctor --config configs/qwen3-0.6b.yaml --task MTEB-R
+        rerank-eval doctor --config qwen3-0.6b --task MTEB-R
 
-        rerank-eval doctor --config configs/model-card.yaml --no-weights --json doctor.json
+        rerank-eval doctor --config model-card --no-weights --json doctor.json
 
     Models whose weights are here are loaded and tried on known pairs; nothing is downloaded but their small files.
     Exit code 0 when no check failed (warnings are allowed), 9 when one did.
@@ -74,7 +74,7 @@ def plan(
         float | None, typer.Option("--rate", min=1e-6, help="TFLOP/s of useful work on your device, if you know it.")
     ] = None,
     device_name: Annotated[
-        str | None, typer.Option("--device-name", help="Reckon for this device, of which `make bench` left files.")
+        str | None, typer.Option("--device-name", help="Reckon for this device, of which results/bench has files.")
     ] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="What an hour of your device costs.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write everything to this JSON file.")] = None,
@@ -82,9 +82,9 @@ def plan(
     """Say what a run will cost before it starts: pairs, tokens, hours, disk, and what is done already.
 
     Examples:
-        rerank-eval plan --config configs/model-card.yaml --price 3
+        rerank-eval plan --config model-card --price 3
 
-        rerank-eval plan --config configs/model-card.yaml --rate 395
+        rerank-eval plan --config model-card --rate 395
 
     Reckoned for the config's device on this machine: layers of each model's shape are measured for a second. --rate
     reckons for another. Nothing is downloaded and no model is loaded.
@@ -113,7 +113,7 @@ def tasks(
 def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")] = None,
 ) -> None:
-    """Print the JSON Schema of a config; editors read it through `configs/schema.json`."""
+    """Print the JSON Schema of a config; editors read it from a file."""
     import json
 
     from rerank_eval.config import json_schema
@@ -156,7 +156,8 @@ def fetch(
         typer.Option("--model", "-m", help="ORG/NAME, or ORG/NAME@REVISION; several times. Overrides the config."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Fetch what this config's tasks and models need.")
+        Path | None,
+        typer.Option("--config", "-c", help="Fetch what this config needs; with nothing named, what `eval` would run."),
     ] = None,
     set_: SetOption = None,
     split: SplitOption = None,
@@ -171,7 +172,7 @@ def fetch(
     """Download what a run reads, for `data_root` and `model_root`: where there is no network it runs on that.
 
     Examples:
-        rerank-eval fetch --config configs/model-card.yaml --dry-run
+        rerank-eval fetch --config model-card --dry-run
 
         rerank-eval fetch --task SciFact --model Qwen/Qwen3-Reranker-0.6B
 
@@ -182,6 +183,11 @@ def fetch(
     from rerank_eval.fetch.run import fetch as run
 
     tasks, settings = [*(suite or ()), *(task or ())], set_ or []
+    if config is None and not tasks and not model:  # what `eval` would run
+        from rerank_eval.app import choose_config
+
+        config, why = choose_config([], None)
+        console.print(f"config: {config} ({why})", markup=False)
     if config is None:
         tasks = of_split(tasks, split)
     else:

@@ -77,20 +77,20 @@ def compare(
     """Compare runs query by query with the first of them: intervals, tests, corrections, what moved.
 
     Examples:
-        rerank-eval compare configs/ablate-instructions.yaml --run --task PyFunctionRetrieval
+        rerank-eval compare ablate-instructions --run --task PyFunctionRetrieval
 
         rerank-eval compare 3f2a9c 81bd07
 
-        rerank-eval compare configs/offline.yaml --against retriever
+        rerank-eval compare offline --against retriever
 
         rerank-eval compare ours.trec theirs.trec --qrels test.qrels --measure recall_at_100
 
         rerank-eval compare 3f2a9c theirs.trec.gz --missing zero
     """
-    from rerank_eval.config.schema import is_yaml_file
+    from rerank_eval.config.loading import is_config
     from rerank_eval.pipeline.comparison import Request, compare_runs
 
-    in_config = not task and any(is_yaml_file(one) for one in names)
+    in_config = not task and any(is_config(one) for one in names)
     request = Request(
         tuple(names),
         () if in_config else tuple(of_split(task, split)),
@@ -151,7 +151,7 @@ def lab(
         list[str],
         typer.Option("--instruction", "-i", help="none, default, task, a set, a file or a text; two or more."),
     ],
-    config: Annotated[Path, typer.Option("--config", "-c", help="Whose models are used.")] = Path("configs/base.yaml"),
+    config: Annotated[Path, typer.Option("--config", "-c", help="Whose models are used.")] = Path("base"),
     set_: SetOption = None,
     split: SplitOption = None,
     first: Annotated[int, typer.Option("--first", min=2, help="Queries of the first sample.")] = 30,
@@ -238,9 +238,7 @@ def reproduce(
     *,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", "-c", help="What to run, or whose results to judge; configs/model-card.yaml by default."
-        ),
+        typer.Option("--config", "-c", help="What to run, or whose results to judge; model-card by default."),
     ] = None,
     only_judge: Annotated[bool, typer.Option("--only-judge", help="Run nothing; judge what is there.")] = False,
     results_dir: Annotated[

@@ -1,6 +1,6 @@
 """From a YAML file and `--set` overrides to validated runs.
 
-Precedence, strongest first: command line (`--set`, `TASK=`), the file, what it `extends`, defaults.
+Precedence, strongest first: command line (`--set`, `--task`), the file, what it `extends`, defaults.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rerank_eval.config.schema import RerankerConfig, RetrieverConfig, RunConfig, UnknownNameError, WorkersConfig
+from rerank_eval.config.schema import (
+    RerankerConfig,
+    RetrieverConfig,
+    RunConfig,
+    UnknownNameError,
+    WorkersConfig,
+    is_yaml_file,
+)
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean, nearest
+from rerank_eval.shipped import config_names, shipped_config
 
 _MAX_BYTES = 1_000_000
 _MAX_FILES = 100
@@ -47,7 +55,7 @@ class LoadedConfig:
     """A config file as resolved.
 
     Attributes:
-        path: The file.
+        path: The file, or the name of a shipped config.
         base: The config without its grid.
         runs: The grid's runs in order, each a full config with an empty grid; one run when there is no grid.
         variants: For each run, the grid's keys and the values it took.
@@ -103,6 +111,52 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def find_config(given: Path) -> tuple[Path, Path]:
+    """Find the config that a path or a name stands for.
+
+    A path stays as it is. A name alone, such as `qwen3-8b`, is a config of this folder if there is one, so that a
+    copy that was edited wins over the config that comes with the package.
+
+    Args:
+        given: A path, or a name: `NAME.yaml` here, `configs/NAME.yaml` here, or a shipped config.
+
+    Returns:
+        What to call it (the path, or the shipped config's name), and the file.
+
+    Raises:
+        ConfigError: No config has this name.
+    """
+    if not _is_name(given):
+        return given, given
+    for here in (Path(f"{given}.yaml"), _CONFIGS / f"{given}.yaml"):
+        if _is_file(here):
+            return here, here
+    if str(given) in config_names():
+        return given, shipped_config(str(given))
+    raise ConfigError(f"{given}: no such {_CONFIG}; {_did_you_mean_file(given, _CONFIG)}")
+
+
+def is_config(given: str) -> bool:
+    """Tell whether an argument that may also name a run stands for a config: a YAML file, or a config's name."""
+    if is_yaml_file(given):
+        return True
+    try:
+        return not Path(given).exists() and _is_name(Path(given)) and bool(find_config(Path(given)))
+    except (ConfigError, OSError):
+        return False
+
+
+def _is_name(given: Path) -> bool:
+    return given.name == str(given) and not is_yaml_file(given.name) and not _is_file(given)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than any name of a file
+        return False
+
+
 def read_yaml(path: Path, what: str = _CONFIG) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
@@ -145,11 +199,12 @@ def read_yaml(path: Path, what: str = _CONFIG) -> dict[str, Any]:
 
 
 def _did_you_mean_file(path: Path, what: str) -> str:
-    """Suggest a file for one that is not there: beside it, or a config of the project's folder by its name alone."""
+    """Suggest a file for one that is not there: beside it, or a config of this folder or a shipped one by its name."""
     folders = [path.parent, *([_CONFIGS] if what == _CONFIG and path.parent != _CONFIGS else [])]
     beside = [one for folder in folders for one in sorted(folder.glob("*.y*ml"))]
-    files = {one.stem: one.as_posix() for one in reversed(beside) if one.is_file() and not one.name.startswith(".")}
-    best = nearest(path.stem, files)
+    files = {name: name for name in config_names()} if what == _CONFIG else {}
+    files |= {one.stem: one.as_posix() for one in reversed(beside) if one.is_file() and not one.name.startswith(".")}
+    best = nearest(path.stem if is_yaml_file(path.name) else path.name, files)
     return f"did you mean {files[best]!r}?" if best is not None else did_you_mean(path.as_posix(), files.values())
 
 
@@ -163,7 +218,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     """Read, merge, override, validate and expand a config.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or a config's name as `find_config` takes it.
         overrides: `--set` arguments, `dotted.key=value` with the value in YAML.
         extra: Further top-level keys from the command line, such as `tasks`.
 
@@ -173,7 +228,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     Raises:
         ConfigError: One line that names the file, the key path and the nearest valid name.
     """
-    merged, origins = _read_merged(path, (), itertools.count(1))
+    path, file = find_config(path)
+    merged, origins = _read_merged(file, (), itertools.count(1))
     for key, value in (extra or {}).items():
         _merge(merged, {key: value}, origins, "command line", "")
     for override in overrides:
@@ -185,6 +241,32 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     told = tuple(str(task) for task in (extra or {}).get("tasks") or ())
     alone = base.model_copy(update={"grid": {}})
     return LoadedConfig(path, alone, tuple(runs), tuple(variants), tuple(overrides), told)
+
+
+def flattened(path: Path) -> dict[str, Any]:
+    """Read a config with all that it extends.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        One mapping that says the same, without `extends`.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    merged, _ = _read_merged(path, (), itertools.count(1))
+    return {key: value for key, value in merged.items() if key != "extends"}
+
+
+def _parent(name: str, child: Path) -> Path:
+    """Return the file that a config extends: one beside it, or a shipped config by its name alone."""
+    if not _is_name(Path(name)) or _is_file(child.parent / name):
+        return child.parent / name
+    beside = child.parent / f"{name}.yaml"
+    if name in config_names() and (beside == child or not _is_file(beside)):  # a copy may extend what it is named after
+        return shipped_config(name)
+    return beside
 
 
 def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tuple[dict[str, Any], Origins]:
@@ -204,7 +286,7 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
     merged: dict[str, Any] = {}
     origins: Origins = {}
     for name in names:
-        parent, parent_origins = _read_merged(path.parent / name, (*chain, resolved), read)
+        parent, parent_origins = _read_merged(_parent(name, path), (*chain, resolved), read)
         _merge(merged, parent, origins, "", "")
         origins.update(parent_origins)
     _put_on_top(merged, own, origins, str(path))

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from rerank_eval.evals import instruction_set_names
 from rerank_eval.files import at_home
+from rerank_eval.shipped import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
@@ -263,9 +263,10 @@ class RunConfig(_Model):
     """One experiment: tasks, a retriever, a reranker, and a grid of variants over any of their keys."""
 
     extends: str | list[str] | None = None
-    """Config file(s) to start from, relative to this one; what stands here is merged on top, key by key."""
+    """Config file(s) to start from, relative to this one, or a shipped config's name (`qwen3-8b`); what stands here is
+    merged on top, key by key."""
     description: str = ""
-    """What the experiment is for; shown when it starts."""
+    """What the experiment is for; `rerank-eval configs` shows it."""
     tasks: list[str] = Field(default=["Embedded"], min_length=1)
     """Suites (`MTEB-R`), task names (`SciFact`) and BEIR folders (`path/to/folder`); one split of a task as
     `SciFact@train`."""

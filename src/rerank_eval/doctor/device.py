@@ -18,8 +18,8 @@ OCCUPIED = 0.5
 """Share of a GPU's memory in use by others from which it is told."""
 
 _OTHER_BUILD = (
-    "install the torch build that this driver supports into .venv, then run `make setup CONSTRAINTS=/dev/null`; or "
-    "update the driver"
+    "install the torch build that this driver supports (pytorch.org names it) into this environment; or update the "
+    "driver"
 )
 
 
@@ -94,7 +94,7 @@ def check_driver(driver: Driver) -> Iterator[Finding]:
         yield failure(name, found, _OTHER_BUILD)
     elif driver.files:
         found = f"{', '.join(driver.files)} is here, and torch is a build without CUDA"
-        yield warning(name, found, "install a CUDA build of torch into .venv, then `make setup CONSTRAINTS=/dev/null`")
+        yield warning(name, found, "install a CUDA build of torch (pytorch.org names it) into this environment")
     else:
         yield ok(
             name,

@@ -11,6 +11,7 @@ from rerank_eval.doctor import disk, versions
 from rerank_eval.doctor.findings import Finding, failure, guarded, ok
 from rerank_eval.doctor.needs import fetch_needs, hub_models
 from rerank_eval.errors import RerankEvalError
+from rerank_eval.typed import command
 
 NEEDED = ("torch", "transformers", "mteb", "datasets")
 """Modules without which the checks behind them have nothing to look at."""
@@ -54,7 +55,9 @@ class Case:
         try:
             self.loaded, why = self.request.load()
         except RerankEvalError as error:
-            yield failure("config", str(error), "correct what is named; configs/schema.json has every key's meaning")
+            yield failure(
+                "config", str(error), f"correct what is named; `{command('schema')}` prints every key with its meaning"
+            )
             return
         base = self.loaded.base
         self._fetch = fetch_needs(self.loaded)

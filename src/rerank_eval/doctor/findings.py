@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rerank_eval.errors import ConfigError, DataError, DeviceError, ModelError, OfflineError, RerankEvalError
+from rerank_eval.typed import command
 
 Level = Literal["ok", "warning", "failure"]
 
@@ -80,7 +81,7 @@ def guarded(name: str, check: Callable[[], Iterable[Finding]], fetch: str) -> It
 def _remedy(error: RerankEvalError, fetch: str) -> str:
     """Say what to do about an error of ours, whose message names place and cause."""
     if isinstance(error, ConfigError):
-        return "correct the value named; configs/schema.json has every key with its meaning"
+        return f"correct the value named; `{command('schema')}` prints every key with its meaning"
     if isinstance(error, OfflineError | DataError):
         return f"run `{fetch}` where there is a network, or set data_root and model_root to a mirror"
     if isinstance(error, ModelError):

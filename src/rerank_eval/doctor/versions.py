@@ -26,7 +26,7 @@ IMPORTED = {
 }
 """Distribution -> module, of the packages with compiled code or many dependencies, where an import is what breaks."""
 _SHOWN = ("torch", "transformers", "mteb", "datasets", "sentence-transformers")
-_REINSTALL = "run `make setup`, or install what is named into the environment that runs rerank-eval"
+_REINSTALL = "install what is named into the environment that runs rerank-eval, with pip install --upgrade"
 
 
 def check_python(found: str | None = None, wanted: str | None = None) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def check_python(found: str | None = None, wanted: str | None = None) -> Iterato
     if SpecifierSet(wanted).contains(found, prereleases=True):
         yield ok("python", f"{found} on {platform.platform()}")
     else:
-        remedy = "name a newer one: remove .venv and run `make setup PYTHON=python3.12`"
+        remedy = "install into an environment of a newer one, such as that of `python3.12 -m venv`"
         yield failure("python", f"{found}, and {wanted} is needed", remedy)
 
 
@@ -95,7 +95,7 @@ def _wanted(requirement: Requirement) -> str:
 
 
 def _install(requirement: Requirement) -> str:
-    return f"run `make setup`, or `pip install '{_wanted(requirement)}'`"
+    return f"run `pip install '{_wanted(requirement)}'`"
 
 
 def check_imports() -> Iterator[Finding]:

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rerank_eval.config.loading import read_yaml
 from rerank_eval.config.schema import INSTRUCTION_NAMES, is_yaml_file
 from rerank_eval.errors import ConfigError
-from rerank_eval.evals import evals_root, instruction_set_names
 from rerank_eval.files import at_home
 from rerank_eval.models.recipes import explain
 from rerank_eval.names import did_you_mean, digest
+from rerank_eval.shipped import evals_root, instruction_set_names
 
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}@[0-9a-f]{8}")
 _OTHERWISE = ("default", "task", "none", "error")

@@ -15,6 +15,7 @@ from rerank_eval.analysis.alignment import INTERSECTION, ZERO
 from rerank_eval.analysis.compare import SEED, compare
 from rerank_eval.analysis.loading import load_runs, measure_named
 from rerank_eval.config import LoadedConfig, load_config
+from rerank_eval.config.loading import is_config
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.errors import ConfigError, StorageError
 from rerank_eval.files import at_home
@@ -74,7 +75,7 @@ def compare_runs(request: Request, console: Console) -> None:
         RerankEvalError: A run failed.
     """
     measure = _check(request)
-    configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
+    configs = {name: _load(name, request) for name in request.names if is_config(name)}
     for loaded in configs.values():
         if request.run:
             _run(loaded, console)
@@ -258,7 +259,7 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     from rerank_eval.analysis.report import Terms, build_report, write_report
     from rerank_eval.results.records import load_manifests, of_present_candidates
 
-    configs = {name: _load(name, request) for name in request.names if is_yaml_file(name)}
+    configs = {name: _load(name, request) for name in request.names if is_config(name)}
     root = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)
     if request.names:
         rows = [_stored(row) for row in _unique(_rows(request, configs, root))]

@@ -175,7 +175,7 @@ def _words(found: Estimate) -> list[str]:
         f"disk: results and embeddings {disk / 1e9:,.1f} GB, "
         f"checkpoints {sum(found.checkpoints.values()) / 1e9:,.1f} GB",
         f"reckoned for one device: {found.device}; another: --rate TFLOPS of useful work (half of what an H200 reaches "
-        "on bfloat16 matrix products: 395), or --device-name of one that `make bench` ran on",
+        "on bfloat16 matrix products: 395), or --device-name of one that results/bench has files of",
         "hours: useful FLOP (each distinct token once, and attention) over the rate, "
         + "; ".join(dict.fromkeys(source for rate, source in found.rates.values() if not math.isnan(rate)))
         + ("; BM25 as measured now" if any(one.model == BM25 for one in found.work) else ""),

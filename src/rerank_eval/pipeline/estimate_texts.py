@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.evals import evals_root
 from rerank_eval.files import load_json
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lengths import EQUAL, Spread, spread_from, spread_of
 from rerank_eval.results.manifest import Manifest
+from rerank_eval.shipped import evals_root
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.tasks.suites import load_suites

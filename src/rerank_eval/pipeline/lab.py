@@ -85,6 +85,7 @@ def run_lab(request: Request, console: Console) -> None:
         RerankEvalError: Retrieval or scoring failed.
     """
     loaded = _load(request)
+    console.print(f"config: {loaded.path}", markup=False)
     tasks = resolve(loaded.base.tasks, split=loaded.base.split, where="--task")
     if len(tasks) != 1:
         raise ConfigError(f"--task {request.task}: {len(tasks)} tasks; the lab works on one at a time")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from rerank_eval.engine.loading import device_name, hardware_name, resolve_device
+from rerank_eval.shipped import checkout
 
 PACKAGES = (
     "rerank-eval",
@@ -74,8 +75,10 @@ def _device() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """The harness's own commit, when it runs from a checkout."""
-    folder = Path(__file__).resolve().parent
+    """The harness's own commit, when it runs from a checkout; else what a container's build says that it holds."""
+    folder = checkout()
+    if folder is None:  # an environment may lie in another project's repository, whose commit is none of ours
+        return _built()
 
     def ask(*arguments: str) -> str | None:
         try:
@@ -92,7 +95,9 @@ def _git() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     commit = ask("rev-parse", "HEAD")
-    if commit is None:
-        built = os.environ.get("RERANK_EVAL_COMMIT")  # a container has no checkout; its build says what it holds
-        return {"commit": built, "dirty": False} if built else None
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit is not None else _built()
+
+
+def _built() -> dict[str, Any] | None:
+    commit = os.environ.get("RERANK_EVAL_COMMIT")
+    return {"commit": commit, "dirty": False} if commit else None

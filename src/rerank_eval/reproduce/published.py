@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerank_eval.config.loading import read_yaml
 from rerank_eval.errors import ConfigError
-from rerank_eval.evals import evals_root
 from rerank_eval.files import load_json
+from rerank_eval.shipped import evals_root
 
 MODEL_CARD = "model-card.yaml"
 _M = TypeVar("_M", bound=BaseModel)

@@ -32,7 +32,7 @@ from rerank_eval.typed import command
 if TYPE_CHECKING:
     from rerank_eval.session import Session
 
-CONFIG = Path("configs/model-card.yaml")
+CONFIG = Path("model-card")
 RESULTS = Path("results")
 _SHOWN = 3
 _LABELS = {BM25: "BM25", MINILM: "all-MiniLM-L6-v2"}
@@ -257,8 +257,7 @@ def filters_of(published: Published, config: Path | None, overrides: Sequence[st
     Raises:
         ConfigError: The config cannot be loaded.
     """
-    path = config or (CONFIG if CONFIG.is_file() else None)
-    settings = _config_settings(load_config(path, overrides)) if path is not None else {}
+    settings = _config_settings(load_config(config or CONFIG, overrides))
     protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
     filters: dict[str, list[Filter]] = {}
     for model in published.models:
@@ -329,13 +328,10 @@ def _chosen(names: Sequence[str], valid: Sequence[str], option: str) -> tuple[st
 
 
 def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
-    path = request.config or CONFIG
-    if request.config is None and not path.is_file():
-        raise ConfigError(f"{path}: not here; run from the project's folder, or name a config with --config")
     extra: dict[str, object] = {"tasks": list(suites)}
     if request.results is not None:
         extra["results_dir"] = str(request.results)
-    loaded = load_config(path, request.overrides, extra)
+    loaded = load_config(request.config or CONFIG, request.overrides, extra)
     return loaded, at_home(loaded.base.results_dir)
 
 

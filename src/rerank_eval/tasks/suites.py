@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank_eval.errors import ConfigError
-from rerank_eval.evals import evals_root
+from rerank_eval.shipped import evals_root
 
 
 class SuiteTask(BaseModel):
