@@ -35,7 +35,7 @@ from rerank_eval.metrics.judging import (
 from rerank_eval.names import slug
 from rerank_eval.results import trec
 from rerank_eval.results.locate import MANIFEST
-from rerank_eval.results.recorder import Blocks, CellScores, Recorder
+from rerank_eval.results.recorder import CellScores, FrameBatches, Recorder
 from rerank_eval.results.seal import file_digest, sealed
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
@@ -62,7 +62,7 @@ def judge(
     Raises:
         ModelError: A score is not finite.
     """
-    return judge_frames({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main)
+    return judge_frames({cell: FrameBatches(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main)
 
 
 def write_frames(folder: Path, judged: Judged, tag: str) -> None:
