@@ -19,7 +19,7 @@ GROUPS = 3
 DOCUMENTS = 50
 
 
-def kendall_tau(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+def kendall_tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Kendall's tau-a over all pairs of documents; ties count as neither.
 
     Args:
@@ -50,7 +50,7 @@ def effects(folder: Path, device: str, say: Callable[[str], None]) -> dict[str, 
     texts = Texts(AutoTokenizer.from_pretrained(folder), WORKLOADS["short"], DOCUMENTS)
     groups = list(texts.groups(0, GROUPS))
     found: dict[str, Any] = {}
-    exact: list[NDArray[np.float32]] = []
+    exact: list[NDArray[np.float64]] = []
     for dtype in get_args(DtypeName):
         try:
             engine = load_engine(folder, recipe="card", dtype=dtype, device=device)
@@ -58,10 +58,10 @@ def effects(folder: Path, device: str, say: Callable[[str], None]) -> dict[str, 
             found[dtype] = {"not run": str(error)}
             say(f"  {dtype}: not run: {error}")
             continue
-        margins = [scores.margin for scores in engine.score_groups(groups)]
+        margins = [scores.margins for scores in engine.score_groups(groups)]
         exact = exact or margins
         alone = [
-            engine.score(QueryGroup(groups[0].query, groups[0].instruction, [document])).margin[0]
+            engine.score(QueryGroup(groups[0].query, groups[0].instruction, [document])).margins[0]
             for document in groups[0].documents
         ]
         differences = np.concatenate([a - b for a, b in zip(margins, exact, strict=True)])

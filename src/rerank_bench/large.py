@@ -130,10 +130,11 @@ def many_scores(folder: Path, scores: int) -> dict[str, Any]:
         folder: Where the store goes.
         scores: Scores, a hundred a query, in one cell.
     """
-    from rerank_eval.rerankers.stored import ScoreStore
+    from rerank_eval.engine.interface import Scores
+    from rerank_eval.store.cache import ScoreCache
     from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
-    store = ScoreStore(folder, "bench", {"model": "bench"})
+    cache = ScoreCache(folder, "bench", {"model": "bench"})
     queries, dice = scores // CANDIDATES, np.random.default_rng(_SEED)
     texts = [f"the text of document {number}" for number in range(10_000)]
     flags, lengths = np.zeros(CANDIDATES, bool), np.full(CANDIDATES, 300)
@@ -143,21 +144,21 @@ def many_scores(folder: Path, scores: int) -> dict[str, Any]:
         return query_digest(f"query {number}", None), list(range(start, start + CANDIDATES))
 
     started = time.monotonic()
-    with store.cell("task", "default", "test") as ledger:
+    with cache.cell("task", "default", "test") as cell:
         for number in range(queries):
             query, rows = pairs(number)
             values = dice.normal(size=CANDIDATES).astype(np.float32).astype(np.float64)
             digests = [document_digest(texts[row]) for row in rows]
             ids = [f"d{row}" for row in rows]
-            one = ScoredQuery(f"q{number}", ids, query, digests, values, values, flags, flags, lengths)
-            ledger.stored.add(one)
+            one = ScoredQuery(f"q{number}", ids, query, digests, Scores(values, values, flags, flags, lengths))
+            cell.add(one)
     written = time.monotonic() - started
     started, found = time.monotonic(), 0
-    with store.cell("task", "default", "test") as ledger:
+    with cache.cell("task", "default", "test") as cell:
         opened = time.monotonic() - started
         for number in range(queries):
             query, rows = pairs(number)
-            found += int(ledger.stored.find(query, [document_digest(texts[row]) for row in rows]).found.sum())
+            found += int(cell.find(query, [document_digest(texts[row]) for row in rows])[0].sum())
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     if found != queries * CANDIDATES:
         raise RuntimeError(f"{found} of {queries * CANDIDATES} scores were found again")
@@ -182,10 +183,11 @@ def _fill_scores(folder: Path, config: Path) -> int:
     import pandas as pd
 
     from rerank_eval.config import load_config
+    from rerank_eval.engine.interface import Scores
     from rerank_eval.metrics.compute import PAIRS
     from rerank_eval.models.recipes import find_recipe
     from rerank_eval.pipeline.plan import make_plan
-    from rerank_eval.rerankers.stored import ScoreStore
+    from rerank_eval.store.cache import ScoreCache
     from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
 
     plan = make_plan(load_config(config))
@@ -197,24 +199,20 @@ def _fill_scores(folder: Path, config: Path) -> int:
     queries, documents = _texts(data / "queries.jsonl"), _texts(data / "corpus.jsonl")
     digests = {one: document_digest(text) for one, text in documents.items()}
     source = row.retriever.folder(folder / "results", task.name) / PAIRS
-    store = ScoreStore(folder / "results", row.ref.label, row.score_identity)
+    cache = ScoreCache(folder / "results", row.ref.label, row.score_identity)
     dice = np.random.default_rng(_SEED)
     frame = pd.read_parquet(source, columns=["query_id", "doc_id"])
-    with store.cell(task.name, "default", "test") as ledger:
+    with cache.cell(task.name, "default", "test") as cell:
         for query_id, own in frame.groupby("query_id", sort=False):
             ids, count = own["doc_id"].tolist(), len(own)
             scores: npt.NDArray[np.float64] = dice.normal(size=count).astype(np.float32).astype(np.float64)
-            ledger.stored.add(
+            cell.add(
                 ScoredQuery(
                     str(query_id),
                     ids,
                     query_digest(queries[str(query_id)], instruction),
                     [digests[one] for one in ids],
-                    scores,
-                    scores,
-                    np.zeros(count, bool),
-                    np.zeros(count, bool),
-                    np.full(count, 120),
+                    Scores(scores, scores, np.zeros(count, bool), np.zeros(count, bool), np.full(count, 120)),
                 )
             )
     return len(frame)

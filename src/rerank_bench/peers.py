@@ -50,7 +50,7 @@ class Ours:
     def score(self, groups: Groups) -> Iterator[PYes]:
         """See `Peer.score`."""
         for scores in self.engine.score_groups(groups):
-            yield scores.p_yes
+            yield 1 / (1 + np.exp(-scores.margins))
 
 
 class ModelCard:

@@ -18,12 +18,10 @@ from typing import Any
 import numpy as np
 
 from rerank_bench.scaling import say
-from rerank_eval.engine.interface import EngineStats, QueryGroup
-from rerank_eval.rerankers.cross_encoder import GroupScores
+from rerank_eval.engine.interface import EngineStats, QueryGroup, Scores
 from rerank_eval.workers.blocks import tokens_of
-from rerank_eval.workers.messages import Answered, Loaded
+from rerank_eval.workers.messages import BlockDone, Loaded
 from rerank_eval.workers.pool import Pool, PoolSettings
-from rerank_eval.workers.scoring import ScoredBlock
 from rerank_eval.workers.stream import stream
 
 SPEEDS = {"8B": 149.0, "0.6B": 2240.0}
@@ -54,17 +52,14 @@ class Sleepers:
         self._turns[number] = asyncio.Lock()
         return Loaded("simulated", str(number), 0, "none", 0.0)
 
-    async def run(self, number: int, items: Sequence[QueryGroup]) -> Answered:
+    async def run(self, number: int, items: Sequence[QueryGroup]) -> BlockDone:
         """Answer a block once its time has passed; one block after the other, as a process with a model does."""
         async with self._turns[number]:
             pairs = sum(len(group.documents) for group in items)
             seconds = pairs / self._rate
             await asyncio.sleep(seconds)
-        sizes = np.array([len(group.documents) for group in items])
-        flags = np.zeros(pairs, dtype=np.bool_)
-        lengths = np.full(pairs, 300, dtype=np.int32)
-        answer = ScoredBlock(sizes, np.zeros(pairs), None, flags, lengths, np.zeros(len(items), dtype=np.bool_))
-        return Answered(answer, EngineStats(pairs=pairs), seconds)
+        answer = [Scores.empty(len(group.documents)) for group in items]
+        return BlockDone(answer, EngineStats(pairs=pairs), seconds)
 
 
 @dataclass(frozen=True)
@@ -101,8 +96,8 @@ class _NoModel:
     def load(self) -> Any:
         raise NotImplementedError
 
-    def unpack(self, answer: ScoredBlock) -> list[GroupScores]:
-        return answer.groups()
+    def unpack(self, answer: list[Scores]) -> list[Scores]:
+        return [scores.take(slice(None)) for scores in answer]
 
 
 def groups() -> Iterator[QueryGroup]:

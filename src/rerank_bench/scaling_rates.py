@@ -22,15 +22,15 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_bench.scaling import say
 from rerank_bench.scaling_driver import CHARACTERS, DOCUMENTS
-from rerank_eval.engine.interface import MarkerFinder, QueryGroup, RenderedPrompt
-from rerank_eval.engine.markers import Markers
+from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
+from rerank_eval.engine.special_tokens import SpecialTokens
 from rerank_eval.models.qwen_vocabulary import build_qwen_tokenizer
 from rerank_eval.pipeline.stages import evaluate
-from rerank_eval.rerankers.cross_encoder import CrossEncoder, GroupScores
+from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.instructions import InstructionPolicy
 from rerank_eval.rerankers.rerank_search import RerankSearch
-from rerank_eval.rerankers.stored import ScoreStore
 from rerank_eval.results.recorder import CellScores
+from rerank_eval.store.cache import ScoreCache
 
 QUERIES, CORPUS = 500, 20_000
 _WRITTEN_PAIRS = 500_000
@@ -71,32 +71,35 @@ class _Reading(AbsTaskRetrieval):  # type: ignore[misc] # mteb is not typed for 
 
 
 class _Instant:
-    """A scorer that takes no time.
+    """An engine that takes no time.
 
-    What is left is what the driver does with a pair besides handing it out: it reads it, looks for markers in it, looks
-    it up in the score store and writes its score there.
+    What is left is what the driver does with a pair besides handing it out: it reads it, looks for special tokens,
+    looks it up in the score cache and writes its score there.
     """
 
-    names = ("nothing", "nothing")
+    causal = False
+    stats = EngineStats()
 
-    def __init__(self, markers: MarkerFinder) -> None:
-        self.policy = InstructionPolicy("none", None)
-        self.markers = markers
+    def __init__(self, special_tokens: SpecialTokenFinder) -> None:
+        self.special_tokens = special_tokens
+        self.settings: dict[str, str | int] = {}
         self._scores = np.random.default_rng(3).normal(size=DOCUMENTS)
         self.first = self.last = 0.0
         self.pairs = 0
 
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         self.first = time.process_time()
         for group in groups:
             size = len(group.documents)
             self.pairs += size
-            scores = self._scores[:size].copy()
-            yield GroupScores(scores, scores, np.zeros(size, dtype=np.bool_), np.ones(size, np.int64))
+            scores = Scores.empty(size)
+            scores.scores[:] = scores.margins[:] = self._scores[:size]
+            scores.tokens[:] = 1
+            yield scores
         self.last = time.process_time()
 
-    def take_work(self) -> dict[str, float]:
-        return {}
+    def score(self, group: QueryGroup) -> Scores:
+        return next(self.score_groups([group]))
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         return RenderedPrompt(f"{query} {document} {instruction}", (), truncated=False)
@@ -130,26 +133,27 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def _reading(folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    markers = Markers(build_qwen_tokenizer())
+    special = SpecialTokens(build_qwen_tokenizer())
     warm, task = _Reading(), _Reading()
     warm.load_data()
     task.load_data()
-    scorer = _Instant(markers)
+    engine = _Instant(special)
+    policy = InstructionPolicy("none", None)
     meta = ModelMeta.create_empty(
         overwrites={"name": "bench/instant", "revision": "1", "model_type": ["cross-encoder"]}
     )
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        first, second = (ScoreStore(Path(temporary) / name, "instant", {"model": name}) for name in ("warm", "timed"))
+        first, second = (ScoreCache(Path(temporary) / name, "instant", {"model": name}) for name in ("warm", "timed"))
         # The first imports what mteb and the store import when they are first used.
-        evaluate(RerankSearch(CrossEncoder(_Instant(markers), meta, ledger=first.cell)), warm)
+        evaluate(RerankSearch(CrossEncoder(_Instant(special), meta, policy, cache=first)), warm)
         started = time.process_time()
-        evaluate(RerankSearch(CrossEncoder(scorer, meta, ledger=second.cell)), task)
+        evaluate(RerankSearch(CrossEncoder(engine, meta, policy, cache=second)), task)
         seconds = time.process_time() - started
-    reading = scorer.last - scorer.first
+    reading = engine.last - engine.first
     return {
-        "read_pairs": scorer.pairs,
-        "read_pairs_per_second": scorer.pairs / reading,
-        "judged_pairs_per_second": scorer.pairs / (seconds - reading),
+        "read_pairs": engine.pairs,
+        "read_pairs_per_second": engine.pairs / reading,
+        "judged_pairs_per_second": engine.pairs / (seconds - reading),
     }
 
 

@@ -17,12 +17,11 @@ from rerank_bench.scaling import say
 from rerank_bench.shapes import SHAPES, write_checkpoint
 from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.config.schema import RerankerConfig, WorkersConfig
-from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.interface import Engine, QueryGroup
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.rerankers.cross_encoder import Scorer
-from rerank_eval.rerankers.scorers import Prompting, load_scorer
+from rerank_eval.rerankers.loading import Prompting, load_reranking_engine
 from rerank_eval.workers.cluster import Cluster
-from rerank_eval.workers.scoring import RayScorer, ScorerSpec
+from rerank_eval.workers.scoring import RayEngine, RerankerSpec
 
 PRESET = "tiny"
 DOCUMENTS = 20
@@ -51,21 +50,21 @@ def measure(checkpoints: Path, rounds: int, groups: int) -> dict[str, Any]:
     work = list(Texts(AutoTokenizer.from_pretrained(folder), WORKLOADS["short"], DOCUMENTS).groups(0, groups))
     pairs = sum(len(group.documents) for group in work)
     cluster = Cluster(WorkersConfig(block_tokens=BLOCK_TOKENS), "cpu")
-    spec = ScorerSpec(config, ref, "cpu", prompting.recipe)
-    scorers: dict[str, Any] = {"process, 1 thread": load_scorer(config, ref, "cpu", prompting)}
+    spec = RerankerSpec(config, ref, "cpu", prompting.recipe)
+    engines: dict[str, Any] = {"process, 1 thread": load_reranking_engine(config, ref, "cpu", prompting)}
     for workers in (1, 2):
         pool = cluster.new_pool(spec, workers)
         while not all(member.loaded for member in pool.members):
             pool.wait()
-        scorers[f"{workers} worker(s), 1 thread each"] = RayScorer(pool, config, ref, prompting)
+        engines[f"{workers} worker(s), 1 thread each"] = RayEngine(pool, config, ref)
     torch.set_num_threads(1)
-    rates: dict[str, list[float]] = {name: [] for name in scorers}
-    busy: dict[str, list[float]] = {name: [] for name in scorers}
-    cpu: dict[str, list[float]] = {name: [] for name in scorers}
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    busy: dict[str, list[float]] = {name: [] for name in engines}
+    cpu: dict[str, list[float]] = {name: [] for name in engines}
     kept: dict[str, list[bytes]] = {}
     for turn in range(-1, rounds):  # the first is for warming up
-        for name, scorer in scorers.items():
-            told = _turn(scorer, work)
+        for name, engine in engines.items():
+            told = _turn(engine, work)
             kept[name] = told.scores
             if turn >= 0:
                 rates[name].append(pairs / told.seconds)
@@ -99,12 +98,12 @@ class _Turn:
     scores: list[bytes]
 
 
-def _turn(scorer: Scorer, work: Sequence[QueryGroup]) -> _Turn:
-    pool = scorer.pool if isinstance(scorer, RayScorer) else None
+def _turn(engine: Engine, work: Sequence[QueryGroup]) -> _Turn:
+    pool = engine.pool if isinstance(engine, RayEngine) else None
     pids = [os.getpid()] if pool is None else [member.loaded.pid for member in pool.members if member.loaded]
     cpu = sum(_processor_seconds(pid) for pid in pids)
     started = time.perf_counter()
-    results = list(scorer.score_groups(work))
+    results = list(engine.score_groups(work))
     seconds = time.perf_counter() - started
     cpu = sum(_processor_seconds(pid) for pid in pids) - cpu
     busy = 1.0 if pool is None else sum(tally.busy for tally in pool.tallies) / (seconds * len(pids))

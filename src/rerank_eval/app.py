@@ -297,17 +297,18 @@ def score_pair(
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
     from rerank_eval.engine.interface import QueryGroup
     from rerank_eval.models.resolve import resolve_model
-    from rerank_eval.models.statements import told
-    from rerank_eval.rerankers.scorers import Prompting, load_scorer
+    from rerank_eval.models.statements import check_reranker
+    from rerank_eval.rerankers.cross_encoder import score_groups
+    from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 
     ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
     prompting = Prompting.of(reranker)
-    ref = told(reranker, ref, prompting.recipe)
-    scorer = load_scorer(reranker, ref, loaded.base.device, prompting)
-    chosen = instruction if instruction is not None else scorer.policy.choose(None, None)
+    ref = check_reranker(reranker, ref, prompting.recipe)
+    engine = load_reranking_engine(reranker, ref, loaded.base.device, prompting)
+    chosen = make_policy(reranker, ref, prompting).choose(None, None)[1] if instruction is None else instruction
     query, document = pair
-    result = next(iter(scorer.score_groups([QueryGroup(query, chosen, [document])])))
-    prompt = scorer.render(query, document, chosen)
+    [scores] = score_groups(engine, [QueryGroup(query, chosen, [document])])
+    prompt = engine.render(query, document, chosen)
     console.rule("prompt")
     console.print(prompt.text, markup=False)
     console.rule()
@@ -316,10 +317,12 @@ def score_pair(
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
-    marked = dict.fromkeys(marker for text in (query, document, chosen or "") for marker in scorer.markers.found(text))
-    if marked:
-        read = "read as tokens" if reranker.markers == "keep" else "read as plain text"
-        console.print(f"markers: {', '.join(marked)} in the texts, {read}", markup=False)
-    margin, probability = scorer.names
-    console.print(f"{margin + ':':<9}{result.margins[0]:.6f}")
-    console.print(f"{probability + ':':<9}{0.5 + math.tanh(result.margins[0] / 2) / 2:.6f}")
+    special = dict.fromkeys(
+        token for text in (query, document, chosen or "") for token in engine.special_tokens.found(text)
+    )
+    if special:
+        read = "read as tokens" if reranker.special_tokens == "keep" else "read as plain text"
+        console.print(f"special: {', '.join(special)} in the texts, {read}", markup=False)
+    margin, probability = ("margin", "P(yes)") if engine.causal else ("logit", "sigmoid")
+    console.print(f"{margin + ':':<9}{scores.margins[0]:.6f}")
+    console.print(f"{probability + ':':<9}{0.5 + math.tanh(scores.margins[0] / 2) / 2:.6f}")

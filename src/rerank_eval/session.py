@@ -20,7 +20,7 @@ from rerank_eval.pipeline.plan import Plan
 from rerank_eval.pipeline.progress import Reporter, leave_nothing, open_log
 from rerank_eval.pipeline.run import Outcome, Runner
 from rerank_eval.pipeline.tracking import Guarded, make_tracker
-from rerank_eval.rerankers.scorers import check_device
+from rerank_eval.rerankers.loading import check_device
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_grid_expands_to_every_combination_in_order(tmp_path: Path) -> None:
         ("reranker.model", "[Qwen/Qwen3-Reranker-0.6B, Qwen/Qwen3-Reranker-4B]"),
         ("reranker.recipe", "[card, qwen_eval, mteb]"),
         ("reranker.engine", "[packed, reference]"),
-        ("reranker.head", "[float32, faithful]"),
+        ("reranker.head", "[float32, recipe_softmax]"),
         ("reranker.max_length", "[512, 8192]"),
         ("reranker", "[null, {dtype: float16}]"),
     ],
@@ -66,6 +66,41 @@ def test_any_key_can_be_varied(tmp_path: Path, key: str, values: str) -> None:
     loaded = load_config(write(tmp_path, "grid.yaml", f"grid:\n  {key}: {values}\n"))
     assert len(loaded.runs) == len(loaded.variants) >= 2
     assert len({run.model_dump_json() for run in loaded.runs}) == len(loaded.runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "notices"),
+    [
+        ("reranker: {markers: neutralise}", [], ["markers is now reranker.special_tokens", "neutralise is now"]),
+        ("{}", ["reranker.markers=neutralise"], ["--set: reranker.markers is now", "neutralise is now"]),
+        ("reranker: {special_tokens: escape}", [], []),
+        ("grid: {reranker.markers: [neutralise]}", [], ["reranker.markers is now", "neutralise is now"]),
+        ("reranker: {markers: keep}", ["reranker.special_tokens=escape"], ["reranker.markers is now"]),
+    ],
+)
+def test_the_last_release_s_names_are_read_with_a_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, overrides: list[str], notices: list[str]
+) -> None:
+    [run] = load_config(write(tmp_path, "own.yaml", text), overrides).runs
+    assert run.reranker is not None
+    assert run.reranker.special_tokens == "escape"
+    assert len(caplog.messages) == len(notices)
+    for notice, message in zip(notices, caplog.messages, strict=True):
+        assert notice in message
+        assert "\n" not in message
+
+
+def test_the_last_release_s_head_is_read_with_a_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path, "own.yaml", "reranker: {head: faithful}")
+    loaded = load_config(path)
+    assert [run.reranker.head for run in loaded.runs if run.reranker] == ["recipe_softmax"]
+    assert "reranker.head: faithful is now reranker.head: recipe_softmax" in caplog.text
+    assert str(path) in caplog.text
+
+
+def test_both_names_at_once_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reranker\.markers: unknown key"):
+        load_config(write(tmp_path, "own.yaml", "reranker: {markers: keep, special_tokens: escape}"))
 
 
 def test_command_line_fixes_what_the_grid_varies(tmp_path: Path) -> None:

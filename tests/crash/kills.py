@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from rerank_eval.cli import _run
 from rerank_eval.files import write_json
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.store.cell import StoredCell
+from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.shards import ScoredQuery
 from tests.pipeline.folders import configs_with_random_weights, write_beir_folder
 from tests.pipeline.test_end_to_end import fingerprint
@@ -102,13 +102,13 @@ def fork(arguments: list[str], log: Path, before: Callable[[], None] | None = No
 def note_scored(path: Path) -> None:
     """Write a byte for every pair that comes out of the model, past every buffer of this process."""
     note = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    add = StoredCell.add
+    add = ScoreCacheCell.add
 
-    def noted(cell: StoredCell, scored: ScoredQuery) -> None:
+    def noted(cell: ScoreCacheCell, scored: ScoredQuery) -> None:
         os.write(note, b"." * len(scored.doc_ids))
         add(cell, scored)
 
-    StoredCell.add = noted  # type: ignore[method-assign]
+    ScoreCacheCell.add = noted  # type: ignore[method-assign]
 
 
 def die_at_renaming(number: int, *, after: bool) -> Callable[[], None]:

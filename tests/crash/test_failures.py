@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.interface import QueryGroup, Scores
 from rerank_eval.errors import DeviceError, ModelError
-from rerank_eval.rerankers.cross_encoder import CrossEncoder, GroupScores
-from rerank_eval.rerankers.stored import ScoreStore
-from rerank_eval.store.cell import Blocks
+from rerank_eval.rerankers.cross_encoder import CrossEncoder
+from rerank_eval.store.cache import ScoreCache
 from tests.crash.kills import stored_pairs
 from tests.models.test_reranker import WordOverlap, policy
 from tests.models.test_retriever import meta
@@ -136,10 +135,10 @@ class _Failing(WordOverlap):
     """Scores some queries and then fails as a device or a model does."""
 
     def __init__(self, good: int, error: Exception | float) -> None:
-        super().__init__(policy())
+        super().__init__()
         self.good, self.error = good, error
 
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         for number, scores in enumerate(super().score_groups(groups)):
             if number >= self.good:
                 if isinstance(self.error, Exception):
@@ -155,11 +154,11 @@ class _Failing(WordOverlap):
 def test_what_was_scored_before_a_failure_is_kept_and_nothing_else(
     tmp_path: Path, error: Exception | float, raised: type[Exception]
 ) -> None:
-    store = ScoreStore(tmp_path, "words", {"model": "words"}, Blocks())
+    cache = ScoreCache(tmp_path, "words", {"model": "words"})
     ids = [f"q{n}" for n in range(6)]
 
-    def predict(scorer: WordOverlap) -> np.ndarray:
-        return CrossEncoder(scorer, meta(), ledger=store.cell).predict(
+    def predict(engine: WordOverlap) -> np.ndarray:
+        return CrossEncoder(engine, meta(), policy(), cache=cache).predict(
             [{"id": ids, "text": [f"word{n}" for n in range(6)]}],
             [{"id": ["d"] * 6, "text": [f"word{n % 2} of a document" for n in range(6)]}],
             task_metadata=None,
@@ -170,7 +169,7 @@ def test_what_was_scored_before_a_failure_is_kept_and_nothing_else(
     with pytest.raises(raised):
         predict(_Failing(4, error))
     assert sum(stored_pairs(tmp_path).values()) == 4
-    again = WordOverlap(policy())
+    again = WordOverlap()
     assert predict(again).tolist() == [1, 1, 0, 0, 0, 0]
     assert [query for query, _, _ in again.calls] == ["word4", "word5"]
     assert os.listdir(tmp_path) == ["scores"]  # noqa: PTH208 - the names alone

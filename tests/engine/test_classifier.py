@@ -69,9 +69,9 @@ def test_equal_to_transformers_one_by_one(name: str) -> None:
     }
     for way, one in ways.items():
         assert one.way == way
-        np.testing.assert_allclose(one.score(group).logits, expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(one.score(group).scores, expected, atol=1e-5, rtol=0)
     by_kernel = classifier(name, kernel="cpu_flash")
-    np.testing.assert_allclose(by_kernel.score(group).logits, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(by_kernel.score(group).scores, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -80,14 +80,14 @@ def test_equal_to_transformers_one_by_one(name: str) -> None:
 def test_the_same_bits_alone_in_any_order_at_any_budget(
     name: str, data: st.DataObject, query: str, documents: list[str]
 ) -> None:
-    whole = classifier(name, token_budget=16_384).score(QueryGroup(query, None, documents)).logits
+    whole = classifier(name, token_budget=16_384).score(QueryGroup(query, None, documents)).scores
     order = data.draw(st.permutations(range(len(documents))))
-    shuffled = classifier(name, token_budget=300).score(QueryGroup(query, None, [documents[i] for i in order])).logits
+    shuffled = classifier(name, token_budget=300).score(QueryGroup(query, None, [documents[i] for i in order])).scores
     assert shuffled.tobytes() == whole[list(order)].tobytes()
     groups = [QueryGroup(query, None, [text]) for text in documents]
-    streamed = [one.logits[0] for one in classifier(name, token_budget=1000).score_groups(groups)]
+    streamed = [one.scores[0] for one in classifier(name, token_budget=1000).score_groups(groups)]
     assert np.array(streamed).tobytes() == whole.tobytes()
-    alone = [classifier(name, token_budget=1).score(group).logits[0] for group in groups]
+    alone = [classifier(name, token_budget=1).score(group).scores[0] for group in groups]
     assert np.array(alone).tobytes() == whole.tobytes()
 
 
@@ -97,7 +97,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            seen.add(classifier("xlm_roberta").score(QueryGroup("parse", None, DOCUMENTS)).logits.tobytes())
+            seen.add(classifier("xlm_roberta").score(QueryGroup("parse", None, DOCUMENTS)).scores.tobytes())
     finally:
         torch.set_num_threads(threads)
     assert len(seen) == 1
@@ -122,7 +122,7 @@ def test_groups_come_back_in_order_and_are_read_as_they_are_needed(options: dict
         ahead.append(len(read) - number)
         start = number % 5
         expected = plain("xlm_roberta", f"query {number}", DOCUMENTS[start : start + number % 4])
-        np.testing.assert_allclose(result.logits, expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(result.scores, expected, atol=1e-5, rtol=0)
     assert len(ahead) == 60
     if options != {"attention": "sdpa", "token_budget": 300}:  # that one gathers a window, longer than this stream
         assert max(ahead) < 40
@@ -134,7 +134,7 @@ def test_a_stream_that_was_abandoned_leaves_nothing_behind() -> None:
     next(stream)
     stream.close()
     [result] = one.score_groups([QueryGroup("parse", None, DOCUMENTS[:3])])
-    np.testing.assert_allclose(result.logits, plain("xlm_roberta", "parse", DOCUMENTS[:3]), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(result.scores, plain("xlm_roberta", "parse", DOCUMENTS[:3]), atol=1e-5, rtol=0)
 
 
 def test_cut_pairs_are_counted_to_the_token() -> None:
@@ -143,9 +143,9 @@ def test_cut_pairs_are_counted_to_the_token() -> None:
     long, exact = "word " * 200, "word " * (64 - 4 - 2)
     result = limited.score(QueryGroup("two words", None, ["short", exact, exact + "more", long]))
     assert result.truncated.tolist() == [False, False, True, True]
-    assert result.prompt_lengths.tolist() == [7, 64, 64, 64]
+    assert result.tokens.tolist() == [7, 64, 64, 64]
     expected = plain("xlm_roberta", "two words", ["short", exact, exact + "more", long], limit=64)
-    np.testing.assert_allclose(result.logits, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(result.scores, expected, atol=1e-5, rtol=0)
     assert (limited.stats.truncated_pairs, limited.stats.prompt_tokens) == (2, 7 + 3 * 64)
 
 
@@ -153,7 +153,7 @@ def test_work_is_counted() -> None:
     packed = PairClassifier(network("gte", "packed"), tokenizer(), max_length=POSITIONS)
     plain_code = PairClassifier(network("gte", "sdpa"), tokenizer(), max_length=POSITIONS, batch_size=3)
     group = QueryGroup("parse", None, DOCUMENTS)
-    lengths = packed.score(group).prompt_lengths
+    lengths = packed.score(group).tokens
     assert packed.stats.computed_tokens == packed.stats.prompt_tokens == lengths.sum()
     assert packed.stats.padding_tokens == 0
     assert (packed.stats.pairs, packed.stats.groups, packed.stats.forwards) == (len(DOCUMENTS), 1, 1)
@@ -176,7 +176,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(attention: str) -> Non
 
     model.roberta.encoder.layer[0].register_forward_pre_hook(exhausted)
     expected = plain("xlm_roberta", "parse", DOCUMENTS)
-    np.testing.assert_allclose(one.score(QueryGroup("parse", None, DOCUMENTS)).logits, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(one.score(QueryGroup("parse", None, DOCUMENTS)).scores, expected, atol=1e-5, rtol=0)
     assert one.settings["token_budget"] < 4096
     one.score(QueryGroup("parse", None, DOCUMENTS))
     forwards = one.stats.forwards
@@ -202,8 +202,8 @@ def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory() -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_half_precision_is_near_and_does_not_tie(name: str, dtype: str) -> None:
-    exact = classifier(name).score(QueryGroup("decode the header", None, DOCUMENTS)).logits
-    half = classifier(name, "packed", dtype).score(QueryGroup("decode the header", None, DOCUMENTS)).logits
+    exact = classifier(name).score(QueryGroup("decode the header", None, DOCUMENTS)).scores
+    half = classifier(name, "packed", dtype).score(QueryGroup("decode the header", None, DOCUMENTS)).scores
     np.testing.assert_allclose(half, exact, atol=0.12)
     assert len(set(half.tolist())) == len(set(exact.tolist()))
 

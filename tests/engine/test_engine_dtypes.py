@@ -20,13 +20,13 @@ GROUP = QueryGroup(
 
 @pytest.mark.parametrize("attention", ["segments", "cpu_flash"])
 def test_int8_stays_near_float32_and_does_not_depend_on_company(demo, attention):
-    exact = load_engine(demo, recipe="card", device="cpu").score(GROUP).margin
+    exact = load_engine(demo, recipe="card", device="cpu").score(GROUP).margins
     engine = load_engine(demo, recipe="card", device="cpu", dtype="int8", attention=attention)
-    found = engine.score(GROUP).margin
+    found = engine.score(GROUP).margins
     difference = np.abs(found - exact)
     assert 1e-4 < difference.max() < 0.1
     assert np.corrcoef(found, exact)[0, 1] > 0.99
-    alone = engine.score(QueryGroup(GROUP.query, GROUP.instruction, GROUP.documents[7:8])).margin
+    alone = engine.score(QueryGroup(GROUP.query, GROUP.instruction, GROUP.documents[7:8])).margins
     assert abs(alone[0] - found[7]) < 0.03  # bfloat16's products do depend on the number of rows
 
 
@@ -34,13 +34,13 @@ def test_int8_stays_near_float32_and_does_not_depend_on_company(demo, attention)
 def test_compiled_layers_give_the_same_margins_and_compile_once(demo):
     import torch
 
-    plain = load_engine(demo, recipe="card", device="cpu").score(GROUP).margin
+    plain = load_engine(demo, recipe="card", device="cpu").score(GROUP).margins
     engine = load_engine(demo, recipe="card", device="cpu", compile_layers=True)
     assert engine.settings["compiled"] == 1
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    np.testing.assert_allclose(engine.score(GROUP).margin, plain, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(engine.score(GROUP).margins, plain, rtol=0, atol=1e-5)
     for count in (1, 5, 17):
-        part = engine.score(QueryGroup(GROUP.query, GROUP.instruction, GROUP.documents[:count])).margin
+        part = engine.score(QueryGroup(GROUP.query, GROUP.instruction, GROUP.documents[:count])).margins
         np.testing.assert_allclose(part, plain[:count], rtol=0, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
 

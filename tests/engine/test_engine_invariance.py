@@ -32,15 +32,15 @@ def engines(engine_for: Callable[..., Engine]) -> dict[int, Engine]:
 def test_alone_in_any_order_at_any_budget(
     engines: dict[int, Engine], data: st.DataObject, query: str, documents: list[str]
 ) -> None:
-    whole = engines[16_384].score(QueryGroup(query, "find it", documents)).margin
+    whole = engines[16_384].score(QueryGroup(query, "find it", documents)).margins
     order = data.draw(st.permutations(range(len(documents))))
-    shuffled = engines[16_384].score(QueryGroup(query, "find it", [documents[index] for index in order])).margin
+    shuffled = engines[16_384].score(QueryGroup(query, "find it", [documents[index] for index in order])).margins
     assert shuffled.tobytes() == whole[list(order)].tobytes()
     for budget in BUDGETS:
-        split = engines[budget].score(QueryGroup(query, "find it", documents)).margin
+        split = engines[budget].score(QueryGroup(query, "find it", documents)).margins
         assert split.tobytes() == whole.tobytes()
-    alone = [engines[16_384].score(QueryGroup(query, "find it", [text])).margin[0] for text in documents]
-    assert np.array(alone, dtype=np.float32).tobytes() == whole.tobytes()
+    alone = [engines[16_384].score(QueryGroup(query, "find it", [text])).margins[0] for text in documents]
+    assert np.array(alone).tobytes() == whole.tobytes()
 
 
 def test_the_number_of_threads_changes_nothing(engines: dict[int, Engine]) -> None:
@@ -50,7 +50,7 @@ def test_the_number_of_threads_changes_nothing(engines: dict[int, Engine]) -> No
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            seen.add(engines[16_384].score(group).margin.tobytes())
+            seen.add(engines[16_384].score(group).margins.tobytes())
     finally:
         torch.set_num_threads(threads)
     assert len(seen) == 1
@@ -58,5 +58,5 @@ def test_the_number_of_threads_changes_nothing(engines: dict[int, Engine]) -> No
 
 def test_margins_differ_between_documents(engines: dict[int, Engine]) -> None:
     """Without this the tests above could pass on a constant."""
-    margins = engines[16_384].score(QueryGroup("parse", "find it", WORDS)).margin
+    margins = engines[16_384].score(QueryGroup("parse", "find it", WORDS)).margins
     assert len(set(margins.tolist())) == len(set(WORDS))

@@ -34,7 +34,7 @@ def test_settings_say_what_is_in_effect(demo):
 
 def test_the_dtype_is_the_one_asked_for(demo):
     margins = {
-        dtype: load_engine(demo, recipe="card", device="cpu", dtype=dtype).score(GROUP).margin
+        dtype: load_engine(demo, recipe="card", device="cpu", dtype=dtype).score(GROUP).margins
         for dtype in ("float32", "bfloat16")
     }
     difference = np.abs(margins["float32"] - margins["bfloat16"]).max()
@@ -112,7 +112,7 @@ def test_a_head_of_its_own_is_read_and_not_taken_to_be_tied(variant, kind):
     ids = torch.tensor([engine.render(GROUP.query, GROUP.documents[0], GROUP.instruction).token_ids])
     with torch.inference_mode():
         logits = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits[0, -1]
-    assert engine.score(GROUP).margin[0] == pytest.approx(float(logits[9693] - logits[2152]), abs=1e-3)
+    assert engine.score(GROUP).margins[0] == pytest.approx(float(logits[9693] - logits[2152]), abs=1e-3)
 
 
 def test_pickled_weights_are_not_read(variant):
@@ -131,7 +131,7 @@ def test_padding_needs_no_pad_token_and_changes_no_score(demo, variant):
     path.write_text(json.dumps(settings))
     group = QueryGroup("rain", None, ["rivers flow through ancient valleys", "coins"])
     margins = [
-        load_engine(model, recipe="card", device="cpu", engine="reference").score(group).margin
+        load_engine(model, recipe="card", device="cpu", engine="reference").score(group).margins
         for model in (demo, folder)
     ]
     np.testing.assert_array_equal(*margins)

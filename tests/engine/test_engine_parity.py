@@ -10,7 +10,7 @@ import torch
 from mteb.models.model_implementations.qwen3_reranker import Qwen3RerankerWrapper
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.interface import COLUMNS, QueryGroup
 from rerank_eval.engine.loading import load_engine
 from rerank_eval.engine.recipe import RECIPES
 from rerank_eval.models.demo import DemoShape, build_demo_reranker
@@ -49,42 +49,48 @@ GROUPS = {
 }
 
 
+def p_yes(scores, head="float32"):
+    return scores.scores if head == "recipe_softmax" else 1 / (1 + np.exp(-scores.margins))
+
+
 @pytest.mark.parametrize("max_length", [8192, 120])
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
 def test_packed_equals_reference(engine_for, recipe, group, max_length):
     packed = engine_for(recipe=recipe, max_length=max_length).score(group)
     plain = engine_for(recipe=recipe, max_length=max_length, engine="reference", batch_size=4).score(group)
-    np.testing.assert_allclose(packed.margin, plain.margin, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(packed.p_yes, plain.p_yes, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(packed.margins, plain.margins, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(p_yes(packed), p_yes(plain), rtol=0, atol=1e-6)
     assert packed.truncated.tolist() == plain.truncated.tolist()
-    assert packed.prompt_lengths.tolist() == plain.prompt_lengths.tolist()
-    assert packed.truncated.any() == (plain.prompt_lengths.max() >= max_length)
+    assert packed.tokens.tolist() == plain.tokens.tolist()
+    assert packed.truncated.any() == (plain.tokens.max() >= max_length)
 
 
 def test_scores_tell_documents_and_queries_apart(engine_for):
     """Parity would be cheap if the demo model gave everything the same score."""
     scores = engine_for().score(VARIED)
-    assert len(set(scores.margin.tolist())) == len(VARIED.documents)
-    assert scores.margin.std() > 0.1
+    assert len(set(scores.margins.tolist())) == len(VARIED.documents)
+    assert scores.margins.std() > 0.1
     other = engine_for().score(QueryGroup("another query", INSTRUCTION, VARIED.documents))
-    assert np.abs(other.margin - scores.margin).min() > 1e-3
+    assert np.abs(other.margins - scores.margins).min() > 1e-3
 
 
 def test_the_types_are_as_promised(engine_for):
     scores = engine_for().score(VARIED)
-    kinds = [array.dtype.name for array in (scores.score, scores.margin, scores.p_yes, scores.truncated)]
-    assert kinds == ["float64", "float32", "float64", "bool"]
-    assert scores.prompt_lengths.dtype == np.int64
-    np.testing.assert_array_equal(scores.score, scores.margin.astype(np.float64))
-    np.testing.assert_allclose(scores.p_yes, 1 / (1 + np.exp(-scores.score)), rtol=1e-12)
+    for column in COLUMNS:
+        array = getattr(scores, column.field)
+        assert (array.dtype, array.shape) == (column.dtype, (len(VARIED.documents),))
+    np.testing.assert_array_equal(scores.scores, scores.margins)
+    np.testing.assert_array_equal(scores.margins, scores.margins.astype(np.float32))
 
 
 @pytest.mark.parametrize("engine", ["packed", "reference"])
 def test_no_documents(engine_for, engine):
     scores = engine_for(engine=engine).score(QueryGroup("q", None, []))
-    for array in (scores.score, scores.margin, scores.p_yes, scores.truncated, scores.prompt_lengths):
-        assert array.shape == (0,)
+    assert len(scores) == 0
+    for column in COLUMNS:
+        array = getattr(scores, column.field)
+        assert (array.dtype, array.shape) == (column.dtype, (0,))
 
 
 @cache
@@ -116,12 +122,12 @@ def card_scores(folder, max_length):
 
 
 @pytest.mark.parametrize("max_length", [8192, 100])
-@pytest.mark.parametrize("head", ["float32", "faithful"])
+@pytest.mark.parametrize("head", ["float32", "recipe_softmax"])
 @pytest.mark.parametrize("engine", ["packed", "reference"])
 def test_recipe_card_equals_the_model_cards_snippet(demo, engine_for, engine, head, max_length):
     expected = card_scores(demo, max_length)
     found = engine_for(engine=engine, head=head, max_length=max_length).score(SHORT)
-    np.testing.assert_allclose(found.p_yes, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(p_yes(found, head), expected, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -137,42 +143,42 @@ def wrapper_scores(wrapper, group):
     return wrapper.compute_logits(wrapper.process_inputs(pairs))
 
 
-@pytest.mark.parametrize("head", ["float32", "faithful"])
+@pytest.mark.parametrize("head", ["float32", "recipe_softmax"])
 @pytest.mark.parametrize("engine", ["packed", "reference"])
 def test_recipe_mteb_equals_mtebs_wrapper(engine_for, wrappers, engine, head):
     found = engine_for(recipe="mteb", engine=engine, head=head, max_length=100).score(SHORT)
     expected = wrapper_scores(wrappers["float32"], SHORT)
-    np.testing.assert_allclose(found.p_yes, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(p_yes(found, head), expected, rtol=0, atol=1e-6)
 
 
-def test_faithful_reference_repeats_mtebs_bfloat16_arithmetic(engine_for, wrappers):
-    engine = engine_for(recipe="mteb", engine="reference", head="faithful", dtype="bfloat16", max_length=100)
+def test_recipe_softmax_reference_repeats_mtebs_bfloat16_arithmetic(engine_for, wrappers):
+    engine = engine_for(recipe="mteb", engine="reference", head="recipe_softmax", dtype="bfloat16", max_length=100)
     found = engine.score(SHORT)
-    np.testing.assert_allclose(found.score, wrapper_scores(wrappers["bfloat16"], SHORT), rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(found.score, found.p_yes)
+    np.testing.assert_allclose(found.scores, wrapper_scores(wrappers["bfloat16"], SHORT), rtol=0, atol=1e-6)
+    assert ((found.scores > 0) & (found.scores < 1)).all()
 
 
-def test_faithful_card_takes_the_softmax_in_the_models_dtype(engine_for):
-    scores = engine_for(head="faithful", dtype="bfloat16").score(SHORT)
-    rounded = torch.from_numpy(scores.score).to(torch.bfloat16).double().numpy()
-    np.testing.assert_array_equal(scores.score, rounded)
-    upcast = engine_for(recipe="mteb", head="faithful", dtype="bfloat16").score(SHORT)
-    assert (torch.from_numpy(upcast.score).to(torch.bfloat16).double().numpy() != upcast.score).any()
+def test_recipe_softmax_card_takes_the_softmax_in_the_models_dtype(engine_for):
+    scores = engine_for(head="recipe_softmax", dtype="bfloat16").score(SHORT)
+    rounded = torch.from_numpy(scores.scores).to(torch.bfloat16).double().numpy()
+    np.testing.assert_array_equal(scores.scores, rounded)
+    upcast = engine_for(recipe="mteb", head="recipe_softmax", dtype="bfloat16").score(SHORT)
+    assert (torch.from_numpy(upcast.scores).to(torch.bfloat16).double().numpy() != upcast.scores).any()
 
 
 @pytest.mark.parametrize("budget", [1, 300, 450])
 def test_splitting_at_the_budget_changes_nothing(engine_for, budget):
     whole, split = engine_for(), engine_for(token_budget=budget)
     before = split.stats.forwards
-    np.testing.assert_allclose(split.score(VARIED).margin, whole.score(VARIED).margin, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(split.score(VARIED).margins, whole.score(VARIED).margins, rtol=0, atol=1e-5)
     assert split.stats.forwards - before > 1
 
 
 def test_scores_do_not_depend_on_what_is_scored_before(engine_for):
     engine = engine_for()
-    first = engine.score(VARIED).margin
+    first = engine.score(VARIED).margins
     engine.score(GROUPS["long query"])
-    np.testing.assert_array_equal(engine.score(VARIED).margin, first)
+    np.testing.assert_array_equal(engine.score(VARIED).margins, first)
 
 
 @pytest.mark.parametrize("engine", ["packed", "reference"])
@@ -181,8 +187,8 @@ def test_scores_come_back_in_the_documents_order(engine_for, engine):
     order = [3, 0, 7, 1, 6, 2, 5, 4]
     straight = scorer.score(VARIED)
     shuffled = scorer.score(QueryGroup(VARIED.query, VARIED.instruction, [VARIED.documents[i] for i in order]))
-    np.testing.assert_allclose(shuffled.margin, straight.margin[order], rtol=0, atol=1e-5)
-    assert shuffled.prompt_lengths.tolist() == straight.prompt_lengths[order].tolist()
+    np.testing.assert_allclose(shuffled.margins, straight.margins[order], rtol=0, atol=1e-5)
+    assert shuffled.tokens.tolist() == straight.tokens[order].tolist()
 
 
 def ranks(values):
@@ -193,8 +199,8 @@ def ranks(values):
 @pytest.mark.parametrize("engine", ["packed", "reference"])
 def test_half_precision_keeps_the_order(engine_for, engine, dtype, correlation):
     group = QueryGroup("which rivers flow?", INSTRUCTION, [text(100 + i, 5 + 3 * i) for i in range(30)])
-    exact = engine_for().score(group).margin
-    rough = engine_for(engine=engine, dtype=dtype).score(group).margin
+    exact = engine_for().score(group).margins
+    rough = engine_for(engine=engine, dtype=dtype).score(group).margins
     assert np.corrcoef(ranks(exact), ranks(rough))[0, 1] > correlation
     assert np.abs(exact - rough).max() > 0
 
@@ -205,13 +211,13 @@ def test_other_head_shapes_and_an_untied_head(tmp_path, heads):
     shape = DemoShape(1, 16, 16, *heads, tie_word_embeddings=False)
     folder = build_demo_reranker(tmp_path / "untied", shape)
     found = load_engine(folder, recipe="card", device="cpu").score(SHORT)
-    np.testing.assert_allclose(found.p_yes, card_scores(folder, 8192), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(p_yes(found), card_scores(folder, 8192), rtol=0, atol=1e-6)
 
 
 def test_stats_of_the_packed_engine_count_the_prefix_once_for_each_pack(engine_for):
     for settings, packs in (({"token_budget": 10_000}, 1), ({"token_budget": 2}, len(VARIED.documents))):
         engine = engine_for(**settings, max_length=130)
-        lengths = engine.score(VARIED).prompt_lengths
+        lengths = engine.score(VARIED).tokens
         root = len(engine.render(VARIED.query, "", INSTRUCTION).token_ids) - 10  # less " " and the suffix of 9
         assert engine.stats.computed_tokens == int(lengths.sum()) - (len(lengths) - packs) * root
         assert (engine.stats.pairs, engine.stats.groups, engine.stats.forwards) == (8, 1, packs)
@@ -223,7 +229,7 @@ def test_stats_of_the_packed_engine_count_the_prefix_once_for_each_pack(engine_f
 
 def test_stats_of_the_reference_engine_count_padding(engine_for):
     engine = engine_for(engine="reference", batch_size=3, max_length=1000)
-    lengths = engine.score(VARIED).prompt_lengths
+    lengths = engine.score(VARIED).tokens
     batches = [lengths[:3], lengths[3:6], lengths[6:]]
     computed = sum(int(batch.max()) * len(batch) for batch in batches)
     assert (engine.stats.forwards, engine.stats.computed_tokens) == (3, computed)
@@ -237,7 +243,7 @@ def test_render_shows_what_is_sent(engine_for, recipe):
     for engine in (engine_for(recipe=recipe), engine_for(recipe=recipe, engine="reference")):
         prompt = engine.render(VARIED.query, VARIED.documents[0], INSTRUCTION)
         assert prompt.text == RECIPES[recipe].prompt(VARIED.query, VARIED.documents[0], INSTRUCTION)
-        assert len(prompt.token_ids) == engine.score(VARIED).prompt_lengths[0]
+        assert len(prompt.token_ids) == engine.score(VARIED).tokens[0]
 
 
 def test_recipe_card_equals_sentence_transformers_cross_encoder(demo, engine_for):
@@ -258,7 +264,7 @@ def test_recipe_card_equals_sentence_transformers_cross_encoder(demo, engine_for
         options = {"prompt": group.instruction, "show_progress_bar": False}
         margins = model.predict(pairs, activation_fn=torch.nn.Identity(), **options)
         found = engine_for().score(group)
-        np.testing.assert_allclose(found.margin, margins, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(found.p_yes, 1 / (1 + np.exp(-margins)), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found.margins, margins, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(p_yes(found), 1 / (1 + np.exp(-margins)), rtol=0, atol=1e-6)
         ids = model.preprocess(pairs[:1], prompt=group.instruction)["input_ids"][0].tolist()
         assert tuple(ids) == engine_for().render(group.query, group.documents[0], group.instruction).token_ids

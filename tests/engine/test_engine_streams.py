@@ -31,9 +31,9 @@ def test_a_stream_gives_each_group_its_own_scores_in_order(engine_for, drawn, bu
     streaming = engine_for(engine=engine, **({"token_budget": budget} if engine == "packed" else {}))
     alone = engine_for(engine=engine)
     found = list(streaming.score_groups(iter(groups)))
-    assert [len(scores.margin) for scores in found] == [len(group.documents) for group in groups]
+    assert [len(scores.margins) for scores in found] == [len(group.documents) for group in groups]
     for scores, group in zip(found, groups, strict=True):
-        assert scores.margin.tobytes() == alone.score(group).margin.tobytes()
+        assert scores.margins.tobytes() == alone.score(group).margins.tobytes()
 
 
 def test_small_groups_share_a_forward_pass(engine_for):
@@ -117,7 +117,7 @@ scores = engine.score(group)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 remembered = engine.token_budget
 plain = load_engine(sys.argv[1], recipe="card", device="cpu", token_budget=2_000).score(group)
-print(remembered, scores.margin.tobytes() == plain.margin.tobytes())
+print(remembered, scores.margins.tobytes() == plain.margins.tobytes())
 """
 
 
@@ -167,9 +167,9 @@ def test_a_query_that_leaves_no_room_is_cut_as_the_recipe_does_and_counted(engin
         plain = engine_for(recipe=recipe, max_length=100, engine="reference")
         before = packed.stats.overlong_queries, plain.stats.overlong_queries
         scores, expected = packed.score(group), plain.score(group)
-        np.testing.assert_allclose(scores.margin, expected.margin, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(scores.margins, expected.margins, rtol=0, atol=1e-5)
         assert scores.truncated.all()
-        assert scores.margin[0] == scores.margin[1]  # no token of a document is left
+        assert scores.margins[0] == scores.margins[1]  # no token of a document is left
         suffix = engine_for(recipe=recipe).render("", "", None).token_ids[-9:]
         assert packed.render(group.query, "flow", "find").token_ids[-9:] == suffix
         assert (packed.stats.overlong_queries, plain.stats.overlong_queries) == (before[0] + 1, before[1] + 1)

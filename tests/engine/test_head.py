@@ -20,9 +20,9 @@ def test_margin_is_yes_less_no():
     head = Head(linear([[9.0, 9.0], [1.0, 0.0], [0.0, 2.0]], torch.float32), 1, 2, "float32", "model")
     output = head.from_hidden(torch.tensor([[3.0, 0.5], [0.0, 1.0]]))
     assert output.margin.tolist() == [2.0, -2.0]
-    score, margin, p_yes = to_arrays(output)
-    np.testing.assert_allclose(p_yes, [0.8807970779778823, 0.11920292202211755], rtol=1e-12)
-    assert score.tolist() == margin.tolist() == [2.0, -2.0]
+    scores, margins = to_arrays(output)
+    assert scores.dtype == margins.dtype == np.float64
+    assert scores.tolist() == margins.tolist() == [2.0, -2.0]
 
 
 def test_float32_keeps_apart_what_bfloat16_logits_tie():
@@ -31,21 +31,21 @@ def test_float32_keeps_apart_what_bfloat16_logits_tie():
     layer = linear(weight, torch.bfloat16)
     exact = Head(layer, 1, 0, "float32", "model").from_hidden(hidden)
     assert exact.margin.tolist() == [0.0078125, 0.015625]
-    faithful = Head(layer, 1, 0, "faithful", "model").from_hidden(hidden)
-    assert faithful.margin.tolist() == [0.0, 0.0]
-    assert to_arrays(faithful)[0].tolist() == [0.5, 0.5]
+    softmax = Head(layer, 1, 0, "recipe_softmax", "model").from_hidden(hidden)
+    assert softmax.margin.tolist() == [0.0, 0.0]
+    assert to_arrays(softmax)[0].tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("softmax_dtype", ["model", "float32"])
-def test_faithful_is_log_softmax_of_no_and_yes(softmax_dtype):
-    head = Head(linear([[0.0, 0.0]] * 3, torch.bfloat16), 2, 0, "faithful", softmax_dtype)
+def test_recipe_softmax_is_log_softmax_of_no_and_yes(softmax_dtype):
+    head = Head(linear([[0.0, 0.0]] * 3, torch.bfloat16), 2, 0, "recipe_softmax", softmax_dtype)
     logits = torch.tensor([[1.5, 99.0, 2.75], [4.0, -9.0, 1.0]], dtype=torch.bfloat16)
     pair = logits[:, [0, 2]]
     expected = torch.log_softmax(pair if softmax_dtype == "model" else pair.float(), dim=1).exp()[:, 1]
     output = head.from_logits(logits)
-    score, margin, p_yes = to_arrays(output)
-    assert score.tolist() == p_yes.tolist() == expected.tolist()
-    assert margin.tolist() == [1.25, -3.0]
+    scores, margins = to_arrays(output)
+    assert scores.tolist() == expected.tolist()
+    assert margins.tolist() == [1.25, -3.0]
 
 
 def test_a_rows_margin_does_not_depend_on_the_other_rows():
@@ -66,5 +66,5 @@ def test_unusable_margins_are_refused(bad):
 
 
 def test_unknown_head():
-    with pytest.raises(EngineError, match="unknown head 'double'; valid: float32, faithful"):
+    with pytest.raises(EngineError, match="unknown head 'double'; valid: float32, recipe_softmax"):
         Head(linear([[0.0, 0.0]], torch.float32), 0, 0, "double", "model")

@@ -23,11 +23,20 @@ def clean(text: str) -> str:
 
 @pytest.mark.parametrize("make", [tokenizer, bert_tokenizer])
 @settings(max_examples=120, deadline=None)
-@given(query=TEXTS, documents=st.lists(TEXTS, min_size=1, max_size=6), limit=st.integers(7, 70))
-def test_equal_to_the_tokenizer_s_own_truncation(make: Any, query: str, documents: list[str], limit: int) -> None:
+@given(
+    query=TEXTS,
+    instruction=st.none() | TEXTS,
+    documents=st.lists(TEXTS, min_size=1, max_size=6),
+    limit=st.integers(7, 70),
+)
+def test_equal_to_the_tokenizer_s_own_truncation(
+    make: Any, query: str, instruction: str | None, documents: list[str], limit: int
+) -> None:
+    """An instruction stands behind the query, as mteb joins them."""
     words = make()
-    found = PairTokenizer(words, limit).pairs(QueryGroup(query, "never read", documents))
-    queries, texts = [clean(query)] * len(documents), [clean(text) for text in documents]
+    found = PairTokenizer(words, limit).pairs(QueryGroup(query, instruction, documents))
+    joined = f"{query} {instruction}" if instruction else query
+    queries, texts = [clean(joined)] * len(documents), [clean(text) for text in documents]
     expected = words(queries, texts, truncation=True, max_length=limit)
     whole = words(queries, texts)["input_ids"]
     assert found.ids == expected["input_ids"]

@@ -13,6 +13,7 @@ import yaml
 
 from rerank_eval.analysis.tables import Leaderboard, leaderboard
 from rerank_eval.config.schema import RunConfig
+from rerank_eval.engine.interface import Scores
 from rerank_eval.names import digest
 from rerank_eval.reproduce.published import load_published
 from rerank_eval.results.records import ResultRecord
@@ -150,11 +151,13 @@ SCORED = ScoredQuery(
     ["d1", "d2"],
     query_digest("which tool", None),
     [document_digest("a hammer"), document_digest("a saw")],
-    np.array([0.5, 0.25]),
-    np.array([0.5, 0.25]),
-    np.array([False, True]),
-    np.array([False, False]),
-    np.array([10, 12]),
+    Scores(
+        np.array([0.5, 0.25]),
+        np.array([0.5, 0.25]),
+        np.array([False, True]),
+        np.array([False, False]),
+        np.array([10, 12]),
+    ),
 )
 
 

@@ -29,7 +29,7 @@ from rerank_eval.results.records import load_manifests, of_one_revision, of_pres
 from rerank_eval.results.runs import find_run, stored_rows
 from rerank_eval.results.verification import verify_result
 from rerank_eval.store import admin, cell_folder
-from rerank_eval.store.cell import StoredCell
+from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.shards import write_shard
 from rerank_eval.tasks.beir import BeirFolder
 from rerank_eval.tasks.suites import load_suites
@@ -197,7 +197,7 @@ def _shard(folder: Path) -> object:
     root = folder / "results"
     own = root / "scores" / "m" / samples.OWNER["identity"]
     (own / "identity.json").write_text(json.dumps(samples.IDENTITY))
-    cell = StoredCell(own / "Task" / CELL, samples.OWNER)
+    cell = ScoreCacheCell(own / "Task" / CELL, samples.OWNER)
     cell.find(samples.SCORED.query, samples.SCORED.documents)
     admin.show(root, None, Console(file=io.StringIO()))
     return admin.verify(root, None, Console(file=io.StringIO()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rerank_eval.config import RerankerConfig
+from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import DeviceError, ModelError, OfflineError, RerankEvalError
 from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
 from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.rerankers.classifiers import ClassifierScorer
-from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
+from rerank_eval.rerankers.cross_encoder import score_groups, work_of
+from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from tests.mirror.hub_layout import Repository
 from tests.tiny_classifiers import (
     POSITIONS,
@@ -54,11 +56,11 @@ def resolved(folder: Path) -> ModelRef:
     return resolve_model(str(folder), None, "reranker.model")
 
 
-def scorer_of(folder: Path, **options: Any) -> ClassifierScorer:
+def scorer_of(folder: Path, **options: Any) -> PairClassifier:
     config = RerankerConfig(model=str(folder), **options)
     assert is_classifier(config, resolved(folder))
-    scorer = load_scorer(config, resolved(folder), "cpu")
-    assert isinstance(scorer, ClassifierScorer)
+    scorer = load_reranking_engine(config, resolved(folder), "cpu")
+    assert isinstance(scorer, PairClassifier)
     return scorer
 
 
@@ -88,16 +90,16 @@ def test_each_published_layout_scores_as_transformers_does(
     result = next(scorer.score_groups([QueryGroup("some query", None, DOCUMENTS)]))
     np.testing.assert_allclose(result.scores, plain(model(), "some query"), atol=1e-5, rtol=0)
     assert result.truncated.tolist() == [False, False, True, False]
-    assert scorer.classifier.way == engine
-    work = scorer.take_work()
-    assert work["prompt_tokens"] == result.tokens
+    assert scorer.way == engine
+    work = work_of(scorer, scorer.stats)
+    assert work["prompt_tokens"] == result.tokens.sum()
     assert (work["padding_tokens"] > 0) == (engine == "reference")
-    assert scorer.take_work()["prompt_tokens"] == 0
+    assert "saved" not in work
 
 
 def test_gte_s_frequencies_are_those_of_its_own_code(folders: dict[str, Path]) -> None:
     scorer = scorer_of(folders["gte"])
-    found = scorer.classifier._network.gte.rotary_emb.inv_freq
+    found = scorer._network.gte.rotary_emb.inv_freq
     factor, dim = 8.0, 16
     # NTKScalingRotaryEmbedding of Alibaba-NLP/new-impl, written out
     expected = 1.0 / ((20_000 * factor) ** (torch.arange(0, dim, 2).float() / dim)) / factor ** (2 / dim)
@@ -108,7 +110,7 @@ def test_gte_s_frequencies_are_those_of_its_own_code(folders: dict[str, Path]) -
 @pytest.mark.parametrize("name", ["bge", "jina", "gte"])
 def test_half_precision_loads(folders: dict[str, Path], name: str, dtype: str) -> None:
     scorer = scorer_of(folders[name], dtype=dtype)
-    assert {parameter.dtype for parameter in scorer.classifier._network.parameters()} == {getattr(torch, dtype)}
+    assert {parameter.dtype for parameter in scorer._network.parameters()} == {getattr(torch, dtype)}
     result = next(scorer.score_groups([QueryGroup("some query", None, DOCUMENTS)]))
     exact = next(scorer_of(folders[name]).score_groups([QueryGroup("some query", None, DOCUMENTS)]))
     np.testing.assert_allclose(result.scores, exact.scores, atol=0.12)
@@ -195,17 +197,18 @@ def test_an_own_instruction_stands_behind_the_query(folders: dict[str, Path]) ->
     config = RerankerConfig(model=str(folders["bge"]))
     scorer = scorer_of(folders["bge"])
     policy = make_policy(config, resolved(folders["bge"]), Prompting.of(config))
-    own, nothing = policy.choose("only vises", None), policy.choose(None, object())
+    origins = [policy.choose("only vises", None), policy.choose(None, object())]
+    own, nothing = (text for _, text in origins)
     assert (own, nothing) == ("only vises", None)
     groups = [QueryGroup("some query", own, DOCUMENTS), QueryGroup("some query", nothing, DOCUMENTS)]
     with_own, without = scorer.score_groups(groups)
     np.testing.assert_allclose(with_own.scores, plain(xlm_roberta(), "some query only vises"), atol=1e-5, rtol=0)
     np.testing.assert_allclose(without.scores, plain(xlm_roberta(), "some query"), atol=1e-5, rtol=0)
-    summary = policy.summary()
+    summary = policy.summary(Counter(origins))
     assert summary["place"] == "behind the query"
     assert summary["examples"] == ["only vises", None]
     without_own = config.model_copy(update={"instruction": "none"})
-    assert make_policy(without_own, resolved(folders["bge"]), Prompting.of(without_own)).choose("x", None) is None
+    assert make_policy(without_own, resolved(folders["bge"]), Prompting.of(without_own)).choose("x", None)[1] is None
 
 
 def test_more_than_one_label_is_no_reranker(tmp_path: Path) -> None:
@@ -235,9 +238,9 @@ def test_out_of_memory_with_one_pair_is_one_clear_line(folders: dict[str, Path])
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    scorer.classifier._network.roberta.encoder.layer[0].register_forward_pre_hook(exhausted)
+    scorer._network.roberta.encoder.layer[0].register_forward_pre_hook(exhausted)
     with pytest.raises(DeviceError, match=r"with one pair at a time; lower reranker\.max_length"):
-        next(scorer.score_groups([QueryGroup("query", None, ["a document", "another"])]))
+        next(score_groups(scorer, [QueryGroup("query", None, ["a document", "another"])]))
 
 
 # Code of its own
@@ -251,12 +254,12 @@ def test_own_code_is_refused_without_the_flag_and_run_with_it(tmp_path: Path) ->
     result = next(scorer.score_groups([QueryGroup("some query", None, DOCUMENTS)]))
     # A table that the code computes when it is built: transformers 5's own loading leaves it uninitialised.
     np.testing.assert_allclose(result.scores, [odd_score(folder, "some query", text) for text in DOCUMENTS], atol=1e-5)
-    assert scorer.classifier.way == "one by one"
+    assert scorer.way == "one by one"
 
 
 def test_code_that_is_not_needed_is_not_run_even_if_allowed(folders: dict[str, Path]) -> None:
     scorer = scorer_of(folders["jina"], trust_remote_code=True)  # its code raises when imported
-    assert type(scorer.classifier._network).__module__.startswith("transformers.models.xlm_roberta")
+    assert type(scorer._network).__module__.startswith("transformers.models.xlm_roberta")
 
 
 def put_in_cache(hub: Path, name: str, source: Path, commit: str, main: str | None = None) -> None:
@@ -276,11 +279,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
-def hub_scorer(name: str, root: Path | None = None, **options: Any) -> ClassifierScorer:
+def hub_scorer(name: str, root: Path | None = None, **options: Any) -> PairClassifier:
     config = RerankerConfig(model=name, **({"trust_remote_code": True, "revision": COMMIT} | options))
     ref = resolve_model(name, config.revision, "reranker.model", root)
-    scorer = load_scorer(config, ref, "cpu")
-    assert isinstance(scorer, ClassifierScorer)
+    scorer = load_reranking_engine(config, ref, "cpu")
+    assert isinstance(scorer, PairClassifier)
     return scorer
 
 

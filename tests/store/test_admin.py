@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from rerank_eval.cli import _run
-from rerank_eval.rerankers.stored import ScoreStore
+from rerank_eval.config.schema import StoreConfig
 from rerank_eval.store import LOCK
-from rerank_eval.store.cell import Blocks, StoredCell
+from rerank_eval.store.cache import ScoreCache
+from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.locks import locked
 from tests.store.test_cell import TEXTS, scored
 
@@ -23,12 +24,12 @@ CELL = {"task": "T", "subset": "default", "split": "test"}
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """A store with two tasks; one cell has its scores in three small shards."""
-    store = ScoreStore(tmp_path, "words", IDENTITY, Blocks(pairs=4))
-    with store.cell("T", "default", "test") as ledger:
+    cache = ScoreCache(tmp_path, "words", IDENTITY, StoreConfig(block_pairs=4))
+    with cache.cell("T", "default", "test") as cell:
         for number in range(3):
-            ledger.stored.add(scored(f"query {number}", TEXTS[:5]))
-    with store.cell("U", "a/b", "dev") as ledger:
-        ledger.stored.add(scored("other", TEXTS[:2]))
+            cell.add(scored(f"query {number}", TEXTS[:5]))
+    with cache.cell("U", "a/b", "dev") as cell:
+        cell.add(scored("other", TEXTS[:2]))
     return tmp_path
 
 
@@ -43,7 +44,7 @@ def shards(results: Path) -> list[Path]:
 def test_ls_says_what_is_there(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert store("ls", results=results) == 0
     printed = capsys.readouterr().out.split()
-    digest = ScoreStore(results, "words", IDENTITY).digest
+    digest = ScoreCache(results, "words", IDENTITY).digest
     row = printed.index(digest)
     assert printed[row : row + 6] == [digest, "words", "dtype=float32", "2", "4", "17"]
     assert store("ls", "nothing", results=results) == 2
@@ -66,8 +67,8 @@ def test_gc_joins_shards_and_loses_no_score(results: Path, capsys: pytest.Captur
     folder = shards(results)[0].parent
     (folder / "000000-x.parquet.set-aside-1").write_bytes(b"old")
     again = scored("query 1", TEXTS[:5])
-    owner = {"identity": ScoreStore(results, "words", IDENTITY).digest, **CELL}
-    cell = StoredCell(folder, owner, maker=lambda: ["cpu (a processor)"])
+    owner = {"identity": ScoreCache(results, "words", IDENTITY).digest, **CELL}
+    cell = ScoreCacheCell(folder, owner, computed_on=lambda: ["cpu (a processor)"])
     cell.add(again)
     cell.add(scored("query 3", TEXTS[:5]))
     cell.flush()
@@ -80,12 +81,12 @@ def test_gc_joins_shards_and_loses_no_score(results: Path, capsys: pytest.Captur
     assert store("gc", results=results) == 0
     assert [path.parent.parent.name for path in shards(results)] == ["T", "U"]
     assert not list(results.rglob("*.set-aside-*"))
-    joined = StoredCell(folder, cell.owner)
+    joined = ScoreCacheCell(folder, cell.owner)
     assert joined.pairs == 20
-    assert joined.makers == {"cpu (a processor)"}
+    assert joined.devices == {"cpu (a processor)"}
     for number in range(4):
         own = scored(f"query {number}", TEXTS[:5])
-        assert joined.find(own.query, own.documents).scores.tolist() == own.scores.tolist()
+        assert joined.find(own.query, own.documents)[1].scores.tolist() == own.scores.scores.tolist()
 
 
 def test_gc_takes_nothing_from_under_a_run(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,17 +106,16 @@ def test_gc_takes_nothing_from_under_a_run(results: Path, capsys: pytest.Capture
 
 
 def test_gc_drops_one_of_two_also_in_full_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    documents = [f"document {number}" for number in range(Blocks().pairs)]
-    score_store = ScoreStore(tmp_path, "words", IDENTITY)
-    with score_store.cell("T", "default", "test") as ledger:
-        own = ledger.stored
+    documents = [f"document {number}" for number in range(StoreConfig().block_pairs)]
+    score_store = ScoreCache(tmp_path, "words", IDENTITY)
+    with score_store.cell("T", "default", "test") as own:
         own.add(scored("query", documents))
-    again = StoredCell(own.folder, own.owner)
+    again = ScoreCacheCell(own.folder, own.owner)
     again.add(scored("query", documents))
     again.flush()
     assert store("gc", results=tmp_path) == 0
     assert store("verify", results=tmp_path) == 0
-    assert f"1 shard(s) with {Blocks().pairs:,} pairs are sound" in capsys.readouterr().out
+    assert f"1 shard(s) with {StoreConfig().block_pairs:,} pairs are sound" in capsys.readouterr().out
 
 
 def test_gc_reads_names_that_a_person_gave(results: Path) -> None:
@@ -156,7 +156,7 @@ def test_export_holds_every_pair(results: Path, suffix: str) -> None:
         ("U", "a/b", "dev"),
     }
     own = frame[frame["query_id"] == "id of query 2"]
-    assert np.array_equal(own["score"], scored("query 2", TEXTS[:5]).scores)
+    assert np.array_equal(own["score"], scored("query 2", TEXTS[:5]).scores.scores)
     assert store("export", "--output", str(results / "all.xlsx"), results=results) == 2
 
 

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rerank_eval.config.schema import StoreConfig
+from rerank_eval.engine.interface import Scores
 from rerank_eval.errors import StorageError
-from rerank_eval.store.cell import Blocks, StoredCell
+from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.shards import ScoredQuery, ShardError, document_digest, query_digest, read_owner, read_shard
 
 OWNER = {"identity": "abc", "task": "T", "subset": "default", "split": "test"}
@@ -30,16 +32,12 @@ def scored(query: str, documents: list[str], instruction: str | None = None, off
         [f"d{n}" for n in range(count)],
         query_digest(query, instruction),
         [document_digest(text) for text in documents],
-        values,
-        -values,
-        np.arange(count) % 2 == 0,
-        np.zeros(count, bool),
-        np.arange(count) + 7,
+        Scores(values, -values, np.arange(count) % 2 == 0, np.zeros(count, bool), np.arange(count) + 7),
     )
 
 
-def add_and_flush(folder: Path, *queries: ScoredQuery) -> StoredCell:
-    cell = StoredCell(folder, OWNER)
+def add_and_flush(folder: Path, *queries: ScoredQuery) -> ScoreCacheCell:
+    cell = ScoreCacheCell(folder, OWNER)
     for one in queries:
         cell.add(one)
     cell.flush()
@@ -53,10 +51,10 @@ def shards(folder: Path) -> list[Path]:
 def test_what_was_added_is_found_by_another_process(tmp_path: Path) -> None:
     first = scored("wrench", TEXTS[:5])
     add_and_flush(tmp_path, first, scored("vise", TEXTS[3:9]))
-    known = StoredCell(tmp_path, OWNER).find(first.query, [document_digest(TEXTS[n]) for n in (4, 30, 0)])
-    assert known.found.tolist() == [True, False, True]
-    assert known.scores[[0, 2]].tolist() == first.scores[[4, 0]].tolist()
-    assert known.margins[[0, 2]].tolist() == first.margins[[4, 0]].tolist()
+    found, known = ScoreCacheCell(tmp_path, OWNER).find(first.query, [document_digest(TEXTS[n]) for n in (4, 30, 0)])
+    assert found.tolist() == [True, False, True]
+    assert known.scores[[0, 2]].tolist() == first.scores.scores[[4, 0]].tolist()
+    assert known.margins[[0, 2]].tolist() == first.scores.margins[[4, 0]].tolist()
     assert known.truncated.tolist() == [True, False, True]
     assert known.tokens.tolist() == [11, 0, 7]
 
@@ -65,9 +63,9 @@ def test_texts_are_the_key_and_ids_are_not(tmp_path: Path) -> None:
     own = scored("wrench", TEXTS[:2], instruction="find tools")
     cell = add_and_flush(tmp_path, own)
     for query, instruction in (("wrench", None), ("wrench", ""), ("Wrench", "find tools"), ("wrench", "find")):
-        assert not cell.find(query_digest(query, instruction), own.documents).found.any()
-    assert not cell.find(own.query, [document_digest(TEXTS[0] + " ")]).found.any()
-    assert cell.find(query_digest("wrench", "find tools"), own.documents).found.all()
+        assert not cell.find(query_digest(query, instruction), own.documents)[0].any()
+    assert not cell.find(own.query, [document_digest(TEXTS[0] + " ")])[0].any()
+    assert cell.find(query_digest("wrench", "find tools"), own.documents)[0].all()
 
 
 def test_instruction_and_query_do_not_run_into_each_other() -> None:
@@ -76,8 +74,8 @@ def test_instruction_and_query_do_not_run_into_each_other() -> None:
 
 def test_the_same_text_twice_in_a_list_is_found_twice(tmp_path: Path) -> None:
     own = scored("wrench", TEXTS[:2])
-    known = add_and_flush(tmp_path, own).find(own.query, [own.documents[1], own.documents[1]])
-    assert known.scores.tolist() == [own.scores[1]] * 2
+    _, known = add_and_flush(tmp_path, own).find(own.query, [own.documents[1], own.documents[1]])
+    assert known.scores.tolist() == [own.scores.scores[1]] * 2
 
 
 @given(
@@ -93,30 +91,30 @@ def test_any_block_size_gives_back_what_was_put_in(
     tmp_path_factory: pytest.TempPathFactory, groups: list[tuple[str, list[str]]], pairs: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cell")
-    cell = StoredCell(folder, OWNER, Blocks(pairs=pairs))
+    cell = ScoreCacheCell(folder, OWNER, StoreConfig(block_pairs=pairs))
     expected: dict[tuple[bytes, bytes], float] = {}
     for query, documents in groups:
         one = scored(query, documents)
         cell.add(one)
-        for digest, score in zip(one.documents, one.scores, strict=True):
+        for digest, score in zip(one.documents, one.scores.scores, strict=True):
             expected.setdefault((one.query, digest), score)
     cell.flush()
-    again = StoredCell(folder, OWNER)
+    again = ScoreCacheCell(folder, OWNER)
     assert again.pairs == sum(len(documents) for _, documents in groups)
     for opened in (cell, again):
         for (query, digest), score in expected.items():
-            known = opened.find(query, [digest])
-            assert known.found.tolist() == [True]
+            found, known = opened.find(query, [digest])
+            assert found.tolist() == [True]
             assert known.scores[0] == pytest.approx(score)
 
 
 def test_a_block_is_written_when_full_and_when_old(tmp_path: Path) -> None:
-    cell = StoredCell(tmp_path / "full", OWNER, Blocks(pairs=4, seconds=1e9))
+    cell = ScoreCacheCell(tmp_path / "full", OWNER, StoreConfig(block_pairs=4, block_seconds=1e9))
     cell.add(scored("a", TEXTS[:3]))
     assert not shards(tmp_path / "full")
     cell.add(scored("b", TEXTS[:3]))
     assert [read_owner(path)["rows"] for path in shards(tmp_path / "full")] == [6]
-    old = StoredCell(tmp_path / "old", OWNER, Blocks(pairs=10**9, seconds=0.0))
+    old = ScoreCacheCell(tmp_path / "old", OWNER, StoreConfig(block_pairs=10**9, block_seconds=0.0))
     old.add(scored("a", TEXTS[:1]))
     assert len(shards(tmp_path / "old")) == 1
 
@@ -131,13 +129,14 @@ def test_a_truncated_shard_is_set_aside_and_the_others_stay(
     path = shards(tmp_path)[0]
     os.truncate(path, int(path.stat().st_size * cut))
     with caplog.at_level(logging.WARNING):
-        cell = StoredCell(tmp_path, OWNER)
-        assert not cell.find(torn.query, torn.documents).found.any()
-        assert cell.find(sound.query, sound.documents).found.all()
+        cell = ScoreCacheCell(tmp_path, OWNER)
+        assert not cell.find(torn.query, torn.documents)[0].any()
+        assert cell.find(sound.query, sound.documents)[0].all()
     assert f"kept as {path.name}.set-aside-1, its pairs are scored again" in caplog.text
     assert (cell.pairs, len(shards(tmp_path))) == (6, 1)
     add_and_flush(tmp_path, torn)
-    assert StoredCell(tmp_path, OWNER).find(torn.query, torn.documents).scores.tolist() == torn.scores.tolist()
+    _, known = ScoreCacheCell(tmp_path, OWNER).find(torn.query, torn.documents)
+    assert known.scores.tolist() == torn.scores.scores.tolist()
 
 
 def test_every_single_altered_byte_is_noticed(tmp_path: Path) -> None:
@@ -163,9 +162,9 @@ def test_a_foreign_shard_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "here" / "000001-text.parquet").write_text("not parquet at all")
     pq.write_table(pq.read_table(tmp_path / "here" / "000000-foreign.parquet"), tmp_path / "here" / "2-bare.parquet")
     with caplog.at_level(logging.WARNING):
-        cell = StoredCell(tmp_path / "here", {**OWNER, "split": "dev"})
+        cell = ScoreCacheCell(tmp_path / "here", {**OWNER, "split": "dev"})
     assert cell.pairs == 0
-    assert not cell.find(own.query, own.documents).found.any()
+    assert not cell.find(own.query, own.documents)[0].any()
     assert "000000-foreign.parquet belongs to something else" in caplog.text
     assert "000001-text.parquet is torn or no shard" in caplog.text
     assert len(list((tmp_path / "here").glob("*.set-aside-1"))) == 2 + 1
@@ -173,7 +172,7 @@ def test_a_foreign_shard_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_a_killed_writers_temporary_file_goes(tmp_path: Path) -> None:
     (tmp_path / ".000000-aa.parquet.123.tmp").write_bytes(b"half")
-    StoredCell(tmp_path, OWNER)
+    ScoreCacheCell(tmp_path, OWNER)
     assert not list(tmp_path.iterdir())
 
 
@@ -181,20 +180,20 @@ def test_nothing_is_lost_by_a_disk_that_fills_and_is_freed(tmp_path: Path, monke
     own = scored("wrench", TEXTS[:3])
     blocker = tmp_path / "cell"
     blocker.write_text("a file where the folder should be")
-    cell = StoredCell(blocker, OWNER)
+    cell = ScoreCacheCell(blocker, OWNER)
     cell.add(own)
     with pytest.raises(StorageError):
         cell.flush()
     blocker.unlink()
     cell.flush()
-    assert StoredCell(blocker, OWNER).find(own.query, own.documents).found.all()
+    assert ScoreCacheCell(blocker, OWNER).find(own.query, own.documents)[0].all()
 
 
 def test_nothing_is_written_once_the_lock_is_anothers(tmp_path: Path) -> None:
     def lost() -> None:
         raise StorageError("another process has taken this work over")
 
-    cell = StoredCell(tmp_path, OWNER, Blocks(pairs=4), check=lost)
+    cell = ScoreCacheCell(tmp_path, OWNER, StoreConfig(block_pairs=4), check=lost)
     with pytest.raises(StorageError, match="taken this work over"):
         cell.add(scored("wrench", TEXTS[:5]))
     assert not list(tmp_path.iterdir())
@@ -204,20 +203,20 @@ def test_duckdb_and_plain_pyarrow_read_it(tmp_path: Path) -> None:
     own = scored("wrench", TEXTS[:3])
     add_and_flush(tmp_path, own)
     rows = duckdb.read_parquet(f"{tmp_path}/*.parquet").project("doc_id, score").order("doc_id").fetchall()
-    assert rows == list(zip(own.doc_ids, own.scores.tolist(), strict=True))
+    assert rows == list(zip(own.doc_ids, own.scores.scores.tolist(), strict=True))
     assert pq.read_table(shards(tmp_path)[0]).num_rows == 3
 
 
 def test_ids_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
     odd = scored("odd \ud800 query", ["lone \udfff surrogate"])
     cell = add_and_flush(tmp_path, odd)
-    assert cell.find(odd.query, odd.documents).found.all()
+    assert cell.find(odd.query, odd.documents)[0].all()
 
 
 def test_a_pipe_among_shards_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.mkfifo(tmp_path / "000000-00000000.parquet")
     with caplog.at_level(logging.WARNING):
-        assert StoredCell(tmp_path, OWNER).pairs == 0
+        assert ScoreCacheCell(tmp_path, OWNER).pairs == 0
     assert "000000-00000000.parquet is torn or no shard" in caplog.text
     with pytest.raises(ShardError):
         read_shard(next(tmp_path.glob("*.set-aside-1")))

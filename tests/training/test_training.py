@@ -173,7 +173,7 @@ def test_margins_are_the_engines(data: TrainingData, initial: Qwen3ForCausalLM, 
     documents = [data.functions[i].code for i in range(30) if len(data.documents[i]) < 300]
     assert len(documents) > 10
     query, instruction = data.functions[0].summary, INSTRUCTIONS[0]
-    expected = engine.score(QueryGroup(query, instruction, documents)).margin
+    expected = engine.score(QueryGroup(query, instruction, documents)).margins
     rounded = model.to(torch.bfloat16).float()
     tokens = Prompts(data, 10_000).text_group(query, documents, instruction)
     found = score_group(rounded, tokens, answer_ids(data), bfloat16=False)

@@ -14,15 +14,15 @@ import torch
 from datasets import Dataset
 
 from rerank_eval.config import RerankerConfig, RetrieverConfig
-from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.interface import COLUMNS, Engine, QueryGroup, Scores
 from rerank_eval.errors import ModelError
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.rerankers.cross_encoder import GroupScores, Scorer
-from rerank_eval.rerankers.scorers import Prompting, load_scorer
+from rerank_eval.rerankers.cross_encoder import work_of
+from rerank_eval.rerankers.loading import Prompting, load_reranking_engine
 from rerank_eval.retrievers.retriever import Backend, SearchRequest, load_backend
 from rerank_eval.workers.cluster import Cluster, portable
 from rerank_eval.workers.pool import Pool
-from rerank_eval.workers.scoring import RayScorer
+from rerank_eval.workers.scoring import RayEngine
 from tests import tiny_classifiers
 from tests.models.test_retriever import SmallTask
 from tests.tiny_embedding import write_qwen3_embedding
@@ -51,25 +51,24 @@ def groups(number: int) -> list[QueryGroup]:
     ]
 
 
-def assert_same(found: list[GroupScores], expected: list[GroupScores]) -> None:
+def assert_same(found: list[Scores], expected: list[Scores]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        for field in ("scores", "margins", "truncated"):
-            mine, theirs = getattr(one, field), getattr(other, field)
+        for column in COLUMNS:
+            mine, theirs = getattr(one, column.field), getattr(other, column.field)
             assert mine.dtype == theirs.dtype
             assert mine.tobytes() == theirs.tobytes()
-        assert one.tokens == other.tokens
 
 
-def local(config: RerankerConfig) -> Scorer:
-    return load_scorer(config, resolve_model(config.model, None, "reranker.model"), "cpu")
+def local(config: RerankerConfig) -> Engine:
+    return load_reranking_engine(config, resolve_model(config.model, None, "reranker.model"), "cpu")
 
 
 def remote(cluster: Cluster, config: RerankerConfig) -> Any:
-    return cluster.scorer(config, resolve_model(config.model, None, "reranker.model"), Prompting.of(config))
+    return cluster.engine(config, resolve_model(config.model, None, "reranker.model"), Prompting.of(config))
 
 
-def pool_of(scorer: RayScorer) -> Pool:
+def pool_of(scorer: RayEngine) -> Pool:
     return scorer.pool
 
 
@@ -79,19 +78,18 @@ def test_scores_are_the_same_with_one_two_and_three_workers(workers: Make) -> No
     work = groups(60)
     alone = local(config)
     expected = list(alone.score_groups(work))
-    told = alone.take_work()
+    told = work_of(alone, alone.stats)
     for number in (1, 2, 3):
         scorer = remote(workers(num_workers=number, block_tokens=2000), config)
         assert_same(list(scorer.score_groups(iter(work))), expected)
-        mine = scorer.take_work()
+        mine = work_of(scorer, scorer.stats)
         assert mine["prompt_tokens"] == told["prompt_tokens"]
         assert 0 <= mine["saved"] < 1
-        assert scorer.take_work()["prompt_tokens"] == 0
         assert scorer.render("q", "d", None) == alone.render("q", "d", None)
 
 
 @pytest.mark.usefixtures("three_nodes", "one_thread")
-@pytest.mark.parametrize("settings", [{"engine": "reference", "head": "faithful"}, {"token_budget": 512}])
+@pytest.mark.parametrize("settings", [{"engine": "reference", "head": "recipe_softmax"}, {"token_budget": 512}])
 def test_scores_are_the_same_with_other_engines(workers: Make, settings: dict[str, Any]) -> None:
     config = RerankerConfig(**settings)
     work = groups(20)
@@ -106,9 +104,9 @@ def test_scores_of_a_sequence_classifier_are_the_same(workers: Make, tmp_path: P
     work = groups(30)
     alone = local(config)
     scorer = remote(workers(num_workers=2, block_tokens=2000), config)
-    assert scorer.names == alone.names
+    assert scorer.causal == alone.causal
     assert_same(list(scorer.score_groups(work)), list(alone.score_groups(work)))
-    assert scorer.take_work().keys() == alone.take_work().keys()
+    assert work_of(scorer, scorer.stats).keys() == work_of(alone, alone.stats).keys()
 
 
 @pytest.mark.usefixtures("three_nodes")
@@ -118,7 +116,7 @@ def test_scores_are_the_same_when_workers_are_killed_and_stand_still(workers: Ma
     expected = list(local(config).score_groups(work))
     scorer = remote(workers(num_workers=3, block_tokens=2000, hang_seconds=3), config)
     pool = pool_of(scorer)
-    found: list[GroupScores] = []
+    found: list[Scores] = []
     for number, result in enumerate(scorer.score_groups(work)):
         found.append(result)
         if number in {10, 40, 70, 100}:
@@ -175,14 +173,14 @@ def test_candidates_are_the_same_with_one_and_three_workers(
     alone = load_backend(config, ref, "cpu", tmp_path / "alone")
     size = 2500 if kind == "packed" else 1100
     expected = [search(alone, within, size) for within in (False, True)]
-    told = alone.take_work()
+    told = alone.work
     for number in (1, 3):
         cluster = workers(num_workers=number, block_tokens=20_000)
         backend = cluster.backend(config, ref, tmp_path / str(number), None)
         found = [search(backend, within, size) for within in (False, True)]
         assert found == expected
         assert backend.prompts(SmallTask.metadata) == alone.prompts(SmallTask.metadata)
-        mine = backend.take_work()
+        mine = backend.work
         assert mine.keys() == told.keys()
         if kind == "packed":
             assert mine["texts"] == told["texts"]
@@ -221,7 +219,7 @@ def test_a_model_that_cannot_be_loaded_is_the_same_line_as_in_one_process(worker
     config = RerankerConfig(model=str(folder))
     ref = resolve_model(config.model, None, "reranker.model")
     with pytest.raises(ModelError) as alone:
-        load_scorer(config, ref, "cpu")
+        load_reranking_engine(config, ref, "cpu")
     with pytest.raises(ModelError) as here:
         list(remote(workers(num_workers=1), config).score_groups(groups(3)))
     assert str(here.value) == str(alone.value)
@@ -237,11 +235,11 @@ def test_other_weights_on_a_worker_s_host_are_refused(workers: Make, tmp_path: P
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    scorer = cluster.scorer(config, portable(ref), Prompting.of(config))
+    scorer = cluster.engine(config, portable(ref), Prompting.of(config))
     with pytest.raises(ModelError, match="holds other weights"):
         list(scorer.score_groups(groups(3)))
     weights.rename(tmp_path / "elsewhere")
     (folder / "config.json").rename(tmp_path / "config")
-    scorer = cluster.scorer(config, ref, Prompting.of(config))
+    scorer = cluster.engine(config, ref, Prompting.of(config))
     with pytest.raises(ModelError, match="is not on host"):
         list(scorer.score_groups(groups(3)))

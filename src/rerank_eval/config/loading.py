@@ -6,6 +6,7 @@ Precedence, strongest first: command line (`--set`, `--task`), the file, what it
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,13 @@ from rerank_eval.config.schema import (
     UnknownNameError,
     WorkersConfig,
     is_yaml_file,
+    renamed,
 )
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean, nearest
 from rerank_eval.shipped import config_names, shipped_config
+
+logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 1_000_000
 _MAX_FILES = 100
@@ -234,7 +238,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
         _merge(merged, {key: value}, origins, "command line", "")
     for override in overrides:
         key, value = _parse_override(override)
-        _put_on_top(merged, _nest(key, value), origins, _COMMAND_LINE)
+        _put_on_top(merged, _of_today(_nest(key, value), _COMMAND_LINE), origins, _COMMAND_LINE)
     merged.pop("extends", None)
     base = _validate(merged, origins, path)
     runs, variants = _expand(merged, base, origins, path)
@@ -278,7 +282,7 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
         raise ConfigError(f"{path}: extends: the files extend each other in a circle")
     if next(read) > _MAX_FILES:  # two parents a file, each the same two: thirty files are a thousand million
         raise ConfigError(f"{path}: extends: more than {_MAX_FILES} files are read; is this meant?")
-    own = read_yaml(path)
+    own = _of_today(read_yaml(path), str(path))
     parents = own.get("extends")
     names = [parents] if isinstance(parents, str) else (parents or [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -291,6 +295,26 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
         origins.update(parent_origins)
     _put_on_top(merged, own, origins, str(path))
     return merged, origins
+
+
+def _of_today(data: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Give what the last release named otherwise its name, with a notice, before levels are merged."""
+    replaced: list[tuple[str, str]] = []
+    if isinstance(data.get("reranker"), Mapping):
+        section, replaced = renamed(data["reranker"])
+        data = {**data, "reranker": section}
+    if isinstance(data.get("grid"), Mapping):
+        grid: dict[str, Any] = {}
+        for key, values in data["grid"].items():
+            section, old_names = renamed({key.removeprefix("reranker."): values} if key.startswith("reranker.") else {})
+            grid |= {f"reranker.{name}": value for name, value in section.items()} or {key: values}
+            replaced += old_names
+        data = {**data, "grid": grid}
+    for old, new in replaced:
+        logger.warning(
+            "%s: reranker.%s is now reranker.%s; the next release reads the new name alone", origin, old, new
+        )
+    return data
 
 
 def _put_on_top(target: dict[str, Any], source: Mapping[str, Any], origins: Origins, origin: str) -> None:

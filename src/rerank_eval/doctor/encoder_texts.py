@@ -16,6 +16,7 @@ from rerank_eval.config import RetrieverConfig
 from rerank_eval.doctor.checkpoints import Subject
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.files import load_json
+from rerank_eval.models.checkpoint import load_tokenizer
 from rerank_eval.retrievers.embedders import embedding_engine, saved_pooling, takes_qwen3_instructions
 
 TEXT = "Beijing is the capital of China."
@@ -59,13 +60,7 @@ def sends_plain_texts(subject: Subject) -> bool:
 
 
 def _tokenizer(subject: Subject) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(
-        subject.ref.source,
-        revision=subject.ref.load_revision,
-        trust_remote_code=subject.config.trust_remote_code,
-    )
+    return load_tokenizer(subject.ref, trust_remote_code=subject.config.trust_remote_code)
 
 
 def _plain_and_sent(subject: Subject, tokenizer: Any) -> tuple[tuple[list[int], ...], tuple[list[int], ...]]:

@@ -22,7 +22,8 @@ from rerank_eval.doctor.findings import Finding, failure, ok, warning
 from rerank_eval.doctor.pairs import PAIRS, PYTHON_PAIRS, KnownPair
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.models.resolve import DEMO_NAME
-from rerank_eval.rerankers.scorers import EngineScorer, load_scorer
+from rerank_eval.rerankers.cross_encoder import score_groups
+from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from rerank_eval.typed import command
 
 GAP = 1.0
@@ -138,12 +139,13 @@ def score_pairs(config: RerankerConfig, subject: Subject, device: str) -> tuple[
         ModelError: It cannot be loaded, or a score is not finite.
         DeviceError: The device's memory does not suffice.
     """
-    scorer = load_scorer(config, subject.ref, device)
-    instruction = scorer.policy.choose(None, None)
+    prompting = Prompting.of(config)
+    engine = load_reranking_engine(config, subject.ref, device, prompting)
+    _, instruction = make_policy(config, subject.ref, prompting).choose(None, None)
     groups = [QueryGroup(pair.query, instruction, [pair.relevant, pair.irrelevant]) for pair in known_pairs(subject)]
-    margins = np.array([result.margins for result in scorer.score_groups(groups)])
-    causal = isinstance(scorer, EngineScorer)
-    del scorer
+    margins = np.array([result.margins for result in score_groups(engine, groups)])
+    causal = engine.causal
+    del engine
     release()
     return margins, causal
 

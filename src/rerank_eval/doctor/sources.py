@@ -13,7 +13,7 @@ from rerank_eval.doctor.needs import fetch_needs
 from rerank_eval.errors import ModelError, RerankEvalError
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.statements import check_retriever, told
+from rerank_eval.models.statements import check_reranker, check_retriever
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
@@ -171,7 +171,7 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
         try:
             ref = resolve_model(config.model, config.revision, f"{loaded.path}: {role}.model", loaded.base.model_folder)
             if isinstance(config, RerankerConfig):
-                ref = told(config, ref, find_recipe(config.recipe, f"{loaded.path}: reranker.recipe"))
+                ref = check_reranker(config, ref, find_recipe(config.recipe, f"{loaded.path}: reranker.recipe"))
             else:
                 check_retriever(config, ref)
         except RerankEvalError as error:

@@ -13,7 +13,9 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import Recipe
+from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length
+from rerank_eval.models.checkpoint import load_tokenizer
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
 from rerank_eval.models.recipes import find_recipe
 
@@ -34,21 +36,17 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
     Yields:
         A finding for each thing that is wrong, or one that says that nothing is.
     """
-    from transformers import AutoTokenizer
-
     config, folder, name = subject.config, subject.folder, f"tokenizer of {subject.ref.label}"
     assert isinstance(config, RerankerConfig) and folder is not None  # noqa: S101, PT018 - the caller's choice
     again = f"fetch the checkpoint's tokenizer files again, unchanged: `{fetch}`"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            subject.ref.source, revision=subject.ref.load_revision, trust_remote_code=config.trust_remote_code
-        )
-    except Exception as error:  # tokenizers raises classes of its own, straight from Exception
-        yield failure(name, f"cannot be loaded: {said(error)}", again)
+        tokenizer = load_tokenizer(subject.ref, trust_remote_code=config.trust_remote_code)
+    except ModelError as error:
+        yield failure(name, f"cannot be loaded: {said(error.__cause__ or error)}", again)
         return
     recipe = find_recipe(config.recipe, "reranker.recipe")
     try:
-        prompts = PromptTokenizer(tokenizer, recipe, effective_max_length(config, subject.ref), config.markers)
+        prompts = PromptTokenizer(tokenizer, recipe, effective_max_length(config, subject.ref), config.special_tokens)
     except EngineError as error:
         yield failure(name, str(error), again)
         return
@@ -89,7 +87,7 @@ def _wrong_ids(tokenizer: Any, recipe: Recipe) -> list[str]:
 
 
 def _wrong_structure(tokenizer: Any) -> list[str]:
-    """Ask of another vocabulary what any must have: an answer of one token each, markers that are not taken apart."""
+    """Ask of another vocabulary what any must have: answers of one token each, special tokens kept whole."""
     answers = {word: _ids(tokenizer, word) for word in GOLDEN_ANSWERS}
     problems = [
         f"{text!r} is {len(ids)} tokens, and has to be a single one"

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from rerank_eval.engine.head import Head, HeadOutput, to_arrays
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores
-from rerank_eval.engine.markers import Markers
 from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
+from rerank_eval.engine.special_tokens import SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class BaseEngine(ABC):
         parts: What the engine is put together from.
     """
 
+    causal = True
+
     def __init__(self, parts: EngineParts) -> None:
         self._model = parts.model
         self._prompts = parts.prompts
@@ -79,9 +80,9 @@ class BaseEngine(ABC):
         return self._settings
 
     @property
-    def markers(self) -> Markers:
-        """Finds markers in texts."""
-        return self._prompts.markers
+    def special_tokens(self) -> SpecialTokens:
+        """Finds special tokens in texts."""
+        return self._prompts.special_tokens
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """Render one pair's prompt, see `Engine.render`."""
@@ -99,14 +100,14 @@ class BaseEngine(ABC):
             for finished in self._stream(prompts):
                 while not pending[0]:
                     pending.popleft()
-                    yield _no_scores()
+                    yield Scores.empty()
                 pending.popleft()
                 now = time.perf_counter()
                 yield self._scores(finished, now - started)
                 started = time.perf_counter()  # what the caller does in between is not scoring
         while pending:
             pending.popleft()
-            yield _no_scores()
+            yield Scores.empty()
 
     def _timed_prompts(self, groups: Iterable[QueryGroup], pending: deque[bool]) -> Iterator[TokenizedGroup]:
         for group in groups:
@@ -117,19 +118,9 @@ class BaseEngine(ABC):
                 yield replace(prompts, seconds=time.perf_counter() - started)
 
     def _scores(self, finished: Finished, seconds: float) -> Scores:
-        score, margin, p_yes = to_arrays(finished.output)
-        prompts = finished.prompts
-        lengths = prompts.lengths
-        self._stats += finished.work + EngineStats(
-            pairs=len(lengths),
-            groups=1,
-            prompt_tokens=int(lengths.sum()),
-            truncated_pairs=int(prompts.truncated.sum()),
-            overlong_queries=int(prompts.query_cut),
-            tokenize_seconds=prompts.seconds,
-            seconds=seconds,
-        )
-        return Scores(score, margin, p_yes, prompts.truncated, lengths, prompts.query_cut)
+        scores = Scores.of(*to_arrays(finished.output), finished.prompts)
+        self._stats += finished.work + EngineStats.of(scores, finished.prompts, seconds)
+        return scores
 
     def _tokenize_ahead(self) -> bool:
         """Say whether to tokenise in a thread while the model runs; on a CPU the two would share the same cores."""
@@ -142,8 +133,3 @@ class BaseEngine(ABC):
     @abstractmethod
     def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[Finished]:
         """Run prompts through model and head, in order; say what ran (forwards, computed and padding tokens)."""
-
-
-def _no_scores() -> Scores:
-    empty = np.zeros(0)
-    return Scores(empty, empty.astype(np.float32), empty.copy(), empty.astype(np.bool_), empty.astype(np.int64))

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rerank_eval.engine.bidirectional import ATTENTION_NAME
 from rerank_eval.engine.encoders import Forward, PackedForward, PaddedForward, Pair, Ran
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import BoolArray, EngineStats, FloatArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.markers import MarkerMode, Markers
+from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup, RenderedPrompt, Scores
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.pair_batches import Batcher, GivenBatcher, RowBatcher, SortedBatcher
 from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
 from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.runner import choose_attention
+from rerank_eval.engine.special_tokens import SpecialTokenMode, SpecialTokens
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +32,6 @@ Way = Literal["packed", "padded", "one by one", "reference"]
 PADDED_BUDGET = 32_768
 """Tokens in a padded batch on a GPU unless told otherwise. Not chosen from free memory: what a batch is made of moves
 the last bits of its scores, and two runs should make the same batches."""
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """What a classifier says of a group; every array is (n,), in the order of the group's documents.
-
-    Attributes:
-        logits: float64, the single label's logit, no sigmoid.
-        truncated: bool, whether the pair lost tokens to `max_length`.
-        prompt_lengths: int64, tokens of the pair as sent.
-        overlong: Whether the query alone reached `max_length`.
-    """
-
-    logits: FloatArray
-    truncated: BoolArray
-    prompt_lengths: IntArray
-    overlong: bool = False
 
 
 @dataclass
@@ -62,7 +45,9 @@ class _Open:
 
 
 class PairClassifier:
-    """Scores query groups with a cross-encoder.
+    """Scores query groups with a cross-encoder; an `Engine`.
+
+    The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
 
     How pairs go through the model, `way`: `packed` where the model was loaded with the attention of `bidirectional`;
     else `padded` batches, sorted by length over a window of queries, on a GPU or where a budget is given, and `one by
@@ -75,11 +60,13 @@ class PairClassifier:
         token_budget: Most tokens in a batch, 0 to choose it. Out of memory halves it for good.
         batch_size: Pairs in a batch of the plain padded code; 0 for one of the other ways.
         kernel: Variable-length kernel of the packed way, or `auto` for the first one that proves right.
-        markers: Whether markers in a text become the tokens that they name (`keep`) or plain text (`neutralise`).
+        special_tokens: Whether special tokens in a text stay what they are (`keep`) or become plain text (`escape`).
 
     Raises:
         EngineError: A setting does not fit, or the tokenizer is none that can be used.
     """
+
+    causal = False
 
     def __init__(
         self,
@@ -90,12 +77,12 @@ class PairClassifier:
         token_budget: int = 0,
         batch_size: int = 0,
         kernel: Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"] = "auto",
-        markers: MarkerMode = "keep",
+        special_tokens: SpecialTokenMode = "keep",
     ) -> None:
         if token_budget < 0 or batch_size < 0:
             raise EngineError(f"token_budget {token_budget} and batch_size {batch_size} must not be negative")
         self._network = network
-        self._pairs = PairTokenizer(tokenizer, max_length, markers)
+        self._pairs = PairTokenizer(tokenizer, max_length, special_tokens)
         self._stats = EngineStats()
         self.max_length = max_length
         self.way: Way
@@ -119,30 +106,30 @@ class PairClassifier:
         return self._stats
 
     @property
-    def markers(self) -> Markers:
-        """Finds markers in texts."""
-        return self._pairs.markers
+    def special_tokens(self) -> SpecialTokens:
+        """Finds special tokens in texts."""
+        return self._pairs.special_tokens
 
     @property
     def settings(self) -> Mapping[str, str | int]:
         """Effective settings: limit, way, and the budget at present."""
         return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget}
 
-    def render(self, query: str, document: str) -> RenderedPrompt:
+    def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
         """Render one pair as it is sent, see `PairTokenizer.render`."""
-        return self._pairs.render(query, document)
+        return self._pairs.render(query, document, instruction)
 
-    def score(self, group: QueryGroup) -> PairScores:
-        """Score one group; its instruction is not read."""
+    def score(self, group: QueryGroup) -> Scores:
+        """Score one group, see `Engine.score`."""
         return next(self.score_groups([group]))
 
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[PairScores]:
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         """Score a stream of groups.
 
         Groups are read ahead of the scores that come out. Memory does not grow with their number.
 
         Args:
-            groups: Groups, in any number; their instructions are not read.
+            groups: Groups, in any number.
 
         Yields:
             Each group's scores, in order.
@@ -208,24 +195,16 @@ class PairClassifier:
             torch.cuda.empty_cache()
         return None
 
-    def _close(self, done: _Open, seconds: float) -> PairScores:
-        pairs, lengths = done.pairs, done.pairs.lengths
+    def _close(self, done: _Open, seconds: float) -> Scores:
         bad = int((~np.isfinite(done.logits)).sum())
         if bad:
             raise EngineError(
                 f"{bad} of {len(done.logits)} logits are NaN or infinite: damaged weights, or float16 has overflowed "
                 "(use bfloat16 or float32)"
             )
-        self._stats += done.work + EngineStats(
-            pairs=len(lengths),
-            groups=1,
-            prompt_tokens=int(lengths.sum()),
-            truncated_pairs=int(pairs.truncated.sum()),
-            overlong_queries=int(pairs.query_cut),
-            tokenize_seconds=pairs.seconds,
-            seconds=seconds,
-        )
-        return PairScores(done.logits, pairs.truncated, lengths, pairs.query_cut)
+        scores = Scores.of(done.logits, done.logits, done.pairs)
+        self._stats += done.work + EngineStats.of(scores, done.pairs, seconds)
+        return scores
 
 
 def _padded_way(device: torch.device, token_budget: int, batch_size: int) -> tuple[Way, Batcher]:

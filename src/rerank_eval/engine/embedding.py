@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 from rerank_eval.engine import attention
 from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import Stats
 from rerank_eval.engine.loading import (
     DtypeName,
     check_attention,
@@ -40,8 +41,8 @@ _TOKENIZE_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
-class EmbeddingStats:
-    """What an embedder has done; adding two gives the sum of each field.
+class EmbeddingStats(Stats):
+    """What an embedder has done.
 
     Attributes:
         texts: Texts asked for.
@@ -60,10 +61,6 @@ class EmbeddingStats:
     forwards: int = 0
     tokenize_seconds: float = 0.0
     seconds: float = 0.0
-
-    def __add__(self, other: EmbeddingStats) -> EmbeddingStats:
-        """Add field by field."""
-        return EmbeddingStats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
 class PackedEmbedder:

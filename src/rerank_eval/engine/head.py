@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import FloatArray, MarginArray
+from rerank_eval.engine.interface import FloatArray
 from rerank_eval.engine.recipe import SoftmaxDtype
 
-HeadName = Literal["float32", "faithful"]
+HeadName = Literal["float32", "recipe_softmax"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,9 @@ class Head:
         no_id: Token id of `no`.
         name: `float32` takes the margin `h . (w_yes - w_no)` in float32: log_softmax over two logits is a sigmoid of
             their difference, so no other row is needed, and the margin keeps the order where logits in bfloat16 tie.
-            `faithful` repeats the recipe's arithmetic: logits in the model's dtype, log_softmax of [no, yes], exp.
-        softmax_dtype: Where `faithful` takes the softmax (the recipe's).
+            `recipe_softmax` repeats the recipe's arithmetic: logits in the model's dtype, log_softmax of
+            [no, yes], exp.
+        softmax_dtype: Where `recipe_softmax` takes the softmax (the recipe's).
 
     Raises:
         EngineError: The name is unknown.
@@ -103,7 +103,7 @@ class Head:
         Returns:
             The output, on the same device.
         """
-        if self.name == "faithful":
+        if self.name == "recipe_softmax":
             return self.from_logits(self._lm_head(hidden))
         # Product and sum rather than a matrix product: a row's sum cannot depend on how many rows there are.
         return HeadOutput((hidden.float() * self._direction).sum(dim=-1))
@@ -124,14 +124,14 @@ class Head:
         return HeadOutput(margin, torch.log_softmax(pair, dim=1)[:, 1].exp())
 
 
-def to_arrays(output: HeadOutput) -> tuple[FloatArray, MarginArray, FloatArray]:
+def to_arrays(output: HeadOutput) -> tuple[FloatArray, FloatArray]:
     """Turn a head's output into NumPy arrays.
 
     Args:
         output: The output, on any device; it is waited for.
 
     Returns:
-        score float64, margin float32, p_yes float64, each (n,).
+        Scores and margins, float64, each (n,); margins are float32 numbers.
 
     Raises:
         EngineError: A value is NaN or infinite, which would rank at random.
@@ -143,9 +143,6 @@ def to_arrays(output: HeadOutput) -> tuple[FloatArray, MarginArray, FloatArray]:
             f"{bad} of {len(output.margin)} margins are NaN or infinite: damaged weights, or float16 has overflowed "
             "(use bfloat16 or float32)"
         )
-    margin: MarginArray = output.margin.cpu().numpy().astype(np.float32)
-    if output.p_yes is None:
-        p_yes: FloatArray = torch.sigmoid(output.margin.cpu().double()).numpy()
-        return margin.astype(np.float64), margin, p_yes
-    p_yes = output.p_yes.cpu().double().numpy()
-    return p_yes.copy(), margin, p_yes
+    margins: FloatArray = output.margin.cpu().float().double().numpy()
+    scores: FloatArray = margins.copy() if output.p_yes is None else output.p_yes.cpu().double().numpy()
+    return scores, margins

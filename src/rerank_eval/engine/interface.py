@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-MarginArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
@@ -34,25 +33,108 @@ class QueryGroup:
     documents: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What an engine says of a group; every array is (n,), in the order of the group's documents.
+class Column(NamedTuple):
+    """A column of `Scores`.
 
     Attributes:
-        score: float64, what ranks: the margin for the `float32` head, P(yes) for the `faithful` one.
-        margin: float32, log-odds: logit(yes) - logit(no).
-        p_yes: float64, probability of `yes` against `no`.
-        truncated: bool, whether the pair's prompt lost tokens to `max_length`.
-        prompt_lengths: int64, tokens of the prompt as sent.
-        overlong: Whether the query alone reached `max_length`, so that no document was read.
+        field: Its name in memory.
+        dtype: Its type in memory.
+        name: Its name in the score cache's files, which never changes.
+        stored: Its type there, as Arrow names it.
     """
 
-    score: FloatArray
-    margin: MarginArray
-    p_yes: FloatArray
+    field: str
+    dtype: type[np.generic]
+    name: str
+    stored: str
+
+
+COLUMNS = (
+    Column("scores", np.float64, "score", "float64"),
+    Column("margins", np.float64, "margin", "float64"),
+    Column("truncated", np.bool_, "truncated", "bool"),
+    Column("overlong", np.bool_, "overlong", "bool"),
+    Column("tokens", np.int64, "tokens", "int32"),
+)
+"""The columns of `Scores`, in the order of the score cache's files."""
+
+
+class Tokenized(Protocol):
+    """A group's prompts, as far as its scores tell of them."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """(n,) int64, tokens of each prompt as sent."""
+
+    @property
+    def truncated(self) -> BoolArray:
+        """(n,) bool, whether each prompt lost tokens to `max_length`."""
+
+    @property
+    def query_cut(self) -> bool:
+        """Whether the query alone reached `max_length`."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of tokenising."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a query's documents, from the engine to the score cache and the results.
+
+    Every array is (n,), in the order of the documents. A new column is a field here and a row of `COLUMNS`, and is
+    filled in by `of`.
+
+    Attributes:
+        scores: float64, what ranks, higher is better: the margin for the `float32` head, P(yes) for `recipe_softmax`,
+            the logit of a sequence classifier.
+        margins: float64, log-odds of relevance: logit(yes) - logit(no) in float32, or a classifier's logit.
+        truncated: bool, whether the prompt lost tokens to `max_length`.
+        overlong: bool, whether the query alone reached `max_length`, so that no document was read.
+        tokens: int64, tokens of the prompt as sent.
+    """
+
+    scores: FloatArray
+    margins: FloatArray
     truncated: BoolArray
-    prompt_lengths: IntArray
-    overlong: bool = False
+    overlong: BoolArray
+    tokens: IntArray
+
+    @classmethod
+    def of(cls, scores: FloatArray, margins: FloatArray, prompts: Tokenized) -> Scores:
+        """Put a model's output for n documents and their prompts together."""
+        return cls(scores, margins, prompts.truncated, np.full(len(scores), prompts.query_cut), prompts.lengths)
+
+    @classmethod
+    def empty(cls, count: int = 0) -> Scores:
+        """Return zeros for `count` documents."""
+        return cls(**{column.field: np.zeros(count, column.dtype) for column in COLUMNS})
+
+    @classmethod
+    def concat(cls, parts: Sequence[Scores]) -> Scores:
+        """Join parts, one behind the other."""
+        if not parts:
+            return cls.empty()
+        return cls(**{one.field: np.concatenate([getattr(part, one.field) for part in parts]) for one in COLUMNS})
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self.scores)
+
+    @property
+    def query_overlong(self) -> bool:
+        """Whether the query alone filled every prompt."""
+        return len(self) > 0 and bool(self.overlong.all())
+
+    def take(self, rows: Any) -> Scores:
+        """Return a copy of some documents' rows, chosen by numbers or by a mask."""
+        return Scores(**{one.field: getattr(self, one.field)[rows].copy() for one in COLUMNS})
+
+    def put(self, rows: Any, other: Scores) -> None:
+        """Overwrite some documents' rows, chosen by numbers or by a mask."""
+        for one in COLUMNS:
+            getattr(self, one.field)[rows] = getattr(other, one.field)
 
 
 @dataclass(frozen=True)
@@ -71,8 +153,21 @@ class RenderedPrompt:
 
 
 @dataclass(frozen=True)
-class EngineStats:
-    """What an engine has done; adding two gives the sum of each field.
+class Stats:
+    """A running sum of several figures: two readings add and subtract field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        """Add field by field."""
+        return type(self)(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    def __sub__(self, other: Self) -> Self:
+        """Subtract field by field: what was done between two readings."""
+        return type(self)(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class EngineStats(Stats):
+    """What an engine has done.
 
     Attributes:
         pairs: Pairs scored.
@@ -98,21 +193,34 @@ class EngineStats:
     tokenize_seconds: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: EngineStats) -> EngineStats:
-        """Add field by field."""
-        return EngineStats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+    @classmethod
+    def of(cls, scores: Scores, prompts: Tokenized, seconds: float) -> EngineStats:
+        """Count a scored group."""
+        return cls(
+            pairs=len(scores),
+            groups=1,
+            prompt_tokens=int(scores.tokens.sum()),
+            truncated_pairs=int(scores.truncated.sum()),
+            overlong_queries=int(prompts.query_cut),
+            tokenize_seconds=prompts.seconds,
+            seconds=seconds,
+        )
 
 
-class MarkerFinder(Protocol):
-    """Finds markers in texts."""
+class SpecialTokenFinder(Protocol):
+    """Finds special tokens in texts."""
 
     def found(self, text: str) -> tuple[str, ...]:
-        """Return the distinct markers in a text; empty for most."""
+        """Return the distinct special tokens in a text; empty for most."""
         ...
 
 
 class Engine(Protocol):
     """Scores query groups. An engine is used by one thread at a time."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a causal language model answers yes or no to a prompt, or a sequence classifier reads the pair."""
 
     @property
     def stats(self) -> EngineStats:
@@ -123,7 +231,7 @@ class Engine(Protocol):
         """Effective settings: what can change a score (its identity) and what cannot (batch size, budget)."""
 
     @property
-    def markers(self) -> MarkerFinder:
+    def special_tokens(self) -> SpecialTokenFinder:
         """Finds in texts what the tokenizer reads as one of its added tokens."""
 
     def score(self, group: QueryGroup) -> Scores:

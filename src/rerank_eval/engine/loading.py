@@ -15,13 +15,13 @@ from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head, HeadName
 from rerank_eval.engine.interface import Engine
-from rerank_eval.engine.markers import MarkerMode
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe, get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
 from rerank_eval.engine.runner import AttentionName, choose_attention
+from rerank_eval.engine.special_tokens import SpecialTokenMode
 from rerank_eval.engine.waiting import wait_asleep
 
 DtypeName = Literal["float32", "bfloat16", "float16", "float8", "int8"]
@@ -48,7 +48,7 @@ def load_engine(
     attention: AttentionName = "auto",
     compile_layers: bool | None = None,
     trust_remote_code: bool = False,
-    markers: MarkerMode = "keep",
+    special_tokens: SpecialTokenMode = "keep",
 ) -> Engine:
     """Load a checkpoint and put an engine together.
 
@@ -59,7 +59,7 @@ def load_engine(
         dtype: What the weights are cast to; `float8` and `int8` quantise the layers' matrices, see `quantize`.
         device: `auto` (CUDA, else MPS, else CPU), or a torch device.
         engine: `packed`, or `reference` for the recipe's plain padded code.
-        head: `float32` for the margin, or `faithful` for the recipe's own arithmetic.
+        head: `float32` for the margin, or `recipe_softmax` for the recipe's own arithmetic.
         max_length: Limit in tokens, as the recipe's truncation mode reads it; None takes `MAX_LENGTH`, or the
             checkpoint's positions where they are fewer.
         batch_size: Prompts in a batch of the reference engine.
@@ -69,8 +69,8 @@ def load_engine(
             this device, else segments.
         compile_layers: Compile the packed engine's layers with torch.compile; None does so on CUDA.
         trust_remote_code: Let the checkpoint run code of its own.
-        markers: Whether markers in a text (`<|im_end|>`) become the tokens that they name, as in the recipes' own code
-            (`keep`), or plain text (`neutralise`).
+        special_tokens: Whether special tokens in a text (`<|im_end|>`) stay what they are, as in the recipes' own code
+            (`keep`), or become plain text (`escape`).
 
     Returns:
         The engine.
@@ -84,7 +84,7 @@ def load_engine(
         ("dtype", dtype, DtypeName),
         ("engine", engine, EngineName),
         ("attention", attention, AttentionName),
-        ("markers", markers, MarkerMode),
+        ("special_tokens", special_tokens, SpecialTokenMode),
     ):
         check_choice(name, value, get_args(valid))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -96,7 +96,7 @@ def load_engine(
     quantize(network, dtype)
     parts = EngineParts(
         model=network,
-        prompts=PromptTokenizer(tokenizer, chosen, max_length, markers),
+        prompts=PromptTokenizer(tokenizer, chosen, max_length, special_tokens),
         head=Head(network.lm_head, *_answer_ids(tokenizer, chosen), head, chosen.softmax_dtype),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
@@ -108,7 +108,7 @@ def load_engine(
             "head": head,
             "recipe": chosen.name,
             "max_length": max_length,
-            **({} if markers == "keep" else {"markers": markers}),
+            **({} if special_tokens == "keep" else {"special_tokens": special_tokens}),
             **({"batch_size": batch_size} if engine == "reference" else {}),
         },
     )

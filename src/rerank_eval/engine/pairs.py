@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.markers import MarkerMode, Markers, Neutral
 from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, token_ids
+from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokenMode, SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -76,22 +76,24 @@ class PairTokenizer:
     Args:
         tokenizer: A Hugging Face fast tokenizer.
         max_length: Limit in tokens, special tokens among them.
-        markers: Whether markers in a text become the tokens that they name (`keep`) or plain text (`neutralise`).
+        special_tokens: Whether special tokens in a text stay what they are (`keep`) or become plain text (`escape`).
 
     Attributes:
-        markers: Finds markers in texts.
+        special_tokens: Finds special tokens in texts.
 
     Raises:
         EngineError: The tokenizer is a slow one or frames pairs in another way, or `max_length` leaves no room for two
             texts beside the special tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, markers: MarkerMode = "keep") -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, special_tokens: SpecialTokenMode = "keep"
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
-        self.markers = Markers(tokenizer)
+        self.special_tokens = SpecialTokens(tokenizer)
         self._decode = tokenizer.decode
-        self._tokenizer = Neutral.of(tokenizer).tokenizer if markers == "neutralise" else tokenizer
+        self._tokenizer = EscapedTokenizer.of(tokenizer).tokenizer if special_tokens == "escape" else tokenizer
         self._typed = "token_type_ids" in tokenizer.model_input_names
         self._frame = _learn_frame(tokenizer)
         self._room = max_length - self._frame.tokens
@@ -103,14 +105,15 @@ class PairTokenizer:
         """Tokenise a group.
 
         Args:
-            group: The group; its instruction is not read.
+            group: The group. An instruction stands behind the query, parted by a blank, as mteb joins them.
 
         Returns:
-            The pairs, equal to `tokenizer(query, document, truncation=True, max_length=max_length)` unless markers are
-            neutralised.
+            The pairs, equal to `tokenizer(query, document, truncation=True, max_length=max_length)` unless special
+            tokens are escaped.
         """
         distinct = list(dict.fromkeys(group.documents))
-        (query_length, query), *documents = self._encode_once([group.query, *distinct])
+        whole_query = f"{group.query} {group.instruction}" if group.instruction else group.query
+        (query_length, query), *documents = self._encode_once([whole_query, *distinct])
         made: dict[str, tuple[list[int], list[int], bool]] = {}
         cut = False
         for text, (length, document) in zip(distinct, documents, strict=True):
@@ -126,17 +129,18 @@ class PairTokenizer:
             query_cut=cut,
         )
 
-    def render(self, query: str, document: str) -> RenderedPrompt:
+    def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
         """Render one pair.
 
         Args:
             query: The query's text.
             document: The document's text.
+            instruction: What stands behind the query, or None.
 
         Returns:
             What the model reads, special tokens written out, and its ids; the text is made from the ids, so it is cut.
         """
-        pairs = self.pairs(QueryGroup(query, None, [document]))
+        pairs = self.pairs(QueryGroup(query, instruction, [document]))
         text = str(self._decode(pairs.ids[0]))
         return RenderedPrompt(text, tuple(pairs.ids[0]), bool(pairs.truncated[0]))
 

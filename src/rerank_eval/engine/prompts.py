@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.markers import MarkerMode, Markers, Neutral
 from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokenMode, SpecialTokens
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -104,11 +104,11 @@ class PromptTokenizer:
         tokenizer: A Hugging Face fast tokenizer.
         recipe: The recipe.
         max_length: Limit in tokens, as the recipe's truncation mode reads it.
-        markers: Whether markers in a text become the tokens that they name (`keep`) or plain text (`neutralise`).
+        special_tokens: Whether special tokens in a text stay what they are (`keep`) or become plain text (`escape`).
 
     Attributes:
         recipe: The recipe.
-        markers: Finds markers in texts.
+        special_tokens: Finds special tokens in texts.
         exact_split: Whether the parts of a prompt may be tokenised apart.
 
     Raises:
@@ -117,18 +117,22 @@ class PromptTokenizer:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int, markers: MarkerMode = "keep"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        max_length: int,
+        special_tokens: SpecialTokenMode = "keep",
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
         self.recipe = recipe
-        self.markers = Markers(tokenizer)
+        self.special_tokens = SpecialTokens(tokenizer)
         # The recipes' own code lets the tokenizer add its special tokens to the body; Qwen's adds none.
         if tokenizer("x")["input_ids"] != tokenizer("x", add_special_tokens=False)["input_ids"]:
             raise EngineError("the tokenizer adds special tokens around a text, which no recipe provides for")
-        if markers == "neutralise":
-            neutral = Neutral.of(tokenizer)
-            tokenizer, recipe = neutral.tokenizer, neutral.recipe(recipe)
+        if special_tokens == "escape":
+            escaped = EscapedTokenizer.of(tokenizer)
+            tokenizer, recipe = escaped.tokenizer, escaped.recipe(recipe)
         self._tokenizer, self._recipe = tokenizer, recipe
         self._prefix, self._suffix = self._encode([recipe.prefix, recipe.suffix])
         self._closing = self._encode([recipe.closing])[0] if recipe.closing else []
@@ -297,20 +301,20 @@ def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
     added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
     if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in added):
         return False
-    markers = [str(token.content) for token in added]
+    special = [str(token.content) for token in added]
     instruct_head, _, instruct_tail = recipe.instruct_template.partition("{instruction}")
     query_head, _, query_tail = recipe.query_template.partition("{query}")
     boundaries = [(instruct_tail, query_head), (query_tail, recipe.document_template.partition("{document}")[0])]
     if recipe.truncation == "message":
         boundaries += [(recipe.prefix, instruct_head), (recipe.prefix, query_head)]
     if recipe.closing:
-        if not any(recipe.closing.startswith(marker) for marker in markers):
+        if not any(recipe.closing.startswith(token) for token in special):
             return False
         boundaries.append(("", recipe.closing))
     qwen = _is_qwen_pipeline(tokenizer.backend_tokenizer)
     return all(
-        (_added_token_at(left, right, markers) or (qwen and (left[-1:], right[:1]) in _SAFE_PAIRS))
-        and not any(_reaches_over(marker, left, right) for marker in markers)
+        (_added_token_at(left, right, special) or (qwen and (left[-1:], right[:1]) in _SAFE_PAIRS))
+        and not any(_reaches_over(token, left, right) for token in special)
         for left, right in boundaries
     )
 
@@ -347,10 +351,10 @@ def _is_qwen_pipeline(backend: Any) -> bool:
     )
 
 
-def _reaches_over(marker: str, left: str, right: str) -> bool:
-    """Say whether a marker can stand across the boundary between the end `left` of a text and the beginning `right`."""
-    for cut in range(1, len(marker)):
-        head, tail = marker[:cut], marker[cut:]
+def _reaches_over(token: str, left: str, right: str) -> bool:
+    """Say whether a token can stand across the boundary between the end `left` of a text and the beginning `right`."""
+    for cut in range(1, len(token)):
+        head, tail = token[:cut], token[cut:]
         meets_left = head.endswith(left) or left.endswith(head)
         meets_right = tail.startswith(right) or right.startswith(tail)
         if meets_left and meets_right:

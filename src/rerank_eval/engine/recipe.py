@@ -48,7 +48,7 @@ class Recipe:
         joins_query_and_instruction: On an instruction-following task the recipe's own code sends the instruction
             twice: as the instruction, and behind the query (`f"{query} {instruction}"`, mteb's data loader). The
             engine renders the query that it is given; whoever builds the group acts on this flag.
-        softmax_dtype: Where the `faithful` head takes the softmax over [no, yes]: in the model's dtype or upcast.
+        softmax_dtype: Where the `recipe_softmax` head takes the softmax over [no, yes]: in the model's dtype or upcast.
         reads_task_prompt: Whether the recipe's own code gives each task its instruction; mteb's never does.
         yes: The answer that says relevant, one token.
         no: The answer that says irrelevant, one token.

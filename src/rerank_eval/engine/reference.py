@@ -59,7 +59,7 @@ class ReferenceEngine(BaseEngine):
         return ids.to(self._model.device), mask.to(self._model.device)
 
     def _score_batch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> HeadOutput:
-        if self._head.name == "faithful":
+        if self._head.name == "recipe_softmax":
             # The recipes' code computes logits at every position and reads the last; keeping the last only gives the
             # same value without a (batch, length, vocabulary) tensor.
             logits = self._model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=1).logits

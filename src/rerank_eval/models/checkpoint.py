@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,27 @@ def _snapshot(name: str, revision: str, where: str, patterns: list[str] | None) 
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(f"{where}: the hub has no {name} at {revision} that you may read") from error
+
+
+@functools.lru_cache(maxsize=4)
+def load_tokenizer(ref: ModelRef, *, trust_remote_code: bool = False, local: bool = False) -> Any:
+    """Load a checkpoint's tokenizer, once.
+
+    Args:
+        ref: The model, resolved.
+        trust_remote_code: Let it run code of its own.
+        local: Look for it on this machine alone.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            ref.source, revision=ref.load_revision, trust_remote_code=trust_remote_code, local_files_only=local
+        )
+    except Exception as error:  # tokenizers raises classes of its own, straight from Exception
+        raise ModelError(
+            f"reranker.model: {ref.name}: its tokenizer cannot be loaded ({type(error).__name__})"
+        ) from error

@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from rerank_eval.errors import ModelError
-from rerank_eval.models.checkpoint import as_mapping, modules, read_mapping, read_text
+from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping, read_text
 from rerank_eval.models.resolve import ModelRef
 
 QUERY, DOCUMENT, INSTRUCTION = "what holds work still", "A vise holds work still.", "Find the tool that is meant"
@@ -71,7 +70,7 @@ def written(ref: ModelRef, instruction: str | None) -> str:
         {"role": role, "content": [{"type": "text", "text": text}] if structured else text} for role, text in turns
     ]
     try:
-        return str(tokenizer_of(ref).apply_chat_template(messages, tokenize=False, **options))
+        return str(load_tokenizer(ref).apply_chat_template(messages, tokenize=False, **options))
     except Exception as error:  # a template is a program of somebody else's, which may raise anything
         raise ModelError(
             f"reranker.model: {ref.name}: its chat template cannot be rendered for a query and a document "
@@ -85,20 +84,3 @@ def first_difference(one: str, other: str) -> str:
     place = min(len(one), len(other)) if place is None else place
     start = max(place - _AROUND, 0)
     return f"{one[start : place + _AROUND]!r} where the recipe has {other[start : place + _AROUND]!r}"
-
-
-@functools.lru_cache(maxsize=4)
-def tokenizer_of(ref: ModelRef) -> Any:
-    """Load a checkpoint's tokenizer, once.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
-    except Exception as error:  # tokenizers raises classes of its own, straight from Exception
-        raise ModelError(
-            f"reranker.model: {ref.name}: its tokenizer cannot be loaded ({type(error).__name__})"
-        ) from None

@@ -46,7 +46,7 @@ class RecipeFile(BaseModel):
     joins_query_and_instruction: bool | None = None
     """Whether a query's own instruction also stands behind the query."""
     softmax_dtype: SoftmaxDtype | None = None
-    """Where the faithful head takes its softmax."""
+    """Where the head `recipe_softmax` takes its softmax."""
     reads_task_prompt: bool | None = None
     """Whether `instruction: task` gives each task its own instruction."""
     yes: str | None = None

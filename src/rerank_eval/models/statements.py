@@ -15,15 +15,14 @@ from typing import Any
 from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
-from rerank_eval.models.architectures import implementation, is_classifier
-from rerank_eval.models.checkpoint import as_mapping, modules, read_mapping
+from rerank_eval.models.architectures import check_classifier, implementation, is_classifier
+from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping
 from rerank_eval.models.contents import MODULES, ROOT
 from rerank_eval.models.pair_templates import (
     DOCUMENT,
     INSTRUCTION,
     QUERY,
     first_difference,
-    tokenizer_of,
     writes_pairs,
     written,
 )
@@ -38,7 +37,7 @@ CHANGES_TEXTS = ("do_lower_case", "query_length", "document_length", "query_expa
 """Keys of sentence_bert_config.json by which sentence-transformers changes texts before they are tokenised."""
 
 
-def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
+def check_reranker(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
     """Hold a reranker's settings against what its checkpoint says.
 
     Args:
@@ -60,6 +59,7 @@ def told(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
     _check_texts(ref, "sequence-classification" if classifier else "text-generation")
     if classifier:
         _check_classifier(ref)
+        check_classifier(config, ref)
         return ref
     _check_code(config, ref)
     _check_activation(ref)
@@ -277,7 +277,7 @@ def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
     name, yes, no = f"reranker.model: {ref.name}", said.get("true_token_id"), said.get("false_token_id")
     if said.get("module_input_name", "causal_logits") != "causal_logits" or not _is_id(yes):
         raise ModelError(f"{name}: its {path} does not say which token's logit is the answer; it is not scored")
-    tokenizer = tokenizer_of(ref)
+    tokenizer = load_tokenizer(ref)
     if no is None:
         raise ModelError(
             f"{name} is scored by the logit of {_token(tokenizer, yes)} alone, by its {path}; a recipe reads the "

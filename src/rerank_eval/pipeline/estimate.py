@@ -15,7 +15,7 @@ from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
-from rerank_eval.models.checkpoint import read_mapping
+from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.names import digest
@@ -204,13 +204,9 @@ def _on_the_hub(name: str) -> bool:
 
 
 def _tokenizer(ref: ModelRef | None) -> Any:
-    if ref is None:
-        return None
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision, local_files_only=True)
-    except Exception:  # tokenizers raises classes of its own; without one the table of scripts does
+        return None if ref is None else load_tokenizer(ref, local=True)
+    except ModelError:  # without one the table of scripts does
         return None
 
 

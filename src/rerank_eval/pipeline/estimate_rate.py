@@ -30,6 +30,7 @@ from rerank_eval.engine.shapes import PUBLISHED, EncoderShape, Shape
 from rerank_eval.errors import ConfigError, DeviceError
 from rerank_eval.files import load_json
 from rerank_eval.names import did_you_mean
+from rerank_eval.rerankers.loading import check_device
 
 BENCH = Path("results/bench")
 
@@ -138,10 +139,8 @@ class Rater:
             if name not in known:
                 raise ConfigError(f"--device-name {name!r}: not benchmarked in {BENCH}; {did_you_mean(name, known)}")
             return cls(name, name=name)
-        try:
-            device = Device.of(loaded.base.device)
-        except EngineError as error:
-            raise DeviceError(f"device: {error}, or reckon for another device with --rate TFLOPS") from error
+        check_device(loaded.base.device, ", or reckon for another device with --rate TFLOPS")
+        device = Device.of(loaded.base.device)
         return cls(device.shown, device=device, name=device.name)
 
     def rate(self, asked: Asked) -> tuple[float, str]:

@@ -18,7 +18,7 @@ from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
 from rerank_eval.metrics.registry import percent
 from rerank_eval.names import did_you_mean
-from rerank_eval.rerankers.scorers import Prompting, make_policy
+from rerank_eval.rerankers.loading import Prompting, make_policy
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.runs import Stored, find_run, stored_rows
@@ -338,7 +338,7 @@ class _View:
         if not same:
             return None, "its recipe's or instructions' file has changed since"
         policy = make_policy(config, self._model(config), prompting)
-        return policy.choose(said, self.data().metadata), "none"
+        return policy.choose(said, self.data().metadata)[1], "none"
 
     def _model(self, config: RerankerConfig) -> Any:
         from rerank_eval.models.resolve import resolve_model
@@ -349,10 +349,9 @@ class _View:
         self, text: str, said: str | None, rows: Sequence[Mapping[str, Any]], console: Console
     ) -> dict[str, Any]:
         """Render a candidate's prompt by the tokenizer alone: no weights are loaded."""
-        from transformers import AutoTokenizer
-
         from rerank_eval.engine.prompts import PromptTokenizer
         from rerank_eval.models.architectures import effective_max_length, is_classifier
+        from rerank_eval.models.checkpoint import load_tokenizer
 
         found = self._prompting()
         if found is None or is_classifier(found[0], self._model(found[0])):
@@ -362,11 +361,12 @@ class _View:
             raise ConfigError(f"--render {rank}: the query has {len(rows)} candidates")
         config, prompting = found
         ref = self._model(config)
-        tokenizer = AutoTokenizer.from_pretrained(ref.source, revision=ref.load_revision)
-        maker = PromptTokenizer(tokenizer, prompting.recipe, effective_max_length(config, ref), config.markers)
+        prompts = PromptTokenizer(
+            load_tokenizer(ref), prompting.recipe, effective_max_length(config, ref), config.special_tokens
+        )
         policy = make_policy(config, ref, prompting)
-        chosen = policy.choose(said, self.data().metadata)
-        prompt = maker.render(policy.query_text(text, said), rows[rank - 1]["text"], chosen)
+        _, chosen = policy.choose(said, self.data().metadata)
+        prompt = prompts.render(policy.query_text(text, said), rows[rank - 1]["text"], chosen)
         console.rule(f"prompt of rank {rank}")
         console.print(prompt.text, markup=False)
         console.rule()

@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
+from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import write_json
 from rerank_eval.metrics import registry
@@ -27,12 +28,12 @@ from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Row
 from rerank_eval.pipeline.provenance import maker
-from rerank_eval.rerankers.cross_encoder import CrossEncoder, Scorer
+from rerank_eval.rerankers.cross_encoder import CrossEncoder
+from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from rerank_eval.rerankers.rerank_search import RerankSearch
-from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
-from rerank_eval.rerankers.stored import ScoreStore, blocks
 from rerank_eval.results.recorder import Recorder
 from rerank_eval.session import Session, start
+from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import resolve
@@ -139,7 +140,7 @@ class _Lab:
         self.qrels = stages.judgements(self.task)
         self.data = {(subset, split): dict(data) for subset, split, data in prepare.cells(self.task)}
         self.units = self._order()
-        self.scorer: Scorer | None = None
+        self.engine: Engine | None = None
 
     def _order(self) -> list[Unit]:
         """Draw the units: a random order of each cell's queries, side by side; the smallest cell sets the number."""
@@ -190,16 +191,15 @@ class _Lab:
         lock = row.lock(self.plan.results_dir, self.job.task.name)
         with locked(lock, waiting=self._waiting) as held:  # as a run does: it may be at the very same pairs
             check = held.check if held is not None else None
-            settings = blocks(row.config.store)
-            store = ScoreStore(
+            cache = ScoreCache(
                 self.plan.results_dir,
                 row.ref.label,
                 row.score_identity,
-                settings,
+                row.config.store,
                 check=check,
-                maker=lambda: maker(row.config.device, self.cluster.devices if self.cluster is not None else ()),
+                computed_on=lambda: maker(row.config.device, self.cluster.devices if self.cluster is not None else ()),
             )
-            model = CrossEncoder(self._scorer(row), row.meta(), ledger=store.cell)
+            model = self._reranker(row, cache)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
                 model.advance = bar.advance
                 stages.evaluate(RerankSearch(model), self.task)
@@ -218,16 +218,15 @@ class _Lab:
         keys = zip(frame["subset"], frame["split"], frame["query_id"], strict=True)
         return dict(zip(keys, frame[measure].tolist(), strict=True))
 
-    def _scorer(self, row: Row) -> Scorer:
+    def _reranker(self, row: Row, cache: ScoreCache) -> CrossEncoder:
         config = row.config.reranker
         assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
         prompting = Prompting(row.recipe, row.instructions)
-        if self.scorer is None and self.cluster is not None:
-            self.scorer = self.cluster.scorer(config, row.ref, prompting)
-        if self.scorer is None:
-            self.scorer = load_scorer(config, row.ref, row.config.device, prompting)
-        self.scorer.policy = make_policy(config, row.ref, prompting)
-        return self.scorer
+        if self.engine is None and self.cluster is not None:
+            self.engine = self.cluster.engine(config, row.ref, prompting)
+        if self.engine is None:
+            self.engine = load_reranking_engine(config, row.ref, row.config.device, prompting)
+        return CrossEncoder(self.engine, row.meta(), make_policy(config, row.ref, prompting), cache=cache)
 
     def _tell(self, done: int) -> None:
         rows = []

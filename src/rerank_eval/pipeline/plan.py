@@ -10,15 +10,15 @@ from typing import Any
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
-from rerank_eval.config.schema import BM25
+from rerank_eval.config.schema import BM25, spelled_before
 from rerank_eval.engine import interface
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.files import at_home
-from rerank_eval.models.architectures import check_classifier, effective_max_length, implementation, is_classifier
+from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.models.statements import check_retriever, told
+from rerank_eval.models.statements import check_reranker, check_retriever
 from rerank_eval.names import digest, slug, task_folder, without_split
 from rerank_eval.retrievers.embedders import embedding_engine
 from rerank_eval.store import LOCK, STORE, score_identity
@@ -218,9 +218,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         if run.reranker is None or recipe is None:
             continue
         ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
-        ref = told(run.reranker, ref, recipe)
-        if is_classifier(run.reranker, ref):
-            check_classifier(run.reranker, ref)
+        ref = check_reranker(run.reranker, ref, recipe)
         identity = reranker_identity(run.reranker, ref, first, recipe=recipe, instructions=theirs)
         second = Row("reranker", 0, run, ref, identity, first, recipe, theirs)
         rerankers.setdefault(second.digest, second)
@@ -288,6 +286,7 @@ def reranker_identity(
         recipe: The prompt recipe that it names.
         instructions: The instruction set that it names, or None.
     """
+    # The key `markers` and old values stay: another spelling would be another digest, and nothing would be found again.
     identity: dict[str, Any] = {
         "stage": "reranker",
         "model": ref.name,
@@ -300,11 +299,11 @@ def reranker_identity(
     if is_classifier(config, ref):
         identity |= _classifier_identity(config, ref)
     else:
-        identity |= {"recipe": recipe.name, "engine": config.engine, "head": config.head}
+        identity |= {"recipe": recipe.name, "engine": config.engine, "head": spelled_before(config.head)}
         if config.compile is not None:  # fused arithmetic rounds elsewhere
             identity["compile"] = config.compile
-    if config.markers != "keep":
-        identity["markers"] = config.markers
+    if config.special_tokens != "keep":
+        identity["markers"] = spelled_before(config.special_tokens)
     return identity | _arithmetic()
 
 

@@ -35,7 +35,7 @@ from rerank_eval.metrics.compute import (
 from rerank_eval.names import slug
 from rerank_eval.results import trec
 from rerank_eval.results.manifest import MANIFEST, InputsPart, Manifest, file_digest
-from rerank_eval.results.recorder import Blocks, CellScores, Recorder
+from rerank_eval.results.recorder import CellScores, FrameBatches, Recorder
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
 
@@ -59,7 +59,9 @@ def judge(
     Raises:
         ModelError: A score is not finite.
     """
-    return compute_metrics({cell: Blocks(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main)
+    return compute_metrics(
+        {cell: FrameBatches(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main
+    )
 
 
 def write_frames(folder: Path, judged: TaskMetrics, tag: str) -> None:

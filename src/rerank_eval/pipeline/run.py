@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rerank_eval.config import RerankerConfig
+from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.metrics.registry import percent
 from rerank_eval.names import digest
@@ -17,11 +19,11 @@ from rerank_eval.pipeline.plan import Plan, Row
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.pipeline.provenance import maker
 from rerank_eval.pipeline.tracking import Guarded
-from rerank_eval.rerankers.cross_encoder import CrossEncoder, Scorer
-from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
-from rerank_eval.rerankers.stored import ScoreStore, blocks
+from rerank_eval.rerankers.cross_encoder import CrossEncoder
+from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.retriever import Backend, load_backend
+from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _WORTH_TELLING = 0.0005
 """nDCG that ties leave open before it is told: what the leaderboard's second decimal shows."""
-_MARKERS_SHOWN = 3
+_TOKENS_SHOWN = 3
 _REMARKS = {
     "judged_queries_missing": "judged queries that are not there left out",
     "judged_documents_missing": "judged documents not in the corpus",
@@ -74,7 +76,7 @@ class Runner:
         self.outcome = Outcome()
         self._fingerprints: dict[str, str] = {}
         self._backend: tuple[str, Backend] | None = None
-        self._scorer: tuple[str, Scorer] | None = None
+        self._engine: tuple[str, Engine] | None = None
         self._cluster: Cluster | None = None
 
     def run(self) -> Outcome:
@@ -173,35 +175,34 @@ class Runner:
     def _rerank(self, job: Job) -> None:
         row = job.row
         check = job.held.check if job.held is not None else None
-        store = ScoreStore(
+        cache = ScoreCache(
             self.plan.results_dir,
             row.ref.label,
             row.score_identity,
-            blocks(row.config.store),
+            row.config.store,
             check=check,
-            maker=lambda: maker(row.config.device, self._workers()),
+            computed_on=lambda: maker(row.config.device, self._workers()),
         )
-        model = CrossEncoder(self._load_scorer(row), row.meta(), ledger=store.cell)
-        job = replace(job, makers=lambda: sorted(store.makers))
-        stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
-
-    def _load_scorer(self, row: Row) -> Scorer:
-        """Load a reranker, or keep the one in memory when only its instruction differs."""
         config = row.config.reranker
         assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
         prompting = Prompting(row.recipe, row.instructions)
+        policy = make_policy(config, row.ref, prompting)
+        model = CrossEncoder(self._load_engine(row, config, prompting), job.meta(), policy, cache=cache)
+        job = replace(job, makers=lambda: sorted(cache.devices))
+        stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
+
+    def _load_engine(self, row: Row, config: RerankerConfig, prompting: Prompting) -> Engine:
+        """Load a reranker, or keep the one in memory when only its instruction differs."""
         settings = config.model_dump(mode="json", exclude={"instruction"})
-        key = digest([settings, row.recipe.name, row.ref.revision, row.config.device])
-        if self._scorer is None or self._scorer[0] != key:
-            self._scorer = None
+        key = digest([settings, prompting.recipe.name, row.ref.revision, row.config.device])
+        if self._engine is None or self._engine[0] != key:
+            self._engine = None
             gc.collect()
             if self._cluster is not None:
-                self._scorer = (key, self._cluster.scorer(config, row.ref, prompting))
+                self._engine = (key, self._cluster.engine(config, row.ref, prompting))
             else:
-                self._scorer = (key, load_scorer(config, row.ref, row.config.device, prompting))
-        scorer = self._scorer[1]
-        scorer.policy = make_policy(config, row.ref, prompting)
-        return scorer
+                self._engine = (key, load_reranking_engine(config, row.ref, row.config.device, prompting))
+        return self._engine[1]
 
     def _note(self, job: Job) -> None:
         self.outcome.computed.append((job.row.ref.label, job.task.name))
@@ -220,7 +221,7 @@ class Runner:
         makers = manifest.environment.computed_on
         if len(makers) > 1:
             logger.warning(
-                "%s: the score store's pairs were computed by %d: %s; their last digits may differ",
+                "%s: the score cache's pairs were computed by %d: %s; their last digits may differ",
                 job.task.name,
                 len(makers),
                 "; ".join(makers),
@@ -228,11 +229,11 @@ class Runner:
         marked = manifest.special_tokens
         if marked.pairs and marked.mode == "keep":
             logger.warning(
-                "%s: %d pairs hold markers (%s) that the model reads as tokens, so that a text can close its own turn; "
-                "reranker.markers: neutralise reads them as text",
+                "%s: %d pairs hold special tokens (%s), which the model reads as such: a text can close its own turn; "
+                "reranker.special_tokens: escape reads them as text",
                 job.task.name,
                 marked.pairs,
-                ", ".join(list(marked.found)[:_MARKERS_SHOWN]),
+                ", ".join(list(marked.found)[:_TOKENS_SHOWN]),
             )
 
 
@@ -244,7 +245,7 @@ def _reservations(manifest: Manifest) -> str:
         told += f", {cut:.1%} of prompts cut to max_length"
     marked = manifest.special_tokens.pairs
     if marked:
-        told += f", {marked} pairs with markers"
+        told += f", {marked} pairs with special tokens"
     data, scores = manifest.data, manifest.scores
     told += "".join(f", {data[name]} {words}" for name, words in _REMARKS.items() if name in data)
     key, name = ("p_mrr", "p-MRR") if scores.metric("p_mrr") is not None else ("ndcg_at_10", "nDCG@10")

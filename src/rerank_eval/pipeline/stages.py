@@ -38,7 +38,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
     task = _loaded(job)
     rules = _rules(job, task)
     results.begin(job.folder)
-    backend.take_work()  # what an interrupted task left behind is not this one's
+    before = backend.work
     texts = sum(len(data["corpus"]) + len(data["queries"]) for _, _, data in prepare.cells(task))
     started = time.time()
     with reporter.bar(f"retrieve {job.task.name} with {job.row.ref.label}", texts, "texts") as bar:
@@ -53,7 +53,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         result = evaluate(search, task)
         judged = _judged(search.recorder, task)
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
-    work = backend.take_work()
+    work = {name: value - before[name] for name, value in backend.work.items()}
     facts = {
         "native": rules.own_lists,
         "data": {**task.remarks, **rules.counts},
@@ -72,7 +72,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Report
 
     Args:
         job: A reranker row on a task.
-        model: The loaded reranker.
+        model: The loaded reranker, made for this job: its counts are the job's.
         candidates: The retriever's manifest for this task.
         reporter: Shows progress.
 
@@ -85,16 +85,13 @@ def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Report
     results.begin(job.folder)
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
     started = time.time()
-    model.reset()
-    model.scorer.take_work()  # what an interrupted task left behind is not this one's
-    model.mteb_model_meta = job.meta()
     with reporter.bar(f"rerank {job.task.name} with {job.row.ref.label}", pairs, "pairs") as bar:
         model.advance = bar.advance
         result = evaluate(RerankSearch(model), task)
         judged = _judged(model.recorder, task)
     config = job.row.config.reranker
     assert config is not None  # noqa: S101 - a reranker row has one
-    counts, work = model.counts, model.scorer.take_work()
+    counts = model.counts
     facts = {
         "native": native,
         "data": {**task.remarks, **rules.counts},
@@ -104,11 +101,11 @@ def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Report
             "rate": counts.truncated / max(counts.pairs, 1),
             "overlong_queries": counts.overlong,
         },
-        "markers": model.marked.summary(config.markers),
-        "instruction": model.scorer.policy.summary(),
+        "markers": model.special_tokens.summary(config.special_tokens),
+        "instruction": model.policy.summary(counts.instructions),
         "digest": judged.digest,
     }
-    _write(job, Finished(task, result, judged, bar, started, facts, work))
+    _write(job, Finished(task, result, judged, bar, started, facts, model.work))
     prepare.unload(task)
 
 

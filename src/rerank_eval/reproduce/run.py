@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
-from rerank_eval.config.schema import BM25, MINILM
+from rerank_eval.config.schema import BM25, MINILM, spelled_before
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
 from rerank_eval.metrics.registry import two_digits
@@ -289,7 +289,8 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
         _add(found, first, shared | own)
         if run.reranker is not None:
             second = run.reranker
-            own = second.model_dump(include={"dtype", "max_length", "engine", "head"})
+            own = second.model_dump(include={"dtype", "max_length", "engine"})
+            own["head"] = spelled_before(second.head)
             own["recipe"] = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe").name
             own |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
             if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do

@@ -31,16 +31,18 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     # Imported here: the package is imported by whatever needs one of its small modules, and torch takes seconds.
     from mteb.models.model_meta import ModelMeta
 
+    from rerank_eval.config.schema import spelled_before
     from rerank_eval.models.architectures import effective_max_length
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.rerankers.cross_encoder import CrossEncoder
-    from rerank_eval.rerankers.scorers import load_scorer
+    from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 
     ref = resolve_model(config.model, config.revision, "reranker.model")
-    settings = config.model_dump(mode="json", include={"dtype", "recipe", "instruction", "engine", "head"})
+    settings = config.model_dump(mode="json", include={"dtype", "recipe", "instruction", "engine"})
+    settings["head"] = spelled_before(config.head)  # mteb names results by these
     settings["max_length"] = effective_max_length(config, ref)
-    if config.markers != "keep":
-        settings["markers"] = config.markers
+    if config.special_tokens != "keep":
+        settings["markers"] = spelled_before(config.special_tokens)
     meta = ModelMeta.create_empty(
         overwrites={
             "name": ref.name,
@@ -49,7 +51,9 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
             "experiment_kwargs": settings,
         }
     )
-    return CrossEncoder(load_scorer(config, ref, device), meta)
+    prompting = Prompting.of(config)
+    engine = load_reranking_engine(config, ref, device, prompting)
+    return CrossEncoder(engine, meta, make_policy(config, ref, prompting))
 
 
 __all__ = ["load_reranker"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,9 @@ from rerank_eval.engine import bidirectional
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.encoders import is_packable
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.engine.loading import ids_of, resolve_device
-from rerank_eval.engine.memory import is_out_of_memory
-from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import (
-    check_classifier,
     code_sources,
     effective_max_length,
     implementation,
@@ -28,85 +23,10 @@ from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping, weigh
 from rerank_eval.models.conversions import State, convert
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import check_pairs_apart
-from rerank_eval.rerankers.cross_encoder import GroupScores, work_between
-from rerank_eval.rerankers.instructions import InstructionPolicy
 
 
-class ClassifierScorer:
-    """A sequence-classification reranker.
-
-    The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
-
-    Args:
-        classifier: The loaded model.
-        policy: Chooses each query's instruction; these models take none, so only a query's own is used, behind the
-            query and parted by a blank, as mteb joins them.
-    """
-
-    names = ("logit", "sigmoid")
-
-    def __init__(self, classifier: PairClassifier, policy: InstructionPolicy) -> None:
-        self.classifier = classifier
-        self.policy = policy
-        self.markers: MarkerFinder = classifier.markers
-        self._told = classifier.stats
-
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
-        """See `Scorer.score_groups`."""
-        waiting: deque[str] = deque()
-
-        def joined() -> Iterator[QueryGroup]:
-            for group in groups:
-                waiting.append(group.query)
-                yield QueryGroup(query_text(group.query, group.instruction), None, group.documents)
-
-        try:
-            for result in self.classifier.score_groups(joined()):
-                waiting.popleft()
-                yield GroupScores(
-                    result.logits, result.logits, result.truncated, result.prompt_lengths, result.overlong
-                )
-        except EngineError as error:
-            raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise DeviceError(
-                "out of memory, with one pair at a time; lower reranker.max_length, or reranker.batch_size in the "
-                "reference engine"
-            ) from error
-
-    def take_work(self) -> dict[str, float]:
-        """See `Scorer.take_work`."""
-        before, self._told = self._told, self.classifier.stats
-        return work_between(before, self._told)
-
-    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """See `Scorer.render`."""
-        return self.classifier.render(query_text(query, instruction), document)
-
-
-def query_text(query: str, instruction: str | None) -> str:
-    """Return a query as a sequence classifier reads it.
-
-    Args:
-        query: The query.
-        instruction: Its own instruction, or None.
-    """
-    return f"{query} {instruction}" if instruction else query
-
-
-def classifier_policy(config: RerankerConfig) -> InstructionPolicy:
-    """Return the policy by which a sequence classifier's instructions are chosen: a query's own, or none.
-
-    Args:
-        config: The reranker's section of the config.
-    """
-    return InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
-
-
-def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> ClassifierScorer:
-    """Load a sequence-classification reranker.
+def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> PairClassifier:
+    """Load a sequence-classification reranker that `statements.check_reranker` has let through.
 
     Args:
         config: The reranker's section of the config.
@@ -114,13 +34,12 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
         device: `auto` or a torch device.
 
     Returns:
-        The scorer, with weights in memory.
+        The engine, with weights in memory.
 
     Raises:
         ModelError: A setting does not fit the model, or it cannot be loaded.
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
-    check_classifier(config, ref)
     folder = checkpoint_folder(ref, "reranker.model")
     sources = code_sources(config, ref) if implementation(ref) == "own code" else {}
     try:
@@ -129,19 +48,18 @@ def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> Class
         check_pairs_apart(ref.name, tokenizer)
         if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
             raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
-        classifier = PairClassifier(
+        return PairClassifier(
             network.to(resolve_device(device)).eval(),
             tokenizer,
             max_length=effective_max_length(config, ref),
             token_budget=config.token_budget or 0,
             batch_size=config.batch_size if config.engine == "reference" else 0,
-            markers=config.markers,
+            special_tokens=config.special_tokens,
         )
     except ModelError:
         raise
     except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
-    return ClassifierScorer(classifier, classifier_policy(config))
 
 
 def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: dict[str, str]) -> Any:

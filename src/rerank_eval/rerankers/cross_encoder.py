@@ -6,109 +6,89 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.engine.interface import EngineStats, MarkerFinder, QueryGroup, RenderedPrompt
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import BoolArray, Engine, EngineStats, QueryGroup, Scores
+from rerank_eval.engine.memory import is_out_of_memory
+from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.rerankers.instructions import InstructionPolicy
-from rerank_eval.rerankers.marked import MarkedTexts
+from rerank_eval.rerankers.special_token_counts import SpecialTokenCounts
 from rerank_eval.results.recorder import CellScores, Floats, Recorder, check_finite
+from rerank_eval.store.cache import ScoreCache
+from rerank_eval.store.cell import ScoreCacheCell
+from rerank_eval.store.shards import PairDigests, ScoredQuery
 
 
-@dataclass(frozen=True)
-class GroupScores:
-    """The scores of one query's candidates.
-
-    Attributes:
-        scores: float64, shape (candidates,); what ranks, higher is better.
-        margins: float64, shape (candidates,); log-odds of relevance.
-        truncated: bool, shape (candidates,); whether the prompt was cut to max_length.
-        lengths: int64, shape (candidates,); tokens of each prompt.
-        overlong: Whether the query alone filled the prompt, so that no document was read.
-    """
-
-    scores: Floats
-    margins: Floats
-    truncated: npt.NDArray[np.bool_]
-    lengths: npt.NDArray[np.int64]
-    overlong: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Prompt tokens of all pairs together."""
-        return int(self.lengths.sum())
-
-
-class Scorer(Protocol):
-    """What scores a query's candidates: an engine or a sequence classifier.
-
-    Attributes:
-        policy: Chooses each query's instruction.
-        names: What a margin and its sigmoid are called, such as `P(yes)`.
-    """
-
-    policy: InstructionPolicy
-    names: tuple[str, str]
-
-    @property
-    def markers(self) -> MarkerFinder:
-        """Finds markers such as `<|im_end|>` in texts."""
-        ...
-
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
-        """Score a stream of queries with their candidates; it may be read ahead of what comes out.
-
-        Args:
-            groups: Queries (without their instruction), instructions and candidates.
-
-        Yields:
-            Each group's scores, in the order of the groups and of their documents.
-        """
-        ...
-
-    def take_work(self) -> dict[str, float]:
-        """Return what was computed since the last call, for a manifest: tokens by kind, and the share wasted."""
-        ...
-
-    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """Show what the model reads of a pair.
-
-        Args:
-            query: The query (without its instruction).
-            document: The document.
-            instruction: The instruction, or None.
-        """
-        ...
-
-
-def work_between(before: EngineStats, now: EngineStats) -> dict[str, float]:
-    """Return what was computed between two readings of a running sum, for a manifest.
+def score_groups(engine: Engine, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
+    """Score a stream of queries with their candidates; it may be read ahead of what comes out.
 
     Args:
-        before: The earlier one.
-        now: The later one.
+        engine: The loaded model.
+        groups: Queries (without their instruction), instructions and candidates.
+
+    Yields:
+        Each group's scores, in the order of the groups and of their documents.
+
+    Raises:
+        ModelError: A score is NaN or infinite; names the query.
+        DeviceError: Memory does not suffice for one pair.
     """
-    computed = now.computed_tokens - before.computed_tokens
-    padding = now.padding_tokens - before.padding_tokens
-    return {
-        "prompt_tokens": now.prompt_tokens - before.prompt_tokens,
+    waiting: deque[str] = deque()
+
+    def noted() -> Iterator[QueryGroup]:
+        for group in groups:
+            waiting.append(group.query)
+            yield group
+
+    try:
+        for scores in engine.score_groups(noted()):
+            waiting.popleft()
+            yield scores
+    except EngineError as error:
+        raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        how = "document at a time in the packed engine" if engine.causal else "pair at a time"
+        raise DeviceError(
+            f"out of memory, with one {how}; lower reranker.max_length, or reranker.batch_size in the reference engine"
+        ) from error
+
+
+def work_of(engine: Engine, stats: EngineStats) -> dict[str, float]:
+    """Return what an engine computed, for a manifest: tokens by kind, and the share wasted.
+
+    Args:
+        engine: The engine.
+        stats: What it did, such as the difference of two readings of its `stats`.
+
+    Returns:
+        `saved`, which causal rerankers alone have, is the share of the prompts' tokens that sharing made superfluous.
+    """
+    computed, padding, prompt = stats.computed_tokens, stats.padding_tokens, stats.prompt_tokens
+    work: dict[str, float] = {
+        "prompt_tokens": prompt,
         "computed_tokens": computed,
         "padding_tokens": padding,
         "padding": padding / computed if computed else 0.0,
-        "tokenize_seconds": now.tokenize_seconds - before.tokenize_seconds,
+        "tokenize_seconds": stats.tokenize_seconds,
     }
+    if engine.causal:
+        work["saved"] = 1 - (computed - padding) / prompt if prompt else 0.0
+    return work
 
 
 @dataclass
 class Counts:
-    """What a reranker scored since the counts were last reset, whether now or in an earlier run.
+    """What a reranker scored, whether now or in an earlier run.
 
     Attributes:
         queries: Queries.
@@ -116,7 +96,9 @@ class Counts:
         tokens: Prompt tokens of all pairs.
         truncated: Pairs whose prompt was cut.
         overlong: Queries that alone filled the prompt.
-        stored: Pairs that the score store had.
+        stored: Pairs that the score cache had.
+        instructions: How many queries were scored with which instruction, and where it came from; None means no
+            instruction at all.
     """
 
     queries: int = 0
@@ -125,16 +107,17 @@ class Counts:
     truncated: int = 0
     overlong: int = 0
     stored: int = 0
+    instructions: Counter[tuple[str, str | None]] = field(default_factory=Counter)
 
-    def add(self, scored: Answered) -> None:
+    def add(self, reranked: Reranked) -> None:
         """Count a query."""
-        result = scored.scores
+        scores = reranked.scores
         self.queries += 1
-        self.pairs += len(result.scores)
-        self.tokens += result.tokens
-        self.truncated += int(result.truncated.sum())
-        self.overlong += int(result.overlong)
-        self.stored += scored.stored
+        self.pairs += len(scores)
+        self.tokens += int(scores.tokens.sum())
+        self.truncated += int(scores.truncated.sum())
+        self.overlong += int(scores.query_overlong)
+        self.stored += reranked.stored
 
 
 @dataclass(frozen=True)
@@ -157,72 +140,63 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A query's scores.
+class Reranked:
+    """A query with its scores.
 
     Attributes:
         query_id: The query's id.
         document_ids: Its candidates.
         scores: What the model says of them.
-        stored: How many of them the store had.
+        stored: How many of them the score cache had.
         fresh_tokens: Prompt tokens of the others.
     """
 
     query_id: str
     document_ids: list[str]
-    scores: GroupScores
+    scores: Scores
     stored: int = 0
     fresh_tokens: int = 0
-
-
-class Ledger(Protocol):
-    """Where a cell's scores are kept between runs."""
-
-    def find(self, group: QueryGroup) -> tuple[npt.NDArray[np.bool_], GroupScores]:
-        """Look up a query's documents: which are there, and their scores (zeros for the others)."""
-        ...
-
-    def add(self, candidates: Candidates, group: QueryGroup, scores: GroupScores, fresh: npt.NDArray[np.bool_]) -> None:
-        """Keep the scores of those documents that are fresh."""
-        ...
 
 
 class CrossEncoder:
     """A reranker that mteb can evaluate.
 
     Args:
-        scorer: What scores a query's candidates.
+        engine: The loaded model.
         meta: Identity under which mteb files results.
+        policy: Chooses each query's instruction.
         advance: Told after each query how many pairs are done, how many tokens that took, and how many of the pairs
             were stored.
-        ledger: Opens a cell's kept scores, given task, subset and split; None keeps nothing.
+        cache: Where scores are kept between runs; None keeps nothing.
 
     Attributes:
-        recorder: Scores of each cell since the last `reset`.
-        counts: Pairs, tokens and cut prompts since the last `reset`.
-        marked: Texts with markers since the last `reset`.
+        recorder: Scores of each cell.
+        counts: Pairs, tokens, cut prompts and instructions.
+        special_tokens: Texts with special tokens.
     """
 
     def __init__(
         self,
-        scorer: Scorer,
+        engine: Engine,
         meta: ModelMeta,
+        policy: InstructionPolicy,
         advance: Callable[[int, int, int], None] | None = None,
-        ledger: Callable[[str, str, str], AbstractContextManager[Ledger]] | None = None,
+        cache: ScoreCache | None = None,
     ) -> None:
-        self.scorer = scorer
+        self.engine = engine
         self.mteb_model_meta = meta
+        self.policy = policy
         self.advance = advance
-        self.ledger = ledger
+        self.cache = cache
         self.recorder = Recorder()
         self.counts = Counts()
-        self.marked = MarkedTexts()
+        self.special_tokens = SpecialTokenCounts()
+        self._before = engine.stats
 
-    def reset(self) -> None:
-        """Forget what was recorded, before another task."""
-        self.recorder = Recorder()
-        self.counts = Counts()
-        self.marked = MarkedTexts()
+    @property
+    def work(self) -> dict[str, float]:
+        """What the engine has computed since this reranker was made, see `work_of`."""
+        return work_of(self.engine, self.engine.stats - self._before)
 
     def predict(
         self,
@@ -253,12 +227,12 @@ class CrossEncoder:
             ModelError: A score is NaN or infinite; names the query and the document.
         """
         queries = _groups(inputs1, inputs2)
-        parts = [answered.scores.scores for answered in self.answer(queries, task_metadata, hf_subset, hf_split)]
+        parts = [reranked.scores.scores for reranked in self.answer(queries, task_metadata, hf_subset, hf_split)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def answer(
         self, queries: Iterable[Candidates], task_metadata: Any, hf_subset: str, hf_split: str
-    ) -> Iterator[Answered]:
+    ) -> Iterator[Reranked]:
         """Score a cell query by query, and record it when the last one is done.
 
         Args:
@@ -274,60 +248,61 @@ class CrossEncoder:
             ModelError: A score is NaN or infinite; names the query and the document.
         """
         cell = CellScores()
-        opened: AbstractContextManager[Ledger | None] = nullcontext()
-        if self.ledger is not None:
-            opened = self.ledger(getattr(task_metadata, "name", "") or "task", hf_subset, hf_split)
-        with opened as ledger:
-            for answered in self._answer(queries, task_metadata, ledger):
-                cell.add(answered.query_id, answered.document_ids, answered.scores.scores)
-                self.counts.add(answered)
+        opened: AbstractContextManager[ScoreCacheCell | None] = nullcontext()
+        if self.cache is not None:
+            opened = self.cache.cell(getattr(task_metadata, "name", "") or "task", hf_subset, hf_split)
+        with opened as cached:
+            for reranked in self._answer(queries, task_metadata, cached):
+                cell.add(reranked.query_id, reranked.document_ids, reranked.scores.scores)
+                self.counts.add(reranked)
                 if self.advance is not None:
-                    self.advance(len(answered.document_ids), answered.fresh_tokens, answered.stored)
-                yield answered
+                    self.advance(len(reranked.document_ids), reranked.fresh_tokens, reranked.stored)
+                yield reranked
         self.recorder.cells[hf_subset, hf_split] = cell
 
-    def _answer(self, queries: Iterable[Candidates], task_metadata: Any, ledger: Ledger | None) -> Iterator[Answered]:
+    def _answer(
+        self, queries: Iterable[Candidates], task_metadata: Any, cell: ScoreCacheCell | None
+    ) -> Iterator[Reranked]:
         """Let the model score what is not known. Known queries wait without their texts for those before them."""
-        read: deque[Answered | _Asked] = deque()
+        read: deque[Reranked | _Asked] = deque()
 
         def unknown() -> Iterator[QueryGroup]:
             for candidates in queries:
-                instruction = self.scorer.policy.choose(candidates.own_instruction, task_metadata)
-                query = self.scorer.policy.query_text(candidates.query, candidates.own_instruction)
+                origin, instruction = self.policy.choose(candidates.own_instruction, task_metadata)
+                self.counts.instructions[origin, instruction] += 1
+                query = self.policy.query_text(candidates.query, candidates.own_instruction)
                 group = QueryGroup(query, instruction, candidates.documents)
-                self.marked.look(group, self.scorer.markers)
+                self.special_tokens.look(group, self.engine.special_tokens)
                 asked = _Asked(candidates, group)
-                if ledger is not None:
-                    found, known = ledger.find(group)
+                if cell is not None:
+                    digests = PairDigests.of(group)
+                    found, known = cell.find(*digests)
                     if found.all():
-                        read.append(Answered(candidates.query_id, candidates.document_ids, known, len(found)))
+                        read.append(Reranked(candidates.query_id, candidates.document_ids, known, len(found)))
                         continue
-                    asked = _Asked(candidates, group, found, known)
+                    asked = _Asked(candidates, group, digests, found, known)
                 read.append(asked)
                 yield asked.missing
 
-        def known_first() -> Iterator[Answered]:
-            while read and isinstance(first := read[0], Answered):
+        def known_first() -> Iterator[Reranked]:
+            while read and isinstance(first := read[0], Reranked):
                 read.popleft()
                 yield first
 
-        for result in self.scorer.score_groups(unknown()):
+        for result in score_groups(self.engine, unknown()):
             yield from known_first()
             asked = read.popleft()
             assert isinstance(asked, _Asked)  # noqa: S101 - what is known was taken out before
             scores, fresh = asked.joined(result)
-            self._check_finite(asked.candidates, scores)
-            if ledger is not None:
-                ledger.add(asked.candidates, asked.group, scores, fresh)
-            own = asked.candidates
-            yield Answered(own.query_id, own.document_ids, scores, int((~fresh).sum()), result.tokens)
+            own, rows = asked.candidates, np.flatnonzero(fresh).tolist()
+            # mteb would accept NaN and infinities in silence.
+            check_finite(self.mteb_model_meta.name or "reranker", own.query_id, own.document_ids, scores.scores)
+            if cell is not None and asked.digests is not None:
+                ids = [own.document_ids[row] for row in rows]
+                documents = [asked.digests.documents[row] for row in rows]
+                cell.add(ScoredQuery(own.query_id, ids, asked.digests.query, documents, scores.take(rows)))
+            yield Reranked(own.query_id, own.document_ids, scores, len(scores) - len(rows), int(result.tokens.sum()))
         yield from known_first()
-
-    def _check_finite(self, candidates: Candidates, scores: GroupScores) -> None:
-        """Refuse NaN and infinities, which mteb would accept in silence, before they are kept."""
-        check_finite(
-            self.mteb_model_meta.name or "reranker", candidates.query_id, candidates.document_ids, scores.scores
-        )
 
 
 @dataclass(frozen=True)
@@ -336,8 +311,9 @@ class _Asked:
 
     candidates: Candidates
     group: QueryGroup
-    found: npt.NDArray[np.bool_] | None = None
-    known: GroupScores | None = None
+    digests: PairDigests | None = None
+    found: BoolArray | None = None
+    known: Scores | None = None
 
     @property
     def missing(self) -> QueryGroup:
@@ -346,20 +322,14 @@ class _Asked:
         texts = [text for text, found in zip(self.group.documents, self.found, strict=True) if not found]
         return QueryGroup(self.group.query, self.group.instruction, texts)
 
-    def joined(self, result: GroupScores) -> tuple[GroupScores, npt.NDArray[np.bool_]]:
+    def joined(self, result: Scores) -> tuple[Scores, BoolArray]:
         """Return the scores of all documents, and which of them are fresh."""
         if self.found is None or self.known is None or not self.found.any():
-            return result, np.ones(len(result.scores), dtype=bool)
+            return result, np.ones(len(result), dtype=bool)
         fresh = ~self.found
-        whole = self.known
-        for array, part in (
-            (whole.scores, result.scores),
-            (whole.margins, result.margins),
-            (whole.truncated, result.truncated),
-            (whole.lengths, result.lengths),
-        ):
-            array[fresh] = part
-        return GroupScores(whole.scores, whole.margins, whole.truncated, whole.lengths, result.overlong), fresh
+        self.known.put(fresh, result)
+        self.known.overlong[:] = result.query_overlong  # the query's: the latest reading counts
+        return self.known, fresh
 
 
 def _groups(inputs1: Any, inputs2: Any) -> Iterator[Candidates]:

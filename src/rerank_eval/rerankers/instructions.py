@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rerank_eval.config.schema import INSTRUCTION_NAMES
@@ -22,10 +23,6 @@ class InstructionPolicy:
         joins_own: Whether a query's own instruction stands behind the query as well, as in the `mteb` recipe.
         instructions: The instruction set that the setting names, or None.
         place: Where the model reads it, in words, for the manifest.
-
-    Attributes:
-        used: How many queries were scored with which instruction, and where it came from; None means no instruction at
-            all.
     """
 
     def __init__(
@@ -44,9 +41,8 @@ class InstructionPolicy:
         self.joins_own = joins_own
         self.instructions = instructions
         self.place = place
-        self.used: Counter[tuple[str, str | None]] = Counter()
 
-    def choose(self, own: str | None, task_metadata: Any) -> str | None:
+    def choose(self, own: str | None, task_metadata: Any) -> tuple[str, str | None]:
         """Choose the instruction of one query.
 
         Args:
@@ -54,26 +50,12 @@ class InstructionPolicy:
             task_metadata: mteb's `TaskMetadata` of the task at hand, or None.
 
         Returns:
-            The instruction's text, or None for no instruction.
+            Where it comes from (`config`, `none`, `default`, `query`, `task` or `set`), and its text or None for no
+            instruction.
 
         Raises:
             ConfigError: The set has nothing for the task, and says that this is an error.
         """
-        origin, chosen = self._choose(own, task_metadata)
-        self.used[origin, chosen] += 1
-        return chosen
-
-    def query_text(self, query: str, own: str | None) -> str:
-        """Return the query as the model reads it.
-
-        Args:
-            query: The query's text.
-            own: The query's own instruction, or None.
-        """
-        reads_own = self.setting == "task" or self.instructions is not None
-        return f"{query} {own}" if own and self.joins_own and reads_own else query
-
-    def _choose(self, own: str | None, task_metadata: Any) -> tuple[str, str | None]:
         if self.instructions is None and self.setting not in INSTRUCTION_NAMES:
             return "config", self.setting
         if self.setting == "none":
@@ -85,6 +67,16 @@ class InstructionPolicy:
         if self.instructions is None:
             return self._of_task(task_metadata) if self.reads_task_prompt else ("default", self.default)
         return self._of_set(self.instructions, task_metadata)
+
+    def query_text(self, query: str, own: str | None) -> str:
+        """Return the query as the model reads it.
+
+        Args:
+            query: The query's text.
+            own: The query's own instruction, or None.
+        """
+        reads_own = self.setting == "task" or self.instructions is not None
+        return f"{query} {own}" if own and self.joins_own and reads_own else query
 
     def _of_task(self, task_metadata: Any) -> tuple[str, str | None]:
         prompt = task_prompt(task_metadata)
@@ -102,11 +94,15 @@ class InstructionPolicy:
             return "default", self.default
         return ("none", None) if instructions.otherwise == "none" else ("set", instructions.otherwise)
 
-    def summary(self) -> dict[str, Any]:
-        """Describe what was used since the last call, for a manifest: origins, distinct texts, examples, digest."""
+    def summary(self, used: Mapping[tuple[str, str | None], int]) -> dict[str, Any]:
+        """Describe what was used, for a manifest: origins, distinct texts, examples, digest.
+
+        Args:
+            used: How many queries were scored with which instruction, by its origin and text as `choose` gave them.
+        """
         texts: Counter[str | None] = Counter()
         origins: Counter[str] = Counter()
-        for (origin, text), count in self.used.items():
+        for (origin, text), count in used.items():
             texts[text] += count
             origins[origin] += count
         ordered = sorted(texts, key=lambda text: (text is None, text or ""))
@@ -120,7 +116,6 @@ class InstructionPolicy:
         }
         if self.instructions is not None:
             summary["set"] = {"name": self.instructions.identity, "source": self.instructions.source}
-        self.used.clear()
         return summary
 
 

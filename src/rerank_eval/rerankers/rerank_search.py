@@ -64,9 +64,9 @@ class RerankSearch:
             raise DataError(f"{task_metadata.name}: a reranker needs candidates, and the task has none")
         results: dict[str, dict[str, float]] = {query_id: {} for query_id in queries["id"]}
         candidates = self._candidates(queries, top_ranked, f"{task_metadata.name} ({hf_subset}, {hf_split})")
-        for answered in self.model.answer(candidates, task_metadata, hf_subset, hf_split):
-            scored = zip(answered.document_ids, answered.scores.scores.tolist(), strict=True)
-            results[answered.query_id] = dict(scored)
+        for reranked in self.model.answer(candidates, task_metadata, hf_subset, hf_split):
+            scored = zip(reranked.document_ids, reranked.scores.scores.tolist(), strict=True)
+            results[reranked.query_id] = dict(scored)
         return results
 
     def _candidates(self, queries: Any, top_ranked: Mapping[str, Sequence[str]], where: str) -> Iterator[Candidates]:

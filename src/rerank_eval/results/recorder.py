@@ -100,7 +100,7 @@ class CellScores:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class FrameBatches:
     """A cell's pairs in frames of some queries each; see `CellScores.frame`. May be read more than once.
 
     Attributes:

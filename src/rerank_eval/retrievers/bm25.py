@@ -38,8 +38,9 @@ class Bm25Backend:
         request.advance(len(request.queries))
         return found
 
-    def take_work(self) -> dict[str, float]:
-        """See `Backend.take_work`; bm25s does not count."""
+    @property
+    def work(self) -> dict[str, float]:
+        """See `Backend.work`; bm25s does not count."""
         return {}
 
     def prompts(self, task_metadata: Any) -> None:

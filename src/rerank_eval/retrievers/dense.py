@@ -88,8 +88,9 @@ class DenseBackend:
             return _named(request, self._search_corpus(request, queries))
         return self._score_within(request, queries)
 
-    def take_work(self) -> dict[str, float]:
-        """See `Backend.take_work`; sentence-transformers does not count."""
+    @property
+    def work(self) -> dict[str, float]:
+        """See `Backend.work`; sentence-transformers does not count."""
         return {}
 
     def prompts(self, task_metadata: Any) -> dict[str, str] | None:
@@ -196,7 +197,6 @@ class PackedBackend:
         self.label = label
         self.identity = dict(identity)
         self._options = {"batch_size": batch_size}
-        self._told = encoder.model.stats
 
     def search(self, request: SearchRequest) -> Found:
         """See `Backend.search`."""
@@ -215,12 +215,12 @@ class PackedBackend:
             if ids
         }
 
-    def take_work(self) -> dict[str, float]:
-        """See `Backend.take_work`; a corpus whose embeddings were there already adds nothing."""
-        before, now = self._told, self.encoder.model.stats
-        self._told = now
+    @property
+    def work(self) -> dict[str, float]:
+        """See `Backend.work`; a corpus whose embeddings were there already adds nothing."""
+        stats = self.encoder.model.stats
         names = ("texts", "embedded", "truncated", "tokens", "tokenize_seconds")
-        return {name: getattr(now, name) - getattr(before, name) for name in names}
+        return {name: getattr(stats, name) for name in names}
 
     def prompts(self, task_metadata: Any) -> dict[str, str] | None:
         """See `Backend.prompts`."""

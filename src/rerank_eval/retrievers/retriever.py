@@ -59,8 +59,9 @@ class Backend(Protocol):
         """
         ...
 
-    def take_work(self) -> dict[str, float]:
-        """Return what was computed since the last call, for a manifest; empty where nothing counts."""
+    @property
+    def work(self) -> dict[str, float]:
+        """What was computed since the retriever was loaded, for a manifest; empty where nothing counts."""
         ...
 
     def prompts(self, task_metadata: Any) -> dict[str, str] | None:
@@ -188,7 +189,7 @@ def load_backend(
         from rerank_eval.retrievers.bm25 import Bm25Backend
 
         return Bm25Backend()
-    from rerank_eval.rerankers.scorers import check_device
+    from rerank_eval.rerankers.loading import check_device
     from rerank_eval.retrievers.dense import load_dense
 
     check_device(device)

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from tabulate import tabulate
 
+from rerank_eval.config.schema import StoreConfig
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import atomic_path, load_json
 from rerank_eval.names import digest, slug
 from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
-from rerank_eval.store.cell import Blocks
 from rerank_eval.store.locks import locked
 from rerank_eval.store.shards import (
     SUFFIX,
     ShardError,
     as_digests,
-    makers_of,
+    devices_of,
     read_owner,
     read_shard,
     write_table,
@@ -276,7 +276,7 @@ def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: b
                 for folder, paths in [(key, own) for key, own in one.cells.items() if key.parent == task]:
                     size = sum(_size(path) for path in paths)
                     before += size
-                    small = sum(one.shards[path]["rows"] < Blocks().pairs // 2 for path in paths)
+                    small = sum(one.shards[path]["rows"] < StoreConfig().block_pairs // 2 for path in paths)
                     if (small <= 1 and not _some_twice(paths)) or dry_run:
                         after += size
                         dropped += max(0, small - 1) if dry_run else 0
@@ -317,15 +317,15 @@ def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], c
     waiting: list[pa.Table] = []
     written: list[Path] = []
     read: list[Path] = []
-    makers: set[str] = set()
+    devices: set[str] = set()
 
     def write() -> None:
         nonlocal number
         if waiting:
-            written.append(write_table(folder, number, shards[paths[0]]["owner"], pa.concat_tables(waiting), makers))
+            written.append(write_table(folder, number, shards[paths[0]]["owner"], pa.concat_tables(waiting), devices))
             number += 1
             waiting.clear()
-            makers.clear()
+            devices.clear()
 
     for path in paths:
         try:
@@ -341,8 +341,8 @@ def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], c
         seen = np.concatenate([seen, keys])
         if keep.any():
             waiting.append(table.filter(pa.array(keep)))
-            makers |= makers_of(shards[path])
-        if sum(one.num_rows for one in waiting) >= Blocks().pairs:
+            devices |= devices_of(shards[path])
+        if sum(one.num_rows for one in waiting) >= StoreConfig().block_pairs:
             write()
     write()
     for path in read:

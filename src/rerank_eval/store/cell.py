@@ -1,4 +1,4 @@
-"""The stored scores of one cell (a task's subset and split) under one identity: found, added, written in blocks."""
+"""The cached scores of one cell (a task's subset and split) under one identity: found, added, written in blocks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rerank_eval.config.schema import StoreConfig
+from rerank_eval.engine.interface import COLUMNS, Scores
 from rerank_eval.files import set_aside, storage_error, sweep
 from rerank_eval.store.shards import (
     SUFFIX,
     ScoredQuery,
     ShardError,
     as_digests,
-    makers_of,
+    devices_of,
     read_owner,
     read_queries,
     read_shard,
@@ -37,59 +39,13 @@ _OPEN_SHARDS = 4
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """How much work is written at a time: what a crash can cost.
-
-    Attributes:
-        pairs: Pairs in a shard at most, but for a query's own.
-        seconds: Seconds after which a smaller shard is written.
-    """
-
-    pairs: int = 32_768
-    seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the store has of a query's documents; arrays have one entry a document that was asked for.
-
-    Attributes:
-        found: bool; whether the pair is there. The other arrays hold zeros where it is not.
-        scores: float64.
-        margins: float64.
-        truncated: bool.
-        overlong: bool.
-        tokens: int64.
-    """
-
-    found: NDArray[np.bool_]
-    scores: NDArray[np.float64]
-    margins: NDArray[np.float64]
-    truncated: NDArray[np.bool_]
-    overlong: NDArray[np.bool_]
-    tokens: NDArray[np.int64]
-
-    @classmethod
-    def nothing(cls, count: int) -> Known:
-        """Return what is known of `count` documents where nothing is."""
-        return cls(
-            np.zeros(count, bool),
-            np.zeros(count),
-            np.zeros(count),
-            np.zeros(count, bool),
-            np.zeros(count, bool),
-            np.zeros(count, np.int64),
-        )
-
-
-@dataclass(frozen=True)
 class _Span:
     path: Path
     start: int
     stop: int
 
 
-class StoredCell:
+class ScoreCacheCell:
     """One cell's scores. Opening it reads footers and query digests; scores are read a shard at a time.
 
     One process at a time may hold it open; see `store.locks`.
@@ -97,13 +53,13 @@ class StoredCell:
     Args:
         folder: Where its shards lie; created with the first.
         owner: What its shards belong to.
-        blocks: How much is written at a time.
+        settings: How much is written at a time: what a crash can cost.
         check: Called before a block is written; raises where the lock is another's by now.
-        maker: Says what computes, in words, for the shards that are written.
+        computed_on: Says what computes, in words, for the shards that are written.
 
     Attributes:
         pairs: Pairs in the shards that were there or were written.
-        makers: What computed them, as far as the shards say it.
+        devices: What they were computed on, as far as the shards say it.
 
     Raises:
         StorageError: A bad shard cannot be set aside.
@@ -113,17 +69,17 @@ class StoredCell:
         self,
         folder: Path,
         owner: Mapping[str, Any],
-        blocks: Blocks | None = None,
+        settings: StoreConfig | None = None,
         *,
         check: Callable[[], None] | None = None,
-        maker: Callable[[], Iterable[str]] = tuple,
+        computed_on: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.folder = folder
         self.owner = dict(owner)
-        self.blocks = blocks or Blocks()
+        self._settings = settings or StoreConfig()
         self._check = check
-        self._maker = maker
-        self.makers: set[str] = set()
+        self._computed_on = computed_on
+        self.devices: set[str] = set()
         self.pairs = 0
         self._index: dict[bytes, list[_Span]] = {}
         self._tables: OrderedDict[Path, tuple[pa.Table, NDArray[np.void]]] = OrderedDict()
@@ -145,7 +101,7 @@ class StoredCell:
                 if facts["owner"] != self.owner:
                     raise ShardError("belongs to something else")
                 self._note(path, read_queries(path))
-                self.makers |= makers_of(facts)
+                self.devices |= devices_of(facts)
             except ShardError as error:
                 self._set_aside(path, str(error))
 
@@ -172,18 +128,21 @@ class StoredCell:
                 del self._index[key]
         logger.warning("%s %s; kept as %s, its pairs are scored again", path, why, aside.name)
 
-    def find(self, query: bytes, documents: Sequence[bytes]) -> Known:
+    def find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
         """Look up a query's documents.
 
         Args:
             query: Digest of query and instruction.
-            documents: Digests of the documents.
+            documents: Digests of n documents.
+
+        Returns:
+            (n,) bool, which are there; and their scores, zeros for the others.
         """
         with self._guard:
             return self._find(query, documents)
 
-    def _find(self, query: bytes, documents: Sequence[bytes]) -> Known:
-        known = Known.nothing(len(documents))
+    def _find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
+        found, known = np.zeros(len(documents), bool), Scores.empty(len(documents))
         wanted: dict[bytes, list[int]] = {}
         for place, digest in enumerate(documents):
             wanted.setdefault(digest, []).append(place)
@@ -198,16 +157,10 @@ class StoredCell:
                 continue
             places, rows = (np.array(one) for one in zip(*pairs, strict=True))
             part = table.slice(span.start, span.stop - span.start)
-            known.found[places] = True
-            for name, array in (
-                ("score", known.scores),
-                ("margin", known.margins),
-                ("truncated", known.truncated),
-                ("overlong", known.overlong),
-                ("tokens", known.tokens),
-            ):
-                array[places] = part.column(name).to_numpy()[rows]
-        return known
+            found[places] = True
+            for one in COLUMNS:
+                getattr(known, one.field)[places] = part.column(one.name).to_numpy()[rows]
+        return found, known
 
     def _open(self, path: Path) -> tuple[pa.Table, NDArray[np.void]] | None:
         if path in self._tables:
@@ -239,7 +192,8 @@ class StoredCell:
                 self._since = time.monotonic()
             self._pending.append(scored)
             self._pending_pairs += len(scored.doc_ids)
-            if self._pending_pairs >= self.blocks.pairs or time.monotonic() - self._since >= self.blocks.seconds:
+            full = self._pending_pairs >= self._settings.block_pairs
+            if full or time.monotonic() - self._since >= self._settings.block_seconds:
                 self.flush()
 
     def flush(self) -> None:
@@ -257,9 +211,9 @@ class StoredCell:
         if self._check is not None:
             self._check()
         try:
-            makers = set(self._maker())
-            path = write_shard(self.folder, self._next, self.owner, self._pending, makers)
-            self.makers |= makers
+            devices = set(self._computed_on())
+            path = write_shard(self.folder, self._next, self.owner, self._pending, devices)
+            self.devices |= devices
         except pa.ArrowException as error:  # a full disk met inside Arrow
             raise storage_error(OSError(errno.ENOSPC, str(error)), self.folder) or error from error
         self._next += 1

@@ -12,13 +12,14 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rerank_eval.engine.interface import COLUMNS, QueryGroup, Scores
 from rerank_eval.files import atomic_path
 from rerank_eval.names import canonical_json, digest
 
@@ -33,11 +34,7 @@ _SCHEMA = pa.schema(
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("query_digest", pa.binary(DIGEST_BYTES), nullable=False),
         pa.field("document_digest", pa.binary(DIGEST_BYTES), nullable=False),
-        pa.field("score", pa.float64(), nullable=False),
-        pa.field("margin", pa.float64(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("overlong", pa.bool_(), nullable=False),
-        pa.field("tokens", pa.int32(), nullable=False),
+        *(pa.field(one.name, pa.type_for_alias(one.stored), nullable=False) for one in COLUMNS),
     ]
 )
 
@@ -60,8 +57,8 @@ def query_digest(query: str, instruction: str | None) -> bytes:
     if instruction is None:
         hasher.update(b"\xff" * 8)
     else:
-        told = instruction.encode("utf-8", "surrogatepass")
-        hasher.update(len(told).to_bytes(8, "little") + told)
+        text = instruction.encode("utf-8", "surrogatepass")
+        hasher.update(len(text).to_bytes(8, "little") + text)
     hasher.update(query.encode("utf-8", "surrogatepass"))
     return hasher.digest()
 
@@ -75,35 +72,48 @@ def document_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
+class PairDigests(NamedTuple):
+    """What identifies the pairs of a query.
+
+    Attributes:
+        query: Digest of query and instruction.
+        documents: Digests of the documents.
+    """
+
+    query: bytes
+    documents: list[bytes]
+
+    @classmethod
+    def of(cls, group: QueryGroup) -> PairDigests:
+        """Digest a query, its instruction and its documents."""
+        return cls(query_digest(group.query, group.instruction), [document_digest(text) for text in group.documents])
+
+
 @dataclass(frozen=True)
 class ScoredQuery:
-    """Scores of a query's candidates, every sequence of the same length.
+    """A query's scores with what they are found by, every sequence of the same length.
 
     Attributes:
         query_id: The query's id, for people: what identifies a pair are the digests.
         doc_ids: The documents' ids, likewise.
         query: Digest of query and instruction.
         documents: Digests of the documents.
-        scores: float64; what ranks.
-        margins: float64; log-odds of relevance.
-        truncated: bool; whether the prompt was cut.
-        overlong: bool; whether the query alone filled the prompt.
-        tokens: int32; the prompt's length.
+        scores: The documents' scores.
     """
 
     query_id: str
     doc_ids: Sequence[str]
     query: bytes
     documents: Sequence[bytes]
-    scores: NDArray[np.float64]
-    margins: NDArray[np.float64]
-    truncated: NDArray[np.bool_]
-    overlong: NDArray[np.bool_]
-    tokens: NDArray[np.int64]
+    scores: Scores
 
 
 def write_shard(
-    folder: Path, number: int, owner: Mapping[str, Any], queries: Sequence[ScoredQuery], makers: Iterable[str] = ()
+    folder: Path,
+    number: int,
+    owner: Mapping[str, Any],
+    queries: Sequence[ScoredQuery],
+    computed_on: Iterable[str] = (),
 ) -> Path:
     """Write a shard atomically.
 
@@ -112,7 +122,7 @@ def write_shard(
         number: Its place among the cell's shards.
         owner: What it belongs to: identity, task, subset, split.
         queries: What it holds; at least one.
-        makers: Devices and versions that computed it, for people: no part of what it belongs to.
+        computed_on: Devices and versions that computed it, for people: no part of what it belongs to.
 
     Returns:
         The file.
@@ -120,16 +130,16 @@ def write_shard(
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
-    return write_table(folder, number, owner, _table(queries), makers)
+    return write_table(folder, number, owner, _table(queries), computed_on)
 
 
 def write_table(
-    folder: Path, number: int, owner: Mapping[str, Any], table: pa.Table, makers: Iterable[str] = ()
+    folder: Path, number: int, owner: Mapping[str, Any], table: pa.Table, computed_on: Iterable[str] = ()
 ) -> Path:
     """Write a shard from a table with a shard's columns; see `write_shard`."""
     facts: dict[str, Any] = {"format": FORMAT, "owner": dict(owner), "rows": table.num_rows}
-    if told := sorted(set(makers)):
-        facts["made_by"] = told
+    if devices := sorted(set(computed_on)):
+        facts["made_by"] = devices
     facts["seal"] = digest(facts)
     buffer = pa.BufferOutputStream()
     # Page checksums let a reader of a few columns notice a flipped bit; ids repeat, digests do not.
@@ -152,22 +162,21 @@ def _table(queries: Sequence[ScoredQuery]) -> pa.Table:
     lengths = [len(one.doc_ids) for one in queries]
     documents = b"".join(digest for one in queries for digest in one.documents)
     total = sum(lengths)
+    scores = Scores.concat([one.scores for one in queries])
     repeated = b"".join(one.query * length for one, length in zip(queries, lengths, strict=True))
     columns = {
-        "query_id": pa.array([_told(one.query_id) for one, n in zip(queries, lengths, strict=True) for _ in range(n)]),
-        "doc_id": pa.array([_told(doc_id) for one in queries for doc_id in one.doc_ids]),
+        "query_id": pa.array(
+            [_encodable(one.query_id) for one, n in zip(queries, lengths, strict=True) for _ in range(n)]
+        ),
+        "doc_id": pa.array([_encodable(doc_id) for one in queries for doc_id in one.doc_ids]),
         "query_digest": _digests(repeated, total),
         "document_digest": _digests(documents, total),
-        "score": np.concatenate([one.scores for one in queries]).astype(np.float64),
-        "margin": np.concatenate([one.margins for one in queries]).astype(np.float64),
-        "truncated": np.concatenate([one.truncated for one in queries]).astype(bool),
-        "overlong": np.concatenate([one.overlong for one in queries]).astype(bool),
-        "tokens": np.concatenate([one.tokens for one in queries]).astype(np.int32),
+        **{one.name: getattr(scores, one.field) for one in COLUMNS},
     }
     return pa.table([pa.array(columns[name], type=_SCHEMA.field(name).type) for name in _SCHEMA.names], schema=_SCHEMA)
 
 
-def _told(identifier: str) -> str:
+def _encodable(identifier: str) -> str:
     """Make an id what parquet takes: lone surrogates, which UTF-8 has no bytes for, are written out."""
     return identifier.encode("utf-8", "backslashreplace").decode()
 
@@ -221,10 +230,10 @@ def read_owner(path: Path) -> dict[str, Any]:
     return facts
 
 
-def makers_of(facts: Mapping[str, Any]) -> set[str]:
-    """Return who computed a shard, from what `read_owner` gave; empty for shards of earlier releases."""
-    told = facts.get("made_by")
-    return {one for one in told if isinstance(one, str)} if isinstance(told, list) else set()
+def devices_of(facts: Mapping[str, Any]) -> set[str]:
+    """Return what a shard was computed on, from what `read_owner` gave; empty for shards of earlier releases."""
+    devices = facts.get("made_by")
+    return {one for one in devices if isinstance(one, str)} if isinstance(devices, list) else set()
 
 
 def _seal(facts: dict[str, Any]) -> str | None:

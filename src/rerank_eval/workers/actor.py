@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rerank_eval.engine.quiet import hush
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.names import digest
-from rerank_eval.workers.messages import Answered, Broken, Handler, Loaded, Refused, Spec
+from rerank_eval.workers.messages import BlockDone, Broken, Handler, Loaded, Refused, Spec
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _TRACE_CHARACTERS = 8_000
@@ -65,26 +65,26 @@ class Worker:
                 self._handler = spec.load()
             if "torch" in sys.modules:  # which read the variables above, unless a library told it otherwise
                 sys.modules["torch"].set_num_threads(self._threads)
-            self._handler.take_work()  # warming up is nobody's work
             seconds = time.perf_counter() - started
             device = _named(self._handler.device)
             return Loaded(socket.gethostname(), node, os.getpid(), device, seconds, self._said())
 
         return _caught(load)
 
-    def run(self, items: Sequence[Any]) -> Answered | Refused | Broken:
+    def run(self, items: Sequence[Any]) -> BlockDone | Refused | Broken:
         """Answer a block.
 
         Args:
             items: What the handler takes.
         """
 
-        def run() -> Answered:
+        def run() -> BlockDone:
             assert self._handler is not None  # noqa: S101 - a worker gets blocks once it is loaded
-            started = time.perf_counter()
+            before, started = self._handler.stats, time.perf_counter()
             answer = self._handler.run(items)
             seconds = time.perf_counter() - started
-            return Answered(answer, self._handler.take_work(), seconds, self._said())
+            work = None if before is None else self._handler.stats - before
+            return BlockDone(answer, work, seconds, self._said())
 
         return _caught(run)
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rerank_eval.config.schema import BM25, RerankerConfig, RetrieverConfig, WorkersConfig
+from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import ConfigError, DeviceError
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.rerankers.cross_encoder import Scorer
-from rerank_eval.rerankers.scorers import Prompting
+from rerank_eval.rerankers.loading import Prompting
 from rerank_eval.retrievers.embedders import embedding_engine
 from rerank_eval.retrievers.retriever import Backend, load_backend
 from rerank_eval.workers.messages import Spec
@@ -130,12 +130,12 @@ class Cluster:
             self._pool.close()
             self._pool = None
 
-    def scorer(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Scorer:
-        """Load a reranker in every worker; see `load_scorer`."""
-        from rerank_eval.workers.scoring import RayScorer, ScorerSpec
+    def engine(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Engine:
+        """Load a reranker in every worker; see `load_reranking_engine`."""
+        from rerank_eval.workers.scoring import RayEngine, RerankerSpec
 
-        spec = ScorerSpec(config, portable(ref), self.device, prompting.recipe)
-        return RayScorer(self.pool(spec), config, ref, prompting)
+        spec = RerankerSpec(config, portable(ref), self.device, prompting.recipe)
+        return RayEngine(self.pool(spec), config, ref)
 
     def backend(
         self, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None, instructions: InstructionSet | None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
-
-Stats = TypeVar("Stats")
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 class Handler(Protocol):
@@ -22,8 +20,9 @@ class Handler(Protocol):
         """Answer a block's items; what is returned goes to `Spec.unpack`."""
         ...
 
-    def take_work(self) -> Any:
-        """Return what was computed since the last call, as something that adds up by `+`; None where nothing counts."""
+    @property
+    def stats(self) -> Any:
+        """What was computed since the model was loaded: adds and subtracts; None where nothing counts."""
         ...
 
 
@@ -65,12 +64,12 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Answered:
+class BlockDone:
     """A block is done.
 
     Attributes:
         answer: What `Handler.run` returned.
-        work: What `Handler.take_work` returned.
+        work: By how much `Handler.stats` grew.
         seconds: How long it took.
         warnings: What the worker's log said meanwhile.
     """
@@ -109,14 +108,3 @@ class Broken:
 
     message: str
     trace: str
-
-
-def difference(now: Stats, before: Stats) -> Stats:
-    """Subtract two readings of a running sum, field by field.
-
-    Args:
-        now: The later one, a dataclass of numbers.
-        before: The earlier one.
-    """
-    names = [one.name for one in fields(now)]  # type: ignore[arg-type] # any dataclass
-    return type(now)(**{name: getattr(now, name) - getattr(before, name) for name in names})

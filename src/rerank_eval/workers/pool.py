@@ -14,7 +14,7 @@ from typing import Any
 from rerank_eval import errors
 from rerank_eval.errors import DeviceError
 from rerank_eval.workers.blocks import Block
-from rerank_eval.workers.messages import Answered, Broken, Loaded, Refused, Spec
+from rerank_eval.workers.messages import BlockDone, Broken, Loaded, Refused, Spec
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ class Pool:
         self._places.setdefault((loaded.host, loaded.device), set()).add(member.number)
         logger.info("worker %d ready in %.1f s: %s, %s", member.number, loaded.seconds, member.where, loaded.device)
 
-    def _take(self, member: Member, answer: Answered) -> Finished:
+    def _take(self, member: Member, answer: BlockDone) -> Finished:
         block, _ = member.sent.popleft()
         member.since = time.monotonic()
         block.reference = None

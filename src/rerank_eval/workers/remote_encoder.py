@@ -155,8 +155,9 @@ class EncoderHandler:
         """Answer each item."""
         return [item.answer(self._backend, self._fetch) for item in items]
 
-    def take_work(self) -> None:
-        """See `Handler.take_work`; sentence-transformers does not count."""
+    @property
+    def stats(self) -> None:
+        """See `Handler.stats`; sentence-transformers does not count."""
 
     def prompts(self, task_metadata: Any) -> dict[str, str] | None:
         """See `Backend.prompts`."""

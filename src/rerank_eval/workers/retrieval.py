@@ -25,7 +25,6 @@ from rerank_eval.retrievers.encoders import (
     packed_encoder,
 )
 from rerank_eval.workers.blocks import tokens_of
-from rerank_eval.workers.messages import difference
 from rerank_eval.workers.models import on_this_host
 from rerank_eval.workers.pool import Pool
 from rerank_eval.workers.stream import stream
@@ -45,17 +44,16 @@ class EmbeddingHandler:
 
     def __init__(self, encoder: PackedEncoder) -> None:
         self._encoder = encoder
-        self._told = encoder.model.stats
         self.device = str(encoder.model.device)
 
     def run(self, items: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
         """Embed each item's texts."""
         return [self._encoder.embed(texts, "") for texts in items]
 
-    def take_work(self) -> EmbeddingStats:
-        """See `Handler.take_work`."""
-        before, self._told = self._told, self._encoder.model.stats
-        return difference(self._told, before)
+    @property
+    def stats(self) -> EmbeddingStats:
+        """See `Handler.stats`."""
+        return self._encoder.model.stats
 
     def facts(self) -> tuple[int, int]:
         """Return the length of a vector and the limit in tokens."""

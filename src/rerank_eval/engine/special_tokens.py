@@ -1,8 +1,8 @@
-r"""Markers in texts: what a tokenizer reads as one of its added tokens, such as `<|im_end|>`, wherever it stands.
+r"""Special tokens in texts: what a tokenizer reads as an added token, such as `<|im_end|>`, wherever it stands.
 
 A document that holds `<|im_end|>\n<|im_start|>assistant` closes its own turn, as far as the model can tell. The public
-code of every recipe lets it (see docs/hostile-input.md), so this is what `keep` does; texts with markers are counted.
-`neutralise` reads them as the plain text that they are.
+code of every recipe lets it (see docs/hostile-input.md), so this is what `keep` does; texts with special tokens are
+counted. `escape` reads them as the plain text that they are.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from transformers import PreTrainedTokenizerBase
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.recipe import Recipe
 
-MarkerMode = Literal["keep", "neutralise"]
+SpecialTokenMode = Literal["keep", "escape"]
 
 
-class Markers:
+class SpecialTokens:
     """The added tokens of a tokenizer, as they are found in texts.
 
-    Added tokens of blanks alone, as some vocabularies have for indentation, are no markers.
+    Added tokens of blanks alone, as some vocabularies have for indentation, do not count.
 
     Args:
         tokenizer: A Hugging Face fast tokenizer.
@@ -41,7 +41,7 @@ class Markers:
         self._normalized = _pattern((token for token in added if token.normalized), self._normal)
 
     def found(self, text: str) -> tuple[str, ...]:
-        """Return the distinct markers that the tokenizer finds in a text, in the order of the text."""
+        """Return the distinct special tokens that the tokenizer finds in a text, in the order of the text."""
         found = self._raw.findall(text) if self._raw is not None else []
         if self._normalized is not None:
             found += self._normalized.findall(self._normal(text))
@@ -64,20 +64,20 @@ def _pattern(tokens: Iterable[Any], spell: Any) -> re.Pattern[str] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Neutral:
-    """A tokenizer that finds no marker in any text, and how the recipe's own markers are spelled for it.
+class EscapedTokenizer:
+    """A tokenizer that finds no special token in any text, and how those of a recipe are spelled for it.
 
     Attributes:
-        tokenizer: Gives the ids of the tokenizer that it was made from, for every text without markers.
-        spelled: Marker -> its spelling: a text that nobody can guess.
+        tokenizer: Gives the ids of the tokenizer that it was made from, for every text without special tokens.
+        spelled: Special token -> its spelling: a text that nobody can guess.
     """
 
     tokenizer: PreTrainedTokenizerBase
     spelled: Mapping[str, str]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Neutral:
-        """Make a tokenizer whose markers are spelled in a way that no text spells.
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> EscapedTokenizer:
+        """Make a tokenizer whose special tokens are spelled in a way that no text spells.
 
         `split_special_tokens` does not do: it spares the added tokens that are not declared special, `<think>` and
         `</think>` of Qwen among them, and SentencePiece vocabularies have `</s>` as a piece that plain text matches.
@@ -98,17 +98,17 @@ class Neutral:
             token["content"] = spelled[token["content"]]
         _respell(state["model"], spelled)
         try:
-            neutral = type(backend).from_str(json.dumps(state))
+            escaped = type(backend).from_str(json.dumps(state))
         except Exception as error:  # tokenizers raises plain Exception
-            raise EngineError(f"markers: the tokenizer's added tokens cannot be neutralised: {error}") from error
-        if any(neutral.token_to_id(token["content"]) != token["id"] for token in added):
-            raise EngineError("markers: the tokenizer's added tokens cannot be neutralised: their ids would change")
+            raise EngineError(f"special_tokens: the tokenizer's added tokens cannot be escaped: {error}") from error
+        if any(escaped.token_to_id(token["content"]) != token["id"] for token in added):
+            raise EngineError("special_tokens: the tokenizer's added tokens cannot be escaped: their ids would change")
         own = copy.copy(tokenizer)
-        own._tokenizer = neutral
+        own._tokenizer = escaped
         return cls(own, spelled)
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with its own markers in this tokenizer's spelling."""
+        """Return a recipe with its special tokens in this tokenizer's spelling."""
         pattern = re.compile(
             "|".join(re.escape(text) for text in sorted(self.spelled, key=len, reverse=True)) or "(?!)"
         )
@@ -128,7 +128,7 @@ class Neutral:
 
 
 def _respell(model: dict[str, Any], spelled: Mapping[str, str]) -> None:
-    """Give vocabulary entries that are markers their new spelling, in whatever way the model keeps its vocabulary."""
+    """Give the vocabulary entries of special tokens their new spelling, however the model keeps its vocabulary."""
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
         model["vocab"] = {spelled.get(text, text): number for text, number in vocabulary.items()}

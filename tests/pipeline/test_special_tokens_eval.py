@@ -12,11 +12,11 @@ import pytest
 from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup
-from rerank_eval.engine.markers import Markers
+from rerank_eval.engine.special_tokens import SpecialTokens
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.pipeline.plan import reranker_identity
-from rerank_eval.rerankers.marked import MarkedTexts
+from rerank_eval.rerankers.special_token_counts import SpecialTokenCounts
 from rerank_eval.store import score_identity
 from tests.pipeline.folders import write_beir_folder
 from tests.tiny_classifiers import bert_tokenizer
@@ -50,7 +50,7 @@ def rerankings(folder: Path) -> dict[str, dict[str, Any]]:
     return {one["markers"]["mode"]: one for one in found if one["row"]["kind"] == "reranker"}
 
 
-def test_counted_told_and_neutralised(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counted_told_and_escaped(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate() == 0
     printed = " ".join(capsys.readouterr().out.split())
     kept = rerankings(project)["keep"]
@@ -60,7 +60,7 @@ def test_counted_told_and_neutralised(project: Path, capsys: pytest.CaptureFixtu
     first = pairs // 4  # all of the first query's
     assert first < kept["markers"]["pairs"] < pairs
     assert set(kept["markers"]["found"]) == {"<|im_end|>", "<|im_start|>", "<think>", "</think>"}
-    assert f"tools: {kept['markers']['pairs']} pairs hold markers (" in printed
+    assert f"tools: {kept['markers']['pairs']} pairs hold special tokens (" in printed
     board = (project / "results" / "leaderboard.md").read_text()
     assert f"markers in the texts of {kept['markers']['pairs']} pairs (tools {kept['markers']['pairs']})" in board
     assert "\\<think\\>" in board
@@ -70,7 +70,7 @@ def test_counted_told_and_neutralised(project: Path, capsys: pytest.CaptureFixtu
     assert evaluate() == 0  # from what is stored: nothing is tokenised, and the count is the same
     assert rerankings(project)["keep"]["markers"] == kept["markers"]
 
-    assert evaluate("reranker.markers=neutralise") == 0
+    assert evaluate("reranker.special_tokens=escape") == 0
     neutral = rerankings(project)["neutralise"]
     assert neutral["identity"]["digest"] != kept["identity"]["digest"]
     assert neutral["digest"] != kept["digest"]
@@ -82,9 +82,9 @@ def test_counted_told_and_neutralised(project: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_count_does_not_depend_on_how_texts_come() -> None:
-    finder = Markers(bert_tokenizer())
+    finder = SpecialTokens(bert_tokenizer())
     texts = [f"text {number}" + " [SEP]" * (number % 3 == 0) for number in range(12)]
-    whole, parts = MarkedTexts(), MarkedTexts()
+    whole, parts = SpecialTokenCounts(), SpecialTokenCounts()
     whole.look(QueryGroup("q", None, texts), finder)
     whole.look(QueryGroup("q [MASK]", "an instruction", texts[:2]), finder)
     for start in (0, 5, 7):
@@ -114,8 +114,9 @@ def _identity(config: RerankerConfig) -> dict[str, Any]:
 def test_the_default_is_no_part_of_an_identity() -> None:
     kept = _identity(RerankerConfig())
     assert "markers" not in kept
-    assert _identity(RerankerConfig(markers="keep")) == kept
-    assert _identity(RerankerConfig(markers="neutralise")) == kept | {"markers": "neutralise"}
+    assert _identity(RerankerConfig(special_tokens="keep")) == kept
+    # As the release spelled it that had another name for it: its results are found again.
+    assert _identity(RerankerConfig(special_tokens="escape")) == kept | {"markers": "neutralise"}
 
 
 def test_a_new_arithmetic_is_another_identity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Markers inside texts: tokens by default, as in the recipes' own code; plain text when neutralised; never unseen."""
+"""Special tokens in texts: tokens by default, as in the recipes' own code; plain text when escaped; never unseen."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
-from rerank_eval.engine.markers import Markers, Neutral
 from rerank_eval.engine.pairs import PairTokenizer
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
 from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokens
 from rerank_eval.models.qwen_vocabulary import ADDED_TOKENS, BPE_TOKENS, build_qwen_tokenizer
 from tests.tiny_classifiers import bert_tokenizer
 from tests.tiny_classifiers import tokenizer as framed_tokenizer
@@ -67,29 +67,29 @@ def lowered() -> PreTrainedTokenizerFast:
 
 
 @cache
-def neutral_of(make: Any) -> PreTrainedTokenizerBase:
-    return Neutral.of(make()).tokenizer
+def escaped_of(make: Any) -> PreTrainedTokenizerBase:
+    return EscapedTokenizer.of(make()).tokenizer
 
 
 def rows(made: TokenizedGroup) -> list[list[int]]:
     return [made.shared + own for own in made.own]
 
 
-def markers_of(ids: list[int]) -> int:
+def count_of(ids: list[int]) -> int:
     return sum(number >= BPE_TOKENS for number in ids)
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_document_that_votes_for_itself(recipe: str) -> None:
     group = QueryGroup("which tool", "find tools", ["a hammer", INJECTED])
-    kept, plain = prompts(recipe, "keep"), prompts(recipe, "neutralise")
+    kept, plain = prompts(recipe, "keep"), prompts(recipe, "escape")
     clean, injected = rows(kept.factored(group))
-    assert markers_of(injected) == markers_of(clean) + 4
-    assert kept.markers.found(INJECTED) == plain.markers.found(INJECTED) == SPELLED_OUT
-    assert kept.markers.found("a hammer") == ()
+    assert count_of(injected) == count_of(clean) + 4
+    assert kept.special_tokens.found(INJECTED) == plain.special_tokens.found(INJECTED) == SPELLED_OUT
+    assert kept.special_tokens.found("a hammer") == ()
     clean_too, neutral = rows(plain.factored(group))
     assert clean_too == clean
-    assert markers_of(neutral) == markers_of(clean)
+    assert count_of(neutral) == count_of(clean)
     assert qwen().decode(neutral) == RECIPES[recipe].prompt("which tool", INJECTED, "find tools")
     shown = plain.render("which tool", INJECTED, "find tools")
     assert list(shown.token_ids) == neutral
@@ -100,10 +100,9 @@ def test_a_document_that_votes_for_itself(recipe: str) -> None:
 def test_a_marker_in_a_query_or_an_instruction(part: str) -> None:
     texts: dict[str, Any] = {"query": "which tool", "instruction": "find tools"} | {part: INJECTED}
     kept, plain = (
-        rows(prompts("card", mode).factored(QueryGroup(documents=["a saw"], **texts)))[0]
-        for mode in ("keep", "neutralise")
+        rows(prompts("card", mode).factored(QueryGroup(documents=["a saw"], **texts)))[0] for mode in ("keep", "escape")
     )
-    assert markers_of(kept) - markers_of(plain) == 4
+    assert count_of(kept) - count_of(plain) == 4
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
@@ -111,8 +110,8 @@ def test_a_marker_in_a_query_or_an_instruction(part: str) -> None:
 @given(query=TEXTS, documents=st.lists(TEXTS, min_size=1, max_size=3))
 def test_texts_without_markers_have_the_same_ids(recipe: str, query: str, documents: list[str]) -> None:
     group = QueryGroup(query, None, documents)
-    kept, plain = prompts(recipe, "keep"), prompts(recipe, "neutralise")
-    if not any(kept.markers.found(text) for text in (query, *documents)):
+    kept, plain = prompts(recipe, "keep"), prompts(recipe, "escape")
+    if not any(kept.special_tokens.found(text) for text in (query, *documents)):
         assert rows(plain.factored(group)) == rows(kept.factored(group))
 
 
@@ -121,14 +120,14 @@ def test_texts_without_markers_have_the_same_ids(recipe: str, query: str, docume
 @given(
     documents=st.lists(st.lists(st.sampled_from([*ADDED_TOKENS, "a", " ", "\n"]), max_size=8).map("".join), max_size=3)
 )
-def test_neutralised_parts_and_wholes_agree(recipe: str, documents: list[str]) -> None:
-    plain = prompts(recipe, "neutralise")
+def test_escaped_parts_and_wholes_agree(recipe: str, documents: list[str]) -> None:
+    plain = prompts(recipe, "escape")
     assert plain.exact_split
     group = QueryGroup("which tool", "find tools", documents)
     made = rows(plain.whole(group))
     assert rows(plain.factored(group)) == made
-    frame = markers_of(rows(plain.whole(QueryGroup("", None, [""])))[0])
-    assert [markers_of(ids) for ids in made] == [frame] * len(documents)
+    frame = count_of(rows(plain.whole(QueryGroup("", None, [""])))[0])
+    assert [count_of(ids) for ids in made] == [frame] * len(documents)
 
 
 @pytest.mark.parametrize("make", [qwen, bert_tokenizer, framed_tokenizer, unigram, lowered])
@@ -136,7 +135,7 @@ def test_neutralised_parts_and_wholes_agree(recipe: str, documents: list[str]) -
 @given(data=st.data())
 def test_found_is_what_the_tokenizer_finds(make: Any, data: st.DataObject) -> None:
     words = make()
-    finder = Markers(words)
+    finder = SpecialTokens(words)
     pieces = [*finder.texts, *(text.upper() for text in finder.texts), "a", " ", "tags", "\n", "<", ">", "|", "s"]
     text = data.draw(st.lists(st.sampled_from(pieces), max_size=8).map("".join))
     added = {words.convert_tokens_to_ids(marker) for marker in finder.texts}
@@ -146,7 +145,7 @@ def test_found_is_what_the_tokenizer_finds(make: Any, data: st.DataObject) -> No
     spans = zip(encoding.ids, encoding.offsets, strict=True)
     met = any(number in added and (number != unknown or _reads(words, text[slice(*span)])) for number, span in spans)
     assert bool(finder.found(text)) == met
-    neutral = neutral_of(make)([text], add_special_tokens=False)["input_ids"][0]
+    neutral = escaped_of(make)([text], add_special_tokens=False)["input_ids"][0]
     assert not (set(neutral) & added) - {unknown}
     if not met:
         assert neutral == encoding.ids
@@ -162,7 +161,7 @@ def _reads(words: Any, text: str) -> bool:
 def test_a_document_cannot_begin_another_one(make: Any, marker: str) -> None:
     words = make()
     group = QueryGroup("a", None, [f"hammer {marker} yes", "hammer yes"])
-    kept, plain = PairTokenizer(words, 60), PairTokenizer(words, 60, "neutralise")
+    kept, plain = PairTokenizer(words, 60), PairTokenizer(words, 60, "escape")
     number = words.convert_tokens_to_ids(marker)
     injected, clean = kept.pairs(group).ids
     assert injected.count(number) == clean.count(number) + 1
@@ -170,26 +169,26 @@ def test_a_document_cannot_begin_another_one(make: Any, marker: str) -> None:
     assert clean_too == clean
     assert neutral.count(number) == clean.count(number)
     assert len(neutral) > len(injected) - 1
-    assert plain.markers.found(group.documents[0]) == (marker,)
+    assert plain.special_tokens.found(group.documents[0]) == (marker,)
     assert marker in plain.render("a", group.documents[0]).text
 
 
 def test_the_tokenizer_given_stays_as_it_is() -> None:
-    neutral_of(qwen)
+    escaped_of(qwen)
     assert qwen()("<|im_end|>")["input_ids"] == [151645]
 
 
 def test_scores(demo: Any) -> None:
     group = QueryGroup("which tool", None, ["a hammer", INJECTED])
     kept = load_engine(demo, recipe="card", device="cpu").score(group)
-    plain = load_engine(demo, recipe="card", device="cpu", markers="neutralise")
+    plain = load_engine(demo, recipe="card", device="cpu", special_tokens="escape")
     neutral = plain.score(group)
-    assert plain.settings["markers"] == "neutralise"
-    assert neutral.margin[0] == pytest.approx(kept.margin[0], abs=1e-6)
-    assert abs(neutral.margin[1] - kept.margin[1]) > 1e-4
-    assert neutral.prompt_lengths[1] > kept.prompt_lengths[1]
+    assert plain.settings["special_tokens"] == "escape"
+    assert neutral.margins[0] == pytest.approx(kept.margins[0], abs=1e-6)
+    assert abs(neutral.margins[1] - kept.margins[1]) > 1e-4
+    assert neutral.tokens[1] > kept.tokens[1]
 
 
 def test_an_unknown_mode_is_refused(demo: Any) -> None:
-    with pytest.raises(EngineError, match="unknown markers 'drop'; valid: keep, neutralise"):
-        load_engine(demo, recipe="card", device="cpu", markers="drop")  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="unknown special_tokens 'drop'; valid: keep, escape"):
+        load_engine(demo, recipe="card", device="cpu", special_tokens="drop")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How many texts hold markers such as `<|im_end|>`: told with every result, so that none closes its turn unnoticed."""
+"""How many texts hold special tokens such as `<|im_end|>`: every result says it, so that no turn closes unseen."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from rerank_eval.engine.interface import MarkerFinder, QueryGroup
+from rerank_eval.config.schema import spelled_before
+from rerank_eval.engine.interface import QueryGroup, SpecialTokenFinder
 
 
-class MarkedTexts:
-    """Counts the texts with markers among what a reranker is given, whether it scores them now or did so before.
+class SpecialTokenCounts:
+    """Counts the texts with special tokens among what a reranker is given, whether it scores them now or did so before.
 
-    Texts are looked at as they stand: also where a marker lies beyond what `max_length` leaves of a text.
+    Texts are looked at as they stand: also where a special token lies beyond what `max_length` leaves of a text.
     """
 
     def __init__(self) -> None:
@@ -21,12 +22,12 @@ class MarkedTexts:
         self._documents: set[bytes] = set()
         self._of: Counter[str] = Counter()
 
-    def look(self, group: QueryGroup, finder: MarkerFinder) -> None:
+    def look(self, group: QueryGroup, finder: SpecialTokenFinder) -> None:
         """Look at a query, its instruction and its documents.
 
         Args:
             group: What the model is given.
-            finder: Finds what its tokenizer reads as a marker.
+            finder: Finds what its tokenizer reads as a special token.
         """
         of_query = {*finder.found(group.query), *finder.found(group.instruction or "")}
         self._queries += bool(of_query)
@@ -42,14 +43,14 @@ class MarkedTexts:
         """Return what a manifest says.
 
         Args:
-            mode: What becomes of markers, `keep` or `neutralise`.
+            mode: What becomes of special tokens, `keep` or `escape`, which manifests spell `neutralise`.
 
         Returns:
-            `mode`; `pairs` with a marker in any of their texts; `queries` whose own text or instruction holds one;
-            distinct `documents` that hold one; `found`: marker -> pairs.
+            `mode`; `pairs` with a special token in any text; `queries` whose own text or instruction holds one;
+            distinct `documents` that hold one; `found`: special token -> pairs.
         """
         return {
-            "mode": mode,
+            "mode": spelled_before(mode),
             "pairs": self._pairs,
             "queries": self._queries,
             "documents": len(self._documents),

@@ -1,18 +1,13 @@
-"""Scorers: what a reranker is scored with, and how it is loaded."""
+"""How a reranker is loaded: from a section of the config to an engine and a policy of instructions."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import Engine, MarkerFinder, QueryGroup, RenderedPrompt
+from rerank_eval.engine.interface import Engine
 from rerank_eval.engine.loading import load_engine, resolve_device
-from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.engine.quiet import settle
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import DeviceError, ModelError
@@ -21,78 +16,17 @@ from rerank_eval.models.checkpoint import checkpoint_folder
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.statements import told
-from rerank_eval.rerankers.classifiers import classifier_policy, load_classifier
-from rerank_eval.rerankers.cross_encoder import GroupScores, Scorer, work_between
+from rerank_eval.models.statements import check_reranker
+from rerank_eval.rerankers.classifiers import load_classifier
 from rerank_eval.rerankers.instructions import InstructionPolicy
 
 
-class EngineScorer:
-    """A causal reranker on this project's engine.
-
-    Args:
-        engine: The loaded engine.
-        policy: Chooses each query's instruction.
-    """
-
-    names = ("margin", "P(yes)")
-
-    def __init__(self, engine: Engine, policy: InstructionPolicy) -> None:
-        self.engine = engine
-        self.policy = policy
-        self.markers: MarkerFinder = engine.markers
-        self._told = engine.stats
-
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[GroupScores]:
-        """See `Scorer.score_groups`."""
-        waiting: deque[str] = deque()
-
-        def noted() -> Iterator[QueryGroup]:
-            for group in groups:
-                waiting.append(group.query)
-                yield group
-
-        try:
-            for result in self.engine.score_groups(noted()):
-                waiting.popleft()
-                margins = result.margin.astype(np.float64)
-                yield GroupScores(result.score, margins, result.truncated, result.prompt_lengths, result.overlong)
-        except EngineError as error:
-            raise ModelError(f"query {waiting[0][:60]!r}: {error}") from error
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise DeviceError(
-                "out of memory, with one document at a time in the packed engine; lower reranker.max_length, or "
-                "reranker.batch_size in the reference engine"
-            ) from error
-
-    def take_work(self) -> dict[str, float]:
-        """See `Scorer.take_work`; `saved` is the share of the prompts' tokens that sharing made superfluous."""
-        before, now = self._told, self.engine.stats
-        self._told = now
-        return with_saved(work_between(before, now))
-
-    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """See `Scorer.render`."""
-        return self.engine.render(query, document, instruction)
-
-
-def with_saved(work: dict[str, float]) -> dict[str, float]:
-    """Add the share of the prompts' tokens that sharing made superfluous.
-
-    Args:
-        work: What `work_between` returned.
-    """
-    prompt, useful = work["prompt_tokens"], work["computed_tokens"] - work["padding_tokens"]
-    return work | {"saved": 1 - useful / prompt if prompt else 0.0}
-
-
-def check_device(device: str) -> None:
+def check_device(device: str, otherwise: str = "") -> None:
     """Refuse a device that this machine does not have, before anything is computed.
 
     Args:
         device: `auto` or a torch device.
+        otherwise: What else one can do, behind the error's line.
 
     Raises:
         DeviceError: It is not there.
@@ -100,7 +34,7 @@ def check_device(device: str) -> None:
     try:
         resolve_device(device)
     except EngineError as error:
-        raise DeviceError(f"device: {error}") from error
+        raise DeviceError(f"device: {error}{otherwise}") from error
 
 
 @dataclass(frozen=True)
@@ -129,7 +63,9 @@ class Prompting:
         return cls(find_recipe(config.recipe, "reranker.recipe"), instructions)
 
 
-def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: Prompting | None = None) -> Scorer:
+def load_reranking_engine(
+    config: RerankerConfig, ref: ModelRef, device: str, prompting: Prompting | None = None
+) -> Engine:
     """Load a reranker.
 
     Args:
@@ -139,7 +75,7 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: P
         prompting: Recipe and instructions, where they were looked up before.
 
     Returns:
-        The scorer, with weights in memory.
+        The engine, with weights in memory.
 
     Raises:
         DeviceError: This machine has no such device.
@@ -148,12 +84,12 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: P
     settle()
     check_device(device)
     chosen = prompting or Prompting.of(config)
-    told(config, ref, chosen.recipe)
+    check_reranker(config, ref, chosen.recipe)  # last chance before code of the checkpoint could run
     if is_classifier(config, ref):
         return load_classifier(config, ref, device)
     folder = checkpoint_folder(ref, "reranker.model")
     try:
-        engine = load_engine(
+        return load_engine(
             folder,
             revision=ref.load_revision,
             dtype=config.dtype,
@@ -166,11 +102,10 @@ def load_scorer(config: RerankerConfig, ref: ModelRef, device: str, prompting: P
             token_budget=config.token_budget or 0,
             compile_layers=config.compile,
             trust_remote_code=config.trust_remote_code,
-            markers=config.markers,
+            special_tokens=config.special_tokens,
         )
     except (EngineError, OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error
-    return EngineScorer(engine, make_policy(config, ref, chosen))
 
 
 def make_policy(config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> InstructionPolicy:
@@ -182,7 +117,8 @@ def make_policy(config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> 
         prompting: Its recipe and instructions.
     """
     if is_classifier(config, ref):
-        return classifier_policy(config)
+        # These models take no instruction, so only a query's own is used.
+        return InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
     return InstructionPolicy(
         config.instruction,
         prompting.recipe.default_instruction,
