@@ -20,6 +20,7 @@ from rerank_eval.files import load_json
 from rerank_eval.metrics.registry import agree
 from rerank_eval.results.locate import MANIFEST, mteb_files
 from rerank_eval.results.records import unrounded
+from rerank_eval.visible import one_line
 
 Cell = tuple[str, str]
 """(split, subset)"""
@@ -96,11 +97,6 @@ class ResultsFolder:
     def of(self, model: str) -> list[Experiment]:
         """Return the experiments of one model."""
         return [experiment for experiment in self.experiments if experiment.model == model]
-
-
-def one_line(text: str) -> str:
-    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 class _NotAResultError(ValueError):
@@ -206,9 +202,9 @@ def _unrounded(root: Path) -> dict[Path, dict[Cell, float]]:
         try:
             manifest = _json(folder / MANIFEST)
             scores, measure = manifest["scores"], str(manifest["task"]["main_score"])
-            own = {(str(cell["split"]), str(cell["subset"])): float(cell["main"]) for cell in scores["cells"]}
+            cells = {(str(cell["split"]), str(cell["subset"])): float(cell["main"]) for cell in scores["cells"]}
             # Manifests of older releases have mteb's values, but for the mean of all cells.
-            found[file] = own if len(own) != 1 else dict.fromkeys(own, unrounded(scores, measure))
+            found[file] = cells if len(cells) != 1 else dict.fromkeys(cells, unrounded(scores, measure))
         except (_NotAResultError, KeyError, TypeError, ValueError):
             continue
     return found

@@ -14,9 +14,10 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean, some
 from rerank_eval.reproduce.choice import Choice, Filter, choose
 from rerank_eval.reproduce.footnotes import footnotes
-from rerank_eval.reproduce.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
+from rerank_eval.reproduce.mteb_results import Cell, Experiment, ResultsFolder, TaskFile
 from rerank_eval.reproduce.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
 from rerank_eval.tasks.suites import Suite, SuiteTask
+from rerank_eval.visible import one_line
 
 PUBLISHED_FILE = "published file"
 """The very numbers that were published, held against themselves: nothing was run, so nothing is reproduced."""
@@ -143,14 +144,14 @@ class Rules:
         for model in self.published.models:
             if model.name not in models:
                 continue
-            experiments, own = folder.of(model.hub), filters.get(model.hub, ())
+            experiments, of_model = folder.of(model.hub), filters.get(model.hub, ())
             for name in suites:
-                choice = choose(experiments, [task.name for task in self.suites[name].tasks], own)
+                choice = choose(experiments, [task.name for task in self.suites[name].tasks], of_model)
                 cells.append(self._cell(model, self.suites[name], choice))
                 aside.update(dict.fromkeys(f"{model.name}: {one.label}" for one in choice.set_aside))
             if model.hub == self.published.retriever:
                 for name, task in self.tasks(suites).items():
-                    tasks.append(self._task(model, task, choose(experiments, [name], own)))
+                    tasks.append(self._task(model, task, choose(experiments, [name], of_model)))
         return Verdicts(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside))
 
     def _cell(self, model: PublishedModel, suite: Suite, choice: Choice) -> Verdict:
