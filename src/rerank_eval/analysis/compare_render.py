@@ -27,8 +27,6 @@ HEADS = ("task", "system", "queries", "baseline", "score", "difference", "95% in
 AGAINST = "against"
 """Head of the column that names each row's baseline, where there are several."""
 CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
-
-
 _NESTED = {"up", "down", "churn", "shift", "tied"}
 
 
@@ -55,47 +53,36 @@ def scope(difference: Difference) -> str:
     return name if difference.measure == DEFAULT else f"{name} ({shown(difference.measure)})"
 
 
-def heads(comparison: Comparison, columns: Sequence[str | Cell] = HEADS) -> list[str | Cell]:
-    """Return a table's heads: with a column that names each row's baseline, where there are several.
+def tables(comparison: Comparison) -> tuple[Table, Table]:
+    """Return the differences, and what changed in the rankings, as tables.
 
     Args:
-        comparison: The comparison.
-        columns: The heads without that column.
+        comparison: The comparison. Where it has several baselines, a third column names each row's.
     """
-    return [*columns[:2], *([AGAINST] if _several(comparison) else []), *columns[2:]]
+    found = [_row(comparison, one, _cells(one)) for one in comparison.differences]
+    changed = [_row(comparison, one, _change_cells(one)) for one in comparison.differences if not one.suite]
+    return _table(comparison, HEADS, found, notes(comparison)), _table(comparison, CHANGE_HEADS, changed)
 
 
-def rows(comparison: Comparison) -> list[list[str]]:
-    """Return the differences as they stand in a table, in the order of `heads`.
+def _table(
+    comparison: Comparison, heads: Sequence[str | Cell], rows: Sequence[Row], notes: Sequence[str] = ()
+) -> Table:
+    against = [AGAINST] if _several(comparison) else []
+    align = "l" * (2 + len(against)) + "r" * (len(heads) - 2)
+    return Table([*heads[:2], *against, *heads[2:]], align, rows, notes)
 
-    Args:
-        comparison: The comparison.
-    """
-    return [_with_baseline(comparison, one, cells(one)) for one in comparison.differences]
 
-
-def change_rows(comparison: Comparison) -> list[list[str]]:
-    """Return what changed in the rankings as it stands in a table, in the order of `heads`.
-
-    Args:
-        comparison: The comparison.
-    """
-    return [_with_baseline(comparison, one, change_cells(one)) for one in comparison.differences if not one.suite]
+def _row(comparison: Comparison, one: Difference, numbers: Sequence[str | Cell], *, rule: bool = False) -> Row:
+    against = [one.against] if _several(comparison) else []
+    return Row([scope(one), one.system, *against, *numbers], rule=rule)
 
 
 def _several(comparison: Comparison) -> bool:
     return len(comparison.baselines) > 1
 
 
-def _with_baseline(comparison: Comparison, one: Difference, columns: Sequence[str]) -> list[str]:
-    return [*columns[:2], *([one.against] if _several(comparison) else []), *columns[2:]]
-
-
-def cells(one: Difference) -> list[str]:
-    """Return a difference as it stands in a table, in the order of `HEADS`."""
+def _cells(one: Difference) -> list[str]:
     return [
-        scope(one),
-        one.system,
         f"{one.queries:,}",
         _points(one.baseline),
         _points(one.mean),
@@ -108,17 +95,13 @@ def cells(one: Difference) -> list[str]:
     ]
 
 
-def change_cells(one: Difference) -> list[str]:
-    """Return what changed in the rankings as it stands in a table, in the order of `CHANGE_HEADS`."""
+def _change_cells(one: Difference) -> list[str]:
     churn, tied = one.churn, one.tied
-    found = [scope(one), one.system]
-    found += (
-        [MISSING] * 4
-        if churn is None
-        else [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
-    )
-    found += [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
-    return found
+    found = [MISSING] * 4
+    if churn is not None:
+        found = [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
+    ties = [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
+    return found + ties
 
 
 def _tau(value: float) -> str:
@@ -158,11 +141,10 @@ def _shift_note(one: Difference) -> str:
 def to_rich(comparison: Comparison) -> RenderableType:
     """Render both tables for the terminal, fitted to its width; `notes` says what they hold."""
     # A name is no number: it stands above the rows, where it has room.
-    several = _several(comparison)
-    names = [f", against {one.against}" if several else "" for one in comparison.differences]
-    both = list(zip(comparison.differences, names, strict=True))
-    table = [[scope(one) + name, *cells(one)[1:]] for one, name in both]
-    changed = [[scope(one) + name, *change_cells(one)[1:]] for one, name in both if not one.suite]
+    against = [f", against {one.against}" if _several(comparison) else "" for one in comparison.differences]
+    both = list(zip(comparison.differences, against, strict=True))
+    table = [[scope(one) + name, one.system, *_cells(one)] for one, name in both]
+    changed = [[scope(one) + name, one.system, *_change_cells(one)] for one, name in both if not one.suite]
     return Group(_Terminal(HEADS, table), _Terminal(CHANGE_HEADS, changed))
 
 
@@ -197,16 +179,9 @@ class _Terminal:
 
 def to_markdown(comparison: Comparison) -> str:
     """Render as Markdown: both tables, notes, and the queries that moved most."""
-    scores, changes = heads(comparison), heads(comparison, CHANGE_HEADS)
-    first = Table(scores, _align(comparison, scores), [Row(row) for row in rows(comparison)], notes(comparison))
-    second = Table(changes, _align(comparison, changes), [Row(row) for row in change_rows(comparison)])
+    scores, changes = tables(comparison)
     moved = [_moved(one) for one in comparison.differences if one.up or one.down]
-    return "\n\n".join(["# Comparison", first.markdown(), "## Rankings", second.markdown(), *moved]) + "\n"
-
-
-def _align(comparison: Comparison, columns: Sequence[str | Cell]) -> str:
-    names = 2 + _several(comparison)
-    return "l" * names + "r" * (len(columns) - names)
+    return "\n\n".join(["# Comparison", scores.markdown(), "## Rankings", changes.markdown(), *moved]) + "\n"
 
 
 def _moved(one: Difference) -> str:
@@ -247,9 +222,6 @@ def to_latex(comparison: Comparison) -> str:
         stars = mark(one)
         points, low, high = (_points(value, "+") for value in (one.difference, one.low, one.high))
         cells: list[str | Cell] = [
-            scope(one),
-            one.system,
-            *([one.against] if _several(comparison) else []),
             *(
                 Cell(_points(value), bold=sign * value >= max(best, sign * one.baseline))
                 for value in (one.baseline, one.mean)
@@ -258,11 +230,10 @@ def to_latex(comparison: Comparison) -> str:
             Cell(f"{low} to {high}", latex=f"$[{low}, {high}]$"),
             _p(one.p_holm),
         ]
-        found.append(Row(cells, rule=bool(before) and before != one.scope))
+        found.append(_row(comparison, one, cells, rule=bool(before) and before != one.scope))
         before = one.scope
     titles = ("task", "system", "baseline", "score", "difference", "95% interval", Cell("p", latex="$p$ (Holm)"))
-    columns = heads(comparison, titles)
-    return Table(columns, _align(comparison, columns), found, notes(comparison)).latex()
+    return _table(comparison, titles, found, notes(comparison)).latex()
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str
     return page(
         "report.html.j2",
         board=_board(board),
-        comparison=_comparison(comparison),
+        tables=() if comparison is None else compare_render.tables(comparison),
         figures=_figures(runs, comparison, terms),
         data=_script(_explorer(runs)),
         manifests=_manifests(runs),
@@ -109,19 +109,6 @@ def _board(board: Leaderboard) -> dict[str, Any]:
         ]
         rows.append({"kind": one["kind"], "model": name, "detail": one["Details"], "cells": shown})
     return {"heads": board.scores, "rows": rows, "caption": board.caption, "notes": board.footnotes}
-
-
-def _comparison(comparison: Comparison | None) -> dict[str, Any] | None:
-    if comparison is None:
-        return None
-    return {
-        "heads": compare_render.heads(comparison),
-        "rows": compare_render.rows(comparison),
-        "change_heads": compare_render.heads(comparison, compare_render.CHANGE_HEADS),
-        "changes": compare_render.change_rows(comparison),
-        "names": 2 + (len(comparison.baselines) > 1),
-        "notes": compare_render.notes(comparison),
-    }
 
 
 def _figures(runs: Sequence[Run], comparison: Comparison | None, terms: Terms) -> list[Figure]:
