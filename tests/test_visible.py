@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from rerank_eval.analysis.render import csv_text, escape_latex, escape_markdown
+from rerank_eval.tables import csv_text, escape_latex, escape_markdown
 from rerank_eval.visible import VisibleFormatter, make_console, visible
 
 TITLE = "\x1b]0;owned\x07"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from tabulate import tabulate
 
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.config.loading import find_config
@@ -222,6 +221,7 @@ def show_tasks(suite: str | None, console: Console) -> None:
         ConfigError: The suite is unknown.
     """
     from rerank_eval.names import did_you_mean
+    from rerank_eval.tables import simple
     from rerank_eval.tasks.registry import catalogue
     from rerank_eval.tasks.suites import load_suites
 
@@ -244,10 +244,7 @@ def show_tasks(suite: str | None, console: Console) -> None:
         for row in shown
     ]
     heads = ["suite", "task", "main score", "splits", "subsets", "queries", "pairs"]
-    align = ["left", "left", "left", "left", "right", "right", "right"]
-    console.print(
-        tabulate(lines, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True), markup=False
-    )
+    console.print(simple(heads, lines, "llllrrr"), markup=False)
     for name in dict.fromkeys(row.suite for row in shown):
         own = [row for row in shown if row.suite == name]
         queries, pairs = sum(row.queries or 0 for row in own), sum(row.pairs or 0 for row in own)

@@ -106,8 +106,8 @@ class Registry(Generic[T]):
     def _load(self, points: Sequence[EntryPoint]) -> T:
         point = points[0]
         if len(points) > 1:
-            told = " and ".join(f"{_package(one)} ({one.value})" for one in points)
-            raise ConfigError(f"{self.noun} {point.name!r}: {told} both declare it; uninstall or rename one")
+            packages = " and ".join(f"{_package(one)} ({one.value})" for one in points)
+            raise ConfigError(f"{self.noun} {point.name!r}: {packages} both declare it; uninstall or rename one")
         try:
             part = point.load()
         except Exception as error:  # whatever somebody's module does when it is imported

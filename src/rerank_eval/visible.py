@@ -38,6 +38,11 @@ def _escape(code: int) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
 
 
+def one_line(text: str) -> str:
+    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
 class _Shown:
     """A renderable whose text is made visible where it is laid out already, so that rich's own codes stay."""
 

@@ -224,6 +224,6 @@ def test_no_number_is_cut_on_a_narrow_terminal(width: int) -> None:
     long = Run("Qwen3-Reranker-0.6B, instruction=default", "M", "", "", other.tasks)
     comparison = compare([one, long], {})
     text = printed(comparison, width)
-    for cell in compare_render.cells(comparison.differences[0])[2:]:
+    for cell in compare_render.tables(comparison)[0].rows[0].cells[2:]:
         assert cell in text
     assert all(len(line) <= width for line in text.splitlines())

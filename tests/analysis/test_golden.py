@@ -21,6 +21,7 @@ from rerank_eval.reproduce import table as reproduction
 from rerank_eval.reproduce.published import Tolerance, load_published
 from rerank_eval.reproduce.verdicts import Verdict, Verdicts
 from rerank_eval.results.runs import Run
+from rerank_eval.tables import csv_text
 from tests.analysis.test_tables import HOSTILE, record, reranker
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -100,9 +101,7 @@ def tables() -> Mapping[str, Callable[[], str]]:
     for name, several in (("comparison", False), ("comparison-several", True)):
         for suffix, to in (("md", compare_render.to_markdown), ("tex", compare_render.to_latex)):
             found[f"{name}.{suffix}"] = lambda to=to, several=several: to(comparison(several=several))
-        found[f"{name}.csv"] = lambda several=several: render.csv_text(
-            compare_render.to_frame(comparison(several=several))
-        )
+        found[f"{name}.csv"] = lambda several=several: csv_text(compare_render.to_frame(comparison(several=several)))
         for width in (60, 200):
             found[f"{name}-{width}.txt"] = lambda width=width, several=several: printed(
                 compare_render.to_rich(comparison(several=several)), width

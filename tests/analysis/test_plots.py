@@ -69,7 +69,7 @@ def test_how_many_to_rerank_is_counted_right(monkeypatch: pytest.MonkeyPatch) ->
             seen[label] = values
             seen["depths"] = [float(one) for one in depths]
 
-    monkeypatch.setattr(plots, "_figure", lambda draw, _size: draw(Axis()) or "")
+    monkeypatch.setattr(plots, "_figure", lambda draw, *_, **__: draw(Axis()) or "")
     plots.depth_curve(*some_depths())
     # The relevant document is the retriever's eighth, and the reranker puts it first once it sees it.
     expected = [100.0 if depth >= 8 else 0.0 for depth in seen["depths"]]

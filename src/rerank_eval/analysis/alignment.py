@@ -51,26 +51,26 @@ def align(task: str, runs: Sequence[Run], missing: str) -> Aligned:
         _same_data(task, runs[0], run, first, part)
     units = [_units(task, run, part) for run, part in zip(runs, parts, strict=True)]
     every = pd.MultiIndex.from_frame(first.values[UNIT])
-    for own, part in zip(units, parts, strict=True):
-        every = every.append(own.difference(every))
+    for index, part in zip(units, parts, strict=True):
+        every = every.append(index.difference(every))
         asked = pd.MultiIndex.from_frame(part.missing[UNIT])
         every = every.append(asked.difference(every))
-    lacking = {run.name: every.difference(own) for run, own in zip(runs, units, strict=True)}
+    lacking = {run.name: every.difference(index) for run, index in zip(runs, units, strict=True)}
     notes = [note for part in parts for note in part.notes]
     if any(map(len, lacking.values())):
-        told = [_lacks(name, own, len(every)) for name, own in lacking.items() if len(own)]
+        gaps = [_lacks(name, index, len(every)) for name, index in lacking.items() if len(index)]
         shared = every
-        for own in units:
-            shared = shared.intersection(own, sort=False)
+        for index in units:
+            shared = shared.intersection(index, sort=False)
         if not missing:
-            raise DataError(_refusal(task, told, len(shared)))
+            raise DataError(_refusal(task, gaps, len(shared)))
         if not len(shared):
             raise DataError(
-                f"{task}: the runs have no query in common: {'; '.join(told)}; compare runs of the same data"
+                f"{task}: the runs have no query in common: {'; '.join(gaps)}; compare runs of the same data"
             )
         every = every if missing == ZERO else shared
         done = "counted 0" if missing == ZERO else f"left out, so that {len(every)} are compared"
-        notes.append(f"{task}: {'; '.join(told)}: {done} (--missing {missing}).")
+        notes.append(f"{task}: {'; '.join(gaps)}: {done} (--missing {missing}).")
         parts = [_restricted(part, every) for part in parts]
     table = every.to_frame(index=False)
     for number, part in enumerate(parts):
@@ -95,11 +95,11 @@ def _lacks(name: str, missing: pd.MultiIndex, whole: int) -> str:
     return f"{name} lacks {len(names)} of {whole} queries ({some(names)})"
 
 
-def _refusal(task: str, told: Sequence[str], shared: int) -> str:
+def _refusal(task: str, gaps: Sequence[str], shared: int) -> str:
     if not shared:
-        return f"{task}: {'; '.join(told)}: no query is in all runs; compare runs of the same data"
+        return f"{task}: {'; '.join(gaps)}: no query is in all runs; compare runs of the same data"
     return (
-        f"{task}: {'; '.join(told)}; choose --missing {ZERO} (they count 0, as in trec_eval -c) or --missing "
+        f"{task}: {'; '.join(gaps)}; choose --missing {ZERO} (they count 0, as in trec_eval -c) or --missing "
         f"{INTERSECTION} (only the {shared} that all runs have)"
     )
 

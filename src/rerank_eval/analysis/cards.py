@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tabulate import tabulate
-
-from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.engine.shapes import shape_of
 from rerank_eval.errors import ConfigError
 from rerank_eval.metrics.registry import percent, shown
 from rerank_eval.results.records import ResultRecord
+from rerank_eval.tables import MISSING, Row, Table
 
 CARD_SUITES = ("MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")
 """Columns of the model card's table."""
@@ -30,17 +28,15 @@ def to_card(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]]
     rows: dict[tuple[str, str], list[ResultRecord]] = {}
     for record in sorted(records, key=lambda one: (one.order, one.label, one.identity, one.finished)):
         rows.setdefault((record.candidates, record.identity), []).append(record)
-    labels = [own[0].label for own in rows.values()]
+    labels = [row[0].label for row in rows.values()]
     lines = []
-    for own in rows.values():
-        first = own[0]
-        told = f" ({first.detail})" if labels.count(first.label) > 1 and first.detail else ""
-        scores = {record.task: record.main for record in own}
+    for row in rows.values():
+        first = row[0]
+        words = f" ({first.detail})" if labels.count(first.label) > 1 and first.detail else ""
+        scores = {record.task: record.main for record in row}
         cells = [_mean([scores.get(task, math.nan) for task in suites.get(name, ())]) for name in CARD_SUITES]
-        lines.append([escape_markdown(first.label + told), _size(first.model), *cells])
-    heads = ["Model", "Param", *CARD_SUITES]
-    align = ["left", "right", *["right"] * len(CARD_SUITES)]
-    return tabulate(lines, headers=heads, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+        lines.append(Row([first.label + words, _size(first.model), *cells]))
+    return Table(["Model", "Param", *CARD_SUITES], "lr" + "r" * len(CARD_SUITES), lines).markdown() + "\n"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -72,9 +68,9 @@ def to_model_index(records: Sequence[ResultRecord]) -> str:
 
     runs = {(record.model, record.identity): record for record in records}
     if len(runs) > 1:
-        told = "; ".join(f"{one.label} ({one.detail}) after {one.retriever}" for one in runs.values())
+        words = "; ".join(f"{one.label} ({one.detail}) after {one.retriever}" for one in runs.values())
         raise ConfigError(
-            f"model-index: {len(runs)} runs are here: {told}; it is about one, choose it with --model and a results "
+            f"model-index: {len(runs)} runs are here: {words}; it is about one, choose it with --model and a results "
             "folder that holds it alone"
         )
     results = [

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rerank_eval.results.runs import UNIT
+
 DEPTH = 10
 _BLOCK = 200  # queries whose pairs of candidates are held at a time: 100 candidates make 16 MB
 _QUANTILES = (0.0, 0.01, 0.05, 0.5, 0.95, 0.99, 1.0)
-_KEY = ["subset", "split", "query_id", "doc_id"]
-_QUERY = ["subset", "split", "query_id"]
+_KEY = [*UNIT, "doc_id"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,8 +67,8 @@ def churn(before: pd.DataFrame, after: pd.DataFrame) -> Churn:
     Returns:
         What changed.
     """
-    tops = [frame[frame["rank"] <= DEPTH].sort_values([*_QUERY, "rank"], kind="stable") for frame in (before, after)]
-    lists = [top.groupby(_QUERY, sort=True)["doc_id"].agg(tuple) for top in tops]
+    tops = [frame[frame["rank"] <= DEPTH].sort_values([*UNIT, "rank"], kind="stable") for frame in (before, after)]
+    lists = [top.groupby(UNIT, sort=True)["doc_id"].agg(tuple) for top in tops]
     both = lists[0].index.intersection(lists[1].index)
     first, second = lists[0].loc[both], lists[1].loc[both]
     if len(both) == 0:
@@ -92,15 +93,15 @@ def _taus(joined: pd.DataFrame) -> Iterator[Floats]:
 
     A query whose scores all tie in one list has no tau and is left out.
     """
-    ordered = joined.sort_values(_QUERY, kind="stable")
-    sizes = ordered.groupby(_QUERY, sort=True).size().to_numpy()
+    ordered = joined.sort_values(UNIT, kind="stable")
+    sizes = ordered.groupby(UNIT, sort=True).size().to_numpy()
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else np.zeros(0, dtype=np.int64)
     columns = [ordered[name].to_numpy(dtype=np.float64) for name in ("score_before", "score_after")]
     for size in np.unique(sizes[sizes > 1]):
-        own = starts[sizes == size]
+        firsts = starts[sizes == size]
         step = max(1, _BLOCK * 10_000 // int(size) ** 2)
-        for block in range(0, len(own), step):
-            rows = own[block : block + step, None] + np.arange(size)
+        for block in range(0, len(firsts), step):
+            rows = firsts[block : block + step, None] + np.arange(size)
             one, other = (np.sign(column[rows][:, :, None] - column[rows][:, None, :]) for column in columns)
             agree = (one * other).sum(axis=(1, 2))
             spread = np.sqrt((one != 0).sum(axis=(1, 2)) * (other != 0).sum(axis=(1, 2), dtype=np.float64))

@@ -330,29 +330,29 @@ def _of_suite(
 ) -> list[Difference]:
     weight = 1 / len(sampled)
     strata = [
-        Stratum(stratum.differences, weight * stratum.weight) for own in sampled.values() for stratum in own.strata
+        Stratum(stratum.differences, weight * stratum.weight) for parts in sampled.values() for stratum in parts.strata
     ]
-    estimate = statistics.estimate(strata, statistics.joined([own.draws for own in sampled.values()], weight))
+    estimate = statistics.estimate(strata, statistics.joined([parts.draws for parts in sampled.values()], weight))
     found = []
     for number, system in enumerate(systems):
-        own = [one for one in differences if one.system == system and one.scope in sampled]
+        parts = [one for one in differences if one.system == system and one.scope in sampled]
         found.append(
             Difference(
                 system,
-                own[0].against,
+                parts[0].against,
                 suite,
                 suite=True,
-                measure=own[0].measure if len({one.measure for one in own}) == 1 else "main score",
-                queries=sum(one.queries for one in own),
-                baseline=math.fsum(one.baseline for one in own) * weight,
-                mean=math.fsum(one.mean for one in own) * weight,
+                measure=parts[0].measure if len({one.measure for one in parts}) == 1 else "main score",
+                queries=sum(one.queries for one in parts),
+                baseline=math.fsum(one.baseline for one in parts) * weight,
+                mean=math.fsum(one.mean for one in parts) * weight,
                 difference=float(estimate.value[number]),
                 low=float(estimate.low[number]),
                 high=float(estimate.high[number]),
                 p=float(estimate.p[number]),
-                wins=sum(one.wins for one in own),
-                ties=sum(one.ties for one in own),
-                losses=sum(one.losses for one in own),
+                wins=sum(one.wins for one in parts),
+                ties=sum(one.ties for one in parts),
+                losses=sum(one.losses for one in parts),
             )
         )
     return found

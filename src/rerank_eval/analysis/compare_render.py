@@ -10,26 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
-from tabulate import tabulate
 
 from rerank_eval.analysis.compare import Comparison, Difference, Moved
-from rerank_eval.analysis.render import MISSING, csv_text, escape_latex, escape_markdown
 from rerank_eval.analysis.statistics import LEVEL
 from rerank_eval.files import write_json, write_text
-from rerank_eval.metrics.registry import DEFAULT, percent, shown
+from rerank_eval.metrics.registry import DEFAULT, direction, percent, shown
+from rerank_eval.tables import MISSING, Cell, Row, Table, blocks, csv_text, escape_markdown, grid
 
 SIGNIFICANT = 0.05
 _NAME = 24  # columns that names get where room is short
-_GAP = 2
 _MARKS = ((0.001, "***"), (0.01, "**"), (SIGNIFICANT, "*"))
 HEADS = ("task", "system", "queries", "baseline", "score", "difference", "95% interval", "p", "Holm", "BH", "W/T/L")
 AGAINST = "against"
 """Head of the column that names each row's baseline, where there are several."""
 CHANGE_HEADS = ("task", "system", "top 10 changed", "overlap@10", "tau", "shared", "ties", "worst to best")
+_NESTED = {"up", "down", "churn", "shift", "tied"}
 
 
 def _percent(value: float) -> str:
@@ -55,47 +53,36 @@ def scope(difference: Difference) -> str:
     return name if difference.measure == DEFAULT else f"{name} ({shown(difference.measure)})"
 
 
-def heads(comparison: Comparison, own: Sequence[str] = HEADS) -> list[str]:
-    """Return a table's heads: with a column that names each row's baseline, where there are several.
+def tables(comparison: Comparison) -> tuple[Table, Table]:
+    """Return the differences, and what changed in the rankings, as tables.
 
     Args:
-        comparison: The comparison.
-        own: `HEADS` or `CHANGE_HEADS`.
+        comparison: The comparison. Where it has several baselines, a third column names each row's.
     """
-    return [*own[:2], *([AGAINST] if _several(comparison) else []), *own[2:]]
+    found = [_row(comparison, one, _cells(one)) for one in comparison.differences]
+    changed = [_row(comparison, one, _change_cells(one)) for one in comparison.differences if not one.suite]
+    return _table(comparison, HEADS, found, notes(comparison)), _table(comparison, CHANGE_HEADS, changed)
 
 
-def rows(comparison: Comparison) -> list[list[str]]:
-    """Return the differences as they stand in a table, in the order of `heads`.
+def _table(
+    comparison: Comparison, heads: Sequence[str | Cell], rows: Sequence[Row], notes: Sequence[str] = ()
+) -> Table:
+    against = [AGAINST] if _several(comparison) else []
+    align = "l" * (2 + len(against)) + "r" * (len(heads) - 2)
+    return Table([*heads[:2], *against, *heads[2:]], align, rows, notes)
 
-    Args:
-        comparison: The comparison.
-    """
-    return [_with_baseline(comparison, one, cells(one)) for one in comparison.differences]
 
-
-def change_rows(comparison: Comparison) -> list[list[str]]:
-    """Return what changed in the rankings as it stands in a table, in the order of `heads`.
-
-    Args:
-        comparison: The comparison.
-    """
-    return [_with_baseline(comparison, one, change_cells(one)) for one in comparison.differences if not one.suite]
+def _row(comparison: Comparison, one: Difference, numbers: Sequence[str | Cell], *, rule: bool = False) -> Row:
+    against = [one.against] if _several(comparison) else []
+    return Row([scope(one), one.system, *against, *numbers], rule=rule)
 
 
 def _several(comparison: Comparison) -> bool:
     return len(comparison.baselines) > 1
 
 
-def _with_baseline(comparison: Comparison, one: Difference, own: Sequence[str]) -> list[str]:
-    return [*own[:2], *([one.against] if _several(comparison) else []), *own[2:]]
-
-
-def cells(one: Difference) -> list[str]:
-    """Return a difference as it stands in a table, in the order of `HEADS`."""
+def _cells(one: Difference) -> list[str]:
     return [
-        scope(one),
-        one.system,
         f"{one.queries:,}",
         _points(one.baseline),
         _points(one.mean),
@@ -108,17 +95,13 @@ def cells(one: Difference) -> list[str]:
     ]
 
 
-def change_cells(one: Difference) -> list[str]:
-    """Return what changed in the rankings as it stands in a table, in the order of `CHANGE_HEADS`."""
+def _change_cells(one: Difference) -> list[str]:
     churn, tied = one.churn, one.tied
-    found = [scope(one), one.system]
-    found += (
-        [MISSING] * 4
-        if churn is None
-        else [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
-    )
-    found += [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
-    return found
+    found = [MISSING] * 4
+    if churn is not None:
+        found = [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
+    ties = [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
+    return found + ties
 
 
 def _tau(value: float) -> str:
@@ -127,11 +110,11 @@ def _tau(value: float) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Say in words what the tables hold."""
-    told = ", ".join(comparison.baselines)
-    first = f"Baselines: {told}; each row is compared with the one it names" if _several(comparison) else None
+    names = ", ".join(comparison.baselines)
+    first = f"Baselines: {names}; each row is compared with the one it names" if _several(comparison) else None
     unit = "Main scores x 100, nDCG@10 where a row names no measure"
     found = [
-        f"{first or f'Baseline: {told}'}. {unit}. {LEVEL:.0%} intervals: BCa bootstrap over queries, "
+        f"{first or f'Baseline: {names}'}. {unit}. {LEVEL:.0%} intervals: BCa bootstrap over queries, "
         f"{comparison.resamples:,} samples, inside each split and subset; p: paired randomisation test, two-sided, "
         f"{comparison.resamples:,} rounds; seed {comparison.seed}.",
         "Holm: corrected so that any false alarm among these tests has a chance below 5%. BH (Benjamini-Hochberg): so "
@@ -158,11 +141,10 @@ def _shift_note(one: Difference) -> str:
 def to_rich(comparison: Comparison) -> RenderableType:
     """Render both tables for the terminal, fitted to its width; `notes` says what they hold."""
     # A name is no number: it stands above the rows, where it has room.
-    several = _several(comparison)
-    told = [f", against {one.against}" if several else "" for one in comparison.differences]
-    both = list(zip(comparison.differences, told, strict=True))
-    table = [[scope(one) + name, *cells(one)[1:]] for one, name in both]
-    changed = [[scope(one) + name, *change_cells(one)[1:]] for one, name in both if not one.suite]
+    against = [f", against {one.against}" if _several(comparison) else "" for one in comparison.differences]
+    both = list(zip(comparison.differences, against, strict=True))
+    table = [[scope(one) + name, one.system, *_cells(one)] for one, name in both]
+    changed = [[scope(one) + name, one.system, *_change_cells(one)] for one, name in both if not one.suite]
     return Group(_Terminal(HEADS, table), _Terminal(CHANGE_HEADS, changed))
 
 
@@ -177,18 +159,12 @@ class _Terminal:
         numbers = range(2, len(self.heads))
         widths = {n: max(len(self.heads[n]), *(len(row[n]) for row in self.rows), 1) for n in numbers}
         names = max([len(self.heads[1]), *(len(row[1]) for row in self.rows)], default=0)
-        room = options.max_width - min(names, _NAME)
-        blocks: list[list[int]] = [[]]
-        for number in numbers:
-            if blocks[-1] and sum(widths[other] + _GAP for other in (*blocks[-1], number)) > room:
-                blocks.append([])
-            blocks[-1].append(number)
-        for block in blocks:
-            yield self._table({number: widths[number] for number in block})
+        for block in blocks(widths, options.max_width - min(names, _NAME)):
+            yield self._table(block)
             yield Text("")
 
-    def _table(self, widths: Mapping[int, int]) -> Table:
-        table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
+    def _table(self, widths: Mapping[int, int]) -> RichTable:
+        table = grid()
         table.add_column(Text(self.heads[1]), overflow="fold")
         for number, width in widths.items():
             table.add_column(Text(self.heads[number]), justify="right", no_wrap=True, width=width)
@@ -203,20 +179,9 @@ class _Terminal:
 
 def to_markdown(comparison: Comparison) -> str:
     """Render as Markdown: both tables, notes, and the queries that moved most."""
-    tables = [
-        _markdown(heads(comparison), rows(comparison)),
-        _markdown(heads(comparison, CHANGE_HEADS), change_rows(comparison)),
-    ]
+    scores, changes = tables(comparison)
     moved = [_moved(one) for one in comparison.differences if one.up or one.down]
-    told = [escape_markdown(line) for line in notes(comparison)]
-    return "\n\n".join(["# Comparison", tables[0], *told, "## Rankings", tables[1], *moved]) + "\n"
-
-
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    names = 2 + (AGAINST in heads)
-    align = [*["left"] * names, *["right"] * (len(heads) - names)]
-    cells = [[escape_markdown(cell) for cell in row] for row in rows]
-    return tabulate(cells, headers=list(heads), tablefmt="pipe", colalign=align, disable_numparse=True)
+    return "\n\n".join(["# Comparison", scores.markdown(), "## Rankings", changes.markdown(), *moved]) + "\n"
 
 
 def _moved(one: Difference) -> str:
@@ -231,26 +196,9 @@ def _moved(one: Difference) -> str:
 
 def to_frame(comparison: Comparison) -> pd.DataFrame:
     """Return one row a difference, at full precision, on mteb's scale."""
-    plain: tuple[str, ...] = (
-        "system",
-        "against",
-        "scope",
-        "suite",
-        "measure",
-        "queries",
-        "baseline",
-        "mean",
-        "difference",
-        "low",
-        "high",
-        "p",
-    )
-    plain += ("p_holm", "p_bh", "wins", "ties", "losses")
     rows = []
     for one in comparison.differences:
-        row: dict[str, Any] = {
-            name: getattr(one, name) for name in (*plain, "p_holm", "p_bh", "wins", "ties", "losses")
-        }
+        row = {key.name: getattr(one, key.name) for key in dataclasses.fields(one) if key.name not in _NESTED}
         if one.churn is not None:
             row |= {f"churn_{key}": value for key, value in dataclasses.asdict(one.churn).items()}
         if one.tied is not None:
@@ -266,36 +214,26 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
 
 def to_latex(comparison: Comparison) -> str:
     """Render as a LaTeX table for the `booktabs` package; the best of each task in bold, the stars explained."""
-    plain = escape_latex
-    named = "l" if _several(comparison) else ""
-    lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{ll{named}rrrrr}}", r"\toprule"]
-    titles = ("task", "system", "baseline", "score", "difference", "95\\% interval", "$p$ (Holm)")
-    lines += [" & ".join(heads(comparison, titles)) + r" \\", r"\midrule"]
+    found: list[Row] = []
     before = ""
     for one in comparison.differences:
-        if before and before != one.scope:
-            lines.append(r"\midrule")
-        before = one.scope
-        best = max(other.mean for other in comparison.differences if other.scope == one.scope)
-        first, own = _points(one.baseline), _points(one.mean)
-        bold = [
-            text if value < max(best, one.baseline) else rf"\textbf{{{text}}}"
-            for text, value in ((first, one.baseline), (own, one.mean))
-        ]
+        sign = direction(one.measure)
+        best = max(sign * other.mean for other in comparison.differences if other.scope == one.scope)
         stars = mark(one)
-        cells = [
-            plain(scope(one)),
-            plain(one.system),
-            *([plain(one.against)] if named else []),
-            *bold,
-            f"${_points(one.difference, '+')}" + (f"^{{{stars}}}$" if stars else "$"),
-            f"$[{_points(one.low, '+')}, {_points(one.high, '+')}]$",
-            plain(_p(one.p_holm)),
+        points, low, high = (_points(value, "+") for value in (one.difference, one.low, one.high))
+        cells: list[str | Cell] = [
+            *(
+                Cell(_points(value), bold=sign * value >= max(best, sign * one.baseline))
+                for value in (one.baseline, one.mean)
+            ),
+            Cell(points + stars, latex=f"${points}" + (f"^{{{stars}}}$" if stars else "$")),
+            Cell(f"{low} to {high}", latex=f"$[{low}, {high}]$"),
+            _p(one.p_holm),
         ]
-        lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {plain(text)}" for text in notes(comparison)]
-    return "\n".join(lines) + "\n"
+        found.append(_row(comparison, one, cells, rule=bool(before) and before != one.scope))
+        before = one.scope
+    titles = ("task", "system", "baseline", "score", "difference", "95% interval", Cell("p", latex="$p$ (Holm)"))
+    return _table(comparison, titles, found, notes(comparison)).latex()
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -317,9 +255,9 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nan(own) for key, own in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(own) for own in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -334,14 +272,8 @@ def write_all(comparison: Comparison, folder: Path, name: str = "comparison") ->
     Returns:
         The files written.
     """
-    texts = {
-        "md": to_markdown(comparison),
-        "csv": csv_text(to_frame(comparison)),
-        "tex": to_latex(comparison),
-    }
-    written = []
+    texts = {"md": to_markdown(comparison), "csv": csv_text(to_frame(comparison)), "tex": to_latex(comparison)}
     for suffix, text in texts.items():
         write_text(folder / f"{name}.{suffix}", text)
-        written.append(folder / f"{name}.{suffix}")
     write_json(folder / f"{name}.json", as_data(comparison))
-    return [*written, folder / f"{name}.json"]
+    return [folder / f"{name}.{suffix}" for suffix in (*texts, "json")]

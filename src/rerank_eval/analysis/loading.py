@@ -35,8 +35,8 @@ def measure_named(measure: str, paths: Sequence[Path]) -> str:
         ConfigError: There is no such measure; lists the valid ones.
         DataError: A file cannot be read.
     """
-    own = [path for path in paths if path.suffix == ".parquet" and path.is_file() and not is_ranking(path)]
-    return registry.named(measure, dict.fromkeys((*VALUES, *(name for path in own for name in _numbers(path)))))
+    columns = [path for path in paths if path.suffix == ".parquet" and path.is_file() and not is_ranking(path)]
+    return registry.named(measure, dict.fromkeys((*VALUES, *(name for path in columns for name in _numbers(path)))))
 
 
 def _numbers(path: Path) -> list[str]:
@@ -169,17 +169,17 @@ def _judgements(
         return None
     if task is None:
         return None if qrels is None else read_judgements(qrels)
-    own = read_judgements(stored[0].tasks[task] / QRELS, task)
+    theirs = read_judgements(stored[0].tasks[task] / QRELS, task)
     if qrels is None:
-        return own
-    only = next(iter(own.cells))
-    found = read_judgements(qrels, task, only if len(own.cells) == 1 else rankings.ONE_CELL)
-    if len(own.cells) == len(found.cells) == 1:  # the same, whatever it is called
+        return theirs
+    only = next(iter(theirs.cells))
+    found = read_judgements(qrels, task, only if len(theirs.cells) == 1 else rankings.ONE_CELL)
+    if len(theirs.cells) == len(found.cells) == 1:  # the same, whatever it is called
         return replace(found, cells={only: next(iter(found.cells.values()))})
-    if not set(found.cells) <= set(own.cells):
+    if not set(found.cells) <= set(theirs.cells):
         raise ConfigError(
-            f"--qrels {qrels}: {task} has {len(own.cells)} subsets and splits, and this does not say whose it is; name "
-            f"a result's {QRELS}"
+            f"--qrels {qrels}: {task} has {len(theirs.cells)} subsets and splits, and this does not say whose it is; "
+            f"name a result's {QRELS}"
         )
     return found
 
@@ -211,8 +211,8 @@ def _only(run: TaskRun, cells: Sequence[Cell], judged: Judgements | None) -> Tas
         return run
     keys = zip(run.values["subset"], run.values["split"], strict=True)
     values = run.values[[key in cells for key in keys]].reset_index(drop=True)
-    told = f"{run.task}: of its {len(judged.cells)} subsets and splits only {some(['/'.join(one) for one in cells])}."
-    return replace(run, values=values, notes=(*run.notes, told))
+    note = f"{run.task}: of its {len(judged.cells)} subsets and splits only {some(['/'.join(one) for one in cells])}."
+    return replace(run, values=values, notes=(*run.notes, note))
 
 
 def _file(name: str, file: RunFile, judged: Judgements | None, measure: str, *, task: str, asked: bool) -> TaskRun:

@@ -14,6 +14,8 @@ from rerank_eval.analysis.compare import Comparison, Difference
 from rerank_eval.analysis.compare_render import scope
 from rerank_eval.errors import ConfigError
 from rerank_eval.metrics.per_query import DEPTH
+from rerank_eval.metrics.registry import DEFAULT, shown
+from rerank_eval.results.runs import UNIT
 from rerank_eval.visible import visible
 
 # Okabe and Ito's palette; hatches and markers tell the same things apart in print.
@@ -26,8 +28,18 @@ _NAME = 34
 _UPRIGHT = 3  # names of tasks that fit side by side
 
 
-def _figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
-    """Draw one figure and return its SVG, with text as paths so that it needs no font."""
+def _figure(
+    draw: Callable[[Any], None], size: tuple[float, float], x: str = "", y: str = "", legend: int | None = None
+) -> str:
+    """Draw one figure and return its SVG, with text as paths so that it needs no font.
+
+    Args:
+        draw: Draws on an axis.
+        size: Width and height in inches.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        legend: Size of the legend's letters; None for no legend.
+    """
     try:
         import matplotlib as mpl
     except ModuleNotFoundError:
@@ -42,6 +54,10 @@ def _figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     with mpl.rc_context(settings):
         figure, axis = plt.subplots(figsize=size, layout="constrained")
         draw(axis)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        if legend is not None:
+            axis.legend(frameon=False, fontsize=legend)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
@@ -71,12 +87,12 @@ def bars(values: pd.DataFrame) -> str:
 
     def draw(axis: Any) -> None:
         for number, system in enumerate(systems):
-            own = values[values["system"] == system].set_index("task").reindex(tasks)
+            part = values[values["system"] == system].set_index("task").reindex(tasks)
             places = np.arange(len(tasks)) + (number - (len(systems) - 1) / 2) * width
-            errors = np.abs(np.vstack([own["value"] - own["low"], own["high"] - own["value"]]))
+            errors = np.abs(np.vstack([part["value"] - part["low"], part["high"] - part["value"]]))
             axis.bar(
                 places,
-                own["value"],
+                part["value"],
                 width,
                 yerr=errors,
                 label=_short(system),
@@ -88,11 +104,10 @@ def bars(values: pd.DataFrame) -> str:
         axis.set_xticks(
             range(len(tasks)), [_short(task) for task in tasks], rotation=20 if len(tasks) > _UPRIGHT else 0
         )
-        axis.set_ylabel("score x 100, 95% interval")
         axis.axhline(0, color="black", linewidth=0.5)
-        axis.legend(frameon=False, fontsize=8)
 
-    return _figure(draw, (max(5.0, 0.45 * len(tasks) * len(systems) + 2), 3.2))
+    size = (max(5.0, 0.45 * len(tasks) * len(systems) + 2), 3.2)
+    return _figure(draw, size, y="score x 100, 95% interval", legend=8)
 
 
 def forest(comparison: Comparison) -> str:
@@ -113,9 +128,8 @@ def forest(comparison: Comparison) -> str:
             axis.plot(100 * one.difference, place, "o", color=COLOURS[0], markerfacecolor=face)
         axis.axvline(0, color="black", linewidth=0.7)
         axis.set_yticks(places, [f"{_short(scope(one))}: {_short(one.system)}" for one in rows])
-        axis.set_xlabel(f"difference from {first}, points")
 
-    return _figure(draw, (7.5, 0.8 + 0.28 * len(rows)))
+    return _figure(draw, (7.5, 0.8 + 0.28 * len(rows)), f"difference from {first}, points")
 
 
 def scatter(values: pd.DataFrame, names: tuple[str, str]) -> str:
@@ -134,10 +148,8 @@ def scatter(values: pd.DataFrame, names: tuple[str, str]) -> str:
             sizes = 12 * np.sqrt(grouped.to_numpy()[chosen])
             axis.scatter(places[chosen, 0], places[chosen, 1], s=sizes, marker=marker, color=colour, alpha=0.7)
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.6)
-        axis.set_xlabel(_short(names[0]))
-        axis.set_ylabel(_short(names[1]))
 
-    return _figure(draw, (3.6, 3.4))
+    return _figure(draw, (3.6, 3.4), _short(names[0]), _short(names[1]))
 
 
 def margins(scores: pd.DataFrame) -> str:
@@ -150,10 +162,10 @@ def margins(scores: pd.DataFrame) -> str:
     def draw(axis: Any) -> None:
         edges = np.histogram_bin_edges(scores["score"], bins=_BINS)
         for relevant, label, number in ((False, "not judged relevant", 1), (True, "relevant", 0)):
-            own = scores.loc[(scores["relevance"] > 0) == relevant, "score"]
-            if len(own):
+            part = scores.loc[(scores["relevance"] > 0) == relevant, "score"]
+            if len(part):
                 axis.hist(
-                    own,
+                    part,
                     bins=edges,
                     density=True,
                     histtype="stepfilled",
@@ -162,13 +174,10 @@ def margins(scores: pd.DataFrame) -> str:
                     hatch=HATCHES[number],
                     edgecolor="black",
                     linewidth=0.4,
-                    label=f"{label} ({len(own):,})",
+                    label=f"{label} ({len(part):,})",
                 )
-        axis.set_xlabel("margin, log-odds")
-        axis.set_ylabel("density")
-        axis.legend(frameon=False, fontsize=8)
 
-    return _figure(draw, (4.4, 3.2))
+    return _figure(draw, (4.4, 3.2), "margin, log-odds", "density", legend=8)
 
 
 def reliability(scores: pd.DataFrame) -> str:
@@ -190,12 +199,24 @@ def reliability(scores: pd.DataFrame) -> str:
                 mean, count = float(probability[chosen].mean()), int(chosen.sum())
                 axis.plot(mean, share, "o", color=COLOURS[0])
                 axis.annotate(f"{count:,}", (mean, share), textcoords="offset points", xytext=(4, 4), fontsize=7)
-        axis.set_xlabel("P(yes), ten bins; number of candidates beside")
-        axis.set_ylabel("share relevant")
         axis.set_xlim(-0.02, 1.02)
         axis.set_ylim(-0.02, 1.02)
 
-    return _figure(draw, (3.6, 3.4))
+    return _figure(draw, (3.6, 3.4), "P(yes), ten bins; number of candidates beside", "share relevant")
+
+
+def dcg_by(candidates: pd.DataFrame, column: str) -> pd.Series[float]:
+    """Return each query's DCG@10 of its candidates by a column, the largest first.
+
+    Args:
+        candidates: Columns subset, split, query_id, relevance and the column.
+        column: `score`, or `relevance` for the best order.
+    """
+    ordered = candidates.sort_values([*UNIT, column], ascending=[True, True, True, False], kind="stable")
+    place = ordered.groupby(UNIT, sort=False).cumcount()
+    gains: Any = (ordered["relevance"].clip(lower=0) / np.log2(place + 2)).where(place < DEPTH, 0.0)
+    summed: pd.Series[float] = gains.groupby([ordered[key] for key in UNIT]).sum()
+    return summed
 
 
 def depth_curve(before: pd.DataFrame, after: pd.DataFrame, ideal: Mapping[tuple[str, str, str], float]) -> str:
@@ -206,18 +227,14 @@ def depth_curve(before: pd.DataFrame, after: pd.DataFrame, ideal: Mapping[tuple[
         after: The reranker's scores of them: subset, split, query_id, doc_id, score.
         ideal: Query -> DCG@10 of the best order of all judged documents; queries with 0 are left out.
     """
-    keys = ["subset", "split", "query_id"]
-    joined = before.merge(after[[*keys, "doc_id", "score"]], on=[*keys, "doc_id"], suffixes=("_first", ""))
+    joined = before.merge(after[[*UNIT, "doc_id", "score"]], on=[*UNIT, "doc_id"], suffixes=("_first", ""))
     deepest = int(joined["rank"].max())
     depths = sorted({k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k < deepest} | {deepest})
     curves: dict[str, list[float]] = {"reranked": [], "best order": []}
     for depth in depths:
         head = joined[joined["rank"] <= depth]
         for name, column in (("reranked", "score"), ("best order", "relevance")):
-            ordered = head.sort_values([*keys, column], ascending=[True, True, True, False], kind="stable")
-            place = ordered.groupby(keys, sort=False).cumcount()
-            gains: Any = (ordered["relevance"].clip(lower=0) / np.log2(place + 2)).where(place < DEPTH, 0.0)
-            summed = gains.groupby([ordered[key] for key in keys]).sum()
+            summed = dcg_by(head, column)
             values = [summed.get(key, 0.0) / best for key, best in ideal.items() if best > 0]
             curves[name].append(100 * float(np.mean(values)) if values else math.nan)
 
@@ -229,11 +246,8 @@ def depth_curve(before: pd.DataFrame, after: pd.DataFrame, ideal: Mapping[tuple[
         axis.set_xticks(depths, [str(depth) for depth in depths])
         axis.minorticks_off()
         axis.set_ylim(bottom=0)
-        axis.set_xlabel("candidates reranked")
-        axis.set_ylabel("nDCG@10 x 100")
-        axis.legend(frameon=False, fontsize=8)
 
-    return _figure(draw, (4.4, 3.2))
+    return _figure(draw, (4.4, 3.2), "candidates reranked", f"{shown(DEFAULT)} x 100", legend=8)
 
 
 def speed(values: pd.DataFrame) -> str:
@@ -248,8 +262,5 @@ def speed(values: pd.DataFrame) -> str:
             marker, colour = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
             axis.plot(one["pairs_per_second"], one["value"], marker, color=colour, label=_short(one["system"]))
         axis.set_xscale("log")
-        axis.set_xlabel("pairs a second, as measured in the run")
-        axis.set_ylabel("mean score x 100")
-        axis.legend(frameon=False, fontsize=7)
 
-    return _figure(draw, (4.8, 3.2))
+    return _figure(draw, (4.8, 3.2), "pairs a second, as measured in the run", "mean score x 100", legend=7)

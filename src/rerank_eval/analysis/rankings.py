@@ -49,14 +49,14 @@ class Judgements:
         if len(self.cells) == 1:
             return next(iter(self.cells))
         by_name = {slug(f"{subset}.{split}"): (subset, split) for subset, split in self.cells}
-        own = stem(path)
-        if own not in by_name:
+        name = stem(path)
+        if name not in by_name:
             raise ConfigError(
                 f"{path}: {self.task} has {len(by_name)} subsets and splits, and a TREC run does not say whose it is; "
                 f"name the file SUBSET.SPLIT.trec ({some([f'{name}.trec' for name in by_name])}), or a folder of such "
                 "files"
             )
-        return by_name[own]
+        return by_name[name]
 
 
 def trec_files(folder: Path) -> list[Path]:
@@ -101,11 +101,11 @@ def read_judgements(path: Path, task: str | None = None, cell: Cell = ONE_CELL) 
                 f"{path}: has no columns query_id, doc_id and relevance; qrels.parquet of a result has them"
             )
         found: dict[Cell, dict[str, dict[str, int]]] = {}
-        for own, part in by_cell(_checked(path, frame, "relevance"), cell):
+        for judged_cell, part in by_cell(_checked(path, frame, "relevance"), cell):
             for query, document, grade in zip(part["query_id"], part["doc_id"], part["relevance"], strict=True):
-                found.setdefault(own, {}).setdefault(query, {})[document] = int(grade)
+                found.setdefault(judged_cell, {}).setdefault(query, {})[document] = int(grade)
         cells, named = dict(found), path.parent.name or path.stem
-    if not any(judged for own in cells.values() for judged in own.values()):
+    if not any(judged for judged_cell in cells.values() for judged in judged_cell.values()):
         raise DataError(f"{path}: holds no judgement; name the file that does with --qrels")
     return Judgements(path, task or named, cells, _read_changed(path.with_name(CHANGED)))
 
@@ -150,8 +150,8 @@ def by_cell(frame: pd.DataFrame, otherwise: Cell) -> Iterator[tuple[Cell, pd.Dat
     if not {"subset", "split"} <= set(frame.columns):
         yield otherwise, frame
         return
-    for cell, own in cells_of(frame):
-        yield cell, own.reset_index(drop=True)
+    for cell, part in cells_of(frame):
+        yield cell, part.reset_index(drop=True)
 
 
 def in_cells_of(frame: pd.DataFrame, judged: Judgements | None) -> pd.DataFrame:
@@ -200,7 +200,7 @@ def read_rankings(path: Path, judged: Judgements) -> dict[Cell, pd.DataFrame]:
     if path.suffix == _PARQUET:
         frame = read_parquet(path)
         frame = in_cells_of(_checked(path, frame, "score"), judged)
-        found = {cell: own[["query_id", "doc_id", "score"]] for cell, own in by_cell(frame, ONE_CELL)}
+        found = {cell: part[["query_id", "doc_id", "score"]] for cell, part in by_cell(frame, ONE_CELL)}
     else:
         found = {}
         for one in trec_files(path) if path.is_dir() else [path]:
@@ -240,11 +240,11 @@ def evaluate(
         DataError: No query of the run has a judgement; a score is not finite.
         ConfigError: p-MRR is asked for where nothing says what the instructions change.
     """
-    cells = {cell: own for cell, own in judged.cells.items() if cell in rankings}
+    cells = {cell: queries for cell, queries in judged.cells.items() if cell in rankings}
     answered = {cell: set(frame["query_id"]) for cell, frame in rankings.items()}
-    strangers = [query for cell, own in answered.items() for query in sorted(own - set(cells.get(cell, ())))]
+    strangers = [query for cell, queries in answered.items() for query in sorted(queries - set(cells.get(cell, ())))]
     if sum(map(len, answered.values())) == len(strangers):
-        known = [query for own in judged.cells.values() for query in own]
+        known = [query for queries in judged.cells.values() for query in queries]
         raise DataError(
             f"{name}: none of its {len(strangers)} queries ({some(strangers)}) is judged by {judged.source}, which "
             f"judges {len(known)} ({some(known)}); are the ids of the same data?"
@@ -257,9 +257,9 @@ def evaluate(
         missing = values.loc[lacking, UNIT].reset_index(drop=True)
         values = values[~lacking].reset_index(drop=True)
     asked = sum(map(len, answered.values()))
-    told = f"{name}: {len(strangers)} of {asked} queries have no judgement and are left out ({some(strangers)})."
+    note = f"{name}: {len(strangers)} of {asked} queries have no judgement and are left out ({some(strangers)})."
     ranked = pd.concat([_ranked(frame, cell) for cell, frame in rankings.items() if cell in cells])
-    return TaskRun(judged.task, measure, values, ranking=ranked, missing=missing, notes=(told,) if strangers else ())
+    return TaskRun(judged.task, measure, values, ranking=ranked, missing=missing, notes=(note,) if strangers else ())
 
 
 def _values(frame: pd.DataFrame, qrels: Qrels, judged: Judgements, cell: Cell, measure: str) -> pd.DataFrame:
@@ -269,16 +269,16 @@ def _values(frame: pd.DataFrame, qrels: Qrels, judged: Judgements, cell: Cell, m
             raise ConfigError(
                 f"--measure {measure}: {judged.source} comes without {CHANGED}, which says what instructions change"
             )
-        own = p_mrr.p_mrr(frame, judged.changed[cell]).rename(columns={"pair": "query_id"})
-        lost = [pair for pair in judged.changed[cell] if pair not in set(own["query_id"])]
+        values = p_mrr.p_mrr(frame, judged.changed[cell]).rename(columns={"pair": "query_id"})
+        lost = [pair for pair in judged.changed[cell] if pair not in set(values["query_id"])]
         column = registry.column(measure)
-        own = pd.concat([own, pd.DataFrame({"query_id": lost, column: 0.0})]) if lost else own
+        values = pd.concat([values, pd.DataFrame({"query_id": lost, column: 0.0})]) if lost else values
     elif found is not None and registry.unit(found) == "group":
-        own, column = metrics.by_unit(frame, qrels, found), "value"
+        values, column = metrics.by_unit(frame, qrels, found), "value"
     else:
         extra = [] if found is None else [found]
-        own, column = metrics.per_query(frame, qrels, extra), measure
-    return values_of(own.assign(subset=cell[0], split=cell[1]), column)
+        values, column = metrics.per_query(frame, qrels, extra), measure
+    return values_of(values.assign(subset=cell[0], split=cell[1]), column)
 
 
 def _unanswered(
@@ -325,9 +325,9 @@ def evaluate_stored(name: str, folder: Path, task: str, measure: str, judged: Ju
     Raises:
         DataError: A file is missing or torn.
     """
-    own = judged or read_judgements(folder / QRELS, task)
+    qrels = judged or read_judgements(folder / QRELS, task)
     frame = read_parquet(folder / PAIRS)[["subset", "split", "query_id", "doc_id", "score"]]
     # A cell without a single candidate is judged all the same.
     empty = frame.head(0)[["query_id", "doc_id", "score"]]
-    rankings = dict.fromkeys(own.cells, empty) | dict(by_cell(frame, ONE_CELL))
-    return evaluate(name, rankings, own, measure, stored=judged is None)
+    rankings = dict.fromkeys(qrels.cells, empty) | dict(by_cell(frame, ONE_CELL))
+    return evaluate(name, rankings, qrels, measure, stored=judged is None)

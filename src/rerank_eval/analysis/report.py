@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from rerank_eval.analysis import compare_render, plots, statistics
 from rerank_eval.analysis.compare import Comparison, compare
 from rerank_eval.analysis.loading import load_run
+from rerank_eval.analysis.render import page
 from rerank_eval.analysis.statistics import Stratum
-from rerank_eval.analysis.tables import Leaderboard, one_line
+from rerank_eval.analysis.tables import Leaderboard
 from rerank_eval.errors import ConfigError
 from rerank_eval.metrics.per_query import DEPTH
 from rerank_eval.metrics.registry import DEFAULT, of_pairs, percent, shown, signed, two_digits
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.runs import UNIT, Run, Stored, TaskRun, named
 from rerank_eval.typed import command
+from rerank_eval.visible import one_line
 
 # Characters: together the page stays below 5 MB, whatever the number of runs, tasks and queries.
 _LARGEST = 2_500_000
@@ -31,7 +31,6 @@ _LARGEST_MANIFESTS = 500_000
 _QUERIES = 2_000  # of a task
 _LISTS = 400  # queries of a run on a task whose candidates are embedded
 _PLOTTED = 20_000  # points of a scatter, margins of a histogram
-_KEY = ["subset", "split", "query_id"]
 
 
 @dataclass(frozen=True)
@@ -90,21 +89,13 @@ def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str
     comparison = (
         compare(runs, suites, seed=terms.seed, baselines=terms.baselines, missing=terms.missing) if several else None
     )
-    environment = Environment(
-        loader=PackageLoader("rerank_eval.analysis", "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return (
-        environment.get_template("report.html.j2").render(
-            board=_board(board),
-            comparison=_comparison(comparison),
-            figures=_figures(runs, comparison, terms),
-            data=_script(_explorer(runs)),
-            manifests=_manifests(runs),
-        )
-        + "\n"
+    return page(
+        "report.html.j2",
+        board=_board(board),
+        tables=() if comparison is None else compare_render.tables(comparison),
+        figures=_figures(runs, comparison, terms),
+        data=_script(_explorer(runs)),
+        manifests=_manifests(runs),
     )
 
 
@@ -117,21 +108,7 @@ def _board(board: Leaderboard) -> dict[str, Any]:
             {"text": "–" if np.isnan(v) else two_digits(v), "value": "" if np.isnan(v) else repr(v)} for v in cells
         ]
         rows.append({"kind": one["kind"], "model": name, "detail": one["Details"], "cells": shown})
-    notes = [f"[{number}] {note}" for number, note in enumerate(board.notes, start=1)]
-    return {"heads": board.scores, "rows": rows, "caption": board.caption, "notes": notes}
-
-
-def _comparison(comparison: Comparison | None) -> dict[str, Any] | None:
-    if comparison is None:
-        return None
-    return {
-        "heads": compare_render.heads(comparison),
-        "rows": compare_render.rows(comparison),
-        "change_heads": compare_render.heads(comparison, compare_render.CHANGE_HEADS),
-        "changes": compare_render.change_rows(comparison),
-        "names": 2 + (len(comparison.baselines) > 1),
-        "notes": compare_render.notes(comparison),
-    }
+    return {"heads": board.scores, "rows": rows, "caption": board.caption, "notes": board.footnotes}
 
 
 def _figures(runs: Sequence[Run], comparison: Comparison | None, terms: Terms) -> list[Figure]:
@@ -141,21 +118,21 @@ def _figures(runs: Sequence[Run], comparison: Comparison | None, terms: Terms) -
         )
     ]
     if comparison is not None:
-        told = "Right of the line: better than its baseline. Filled: p by Holm's correction below 0.05."
-        found.append(Figure("Differences", told, plots.forest(comparison)))
+        words = "Right of the line: better than its baseline. Filled: p by Holm's correction below 0.05."
+        found.append(Figure("Differences", words, plots.forest(comparison)))
     measured = _speeds(runs)
     if len(measured) > 1:
-        told = "Each run's own speed on its own machine: compare runs of one machine only."
-        found.append(Figure("Quality against speed", told, plots.speed(measured)))
+        words = "Each run's own speed on its own machine: compare runs of one machine only."
+        found.append(Figure("Quality against speed", words, plots.speed(measured)))
     firsts = [None, *[0] * (len(runs) - 1)] if terms.baselines is None else terms.baselines
     for task in runs[0].tasks:
         # The best run first: where there are too many plots, the others' are left out.
         pairs = [(run, runs[first]) for run, first in zip(runs, firsts, strict=True) if first is not None]
         for run, first in sorted(pairs, key=lambda pair: -float(pair[0].tasks[task].values["value"].mean())):
-            own = _of_task(first, run, run.tasks[task])
-            if sum(len(one.svg) for one in (*found, *own)) > _LARGEST_FIGURES:
+            plotted = _of_task(first, run, run.tasks[task])
+            if sum(len(one.svg) for one in (*found, *plotted)) > _LARGEST_FIGURES:
                 break
-            found += own
+            found += plotted
     return found
 
 
@@ -163,7 +140,7 @@ def _bars(runs: Sequence[Run], seed: int) -> pd.DataFrame:
     rows = []
     for number, run in enumerate(runs):
         for name, task in run.tasks.items():
-            cells = [own["value"].to_numpy()[:, None] for _, own in task.values.groupby(["subset", "split"])]
+            cells = [part["value"].to_numpy()[:, None] for _, part in task.values.groupby(["subset", "split"])]
             strata = [Stratum(cell, 1 / len(cells)) for cell in cells]
             found = statistics.estimate(strata, statistics.draw(strata, [seed, number], 2_000))
             title = name if task.measure == DEFAULT else f"{name} ({shown(task.measure)})"
@@ -190,36 +167,33 @@ def _of_task(baseline: Run, run: Run, task: TaskRun) -> list[Figure]:
     if not of_pairs(task.measure):
         both = first.values.merge(task.values, on=UNIT, suffixes=("_before", "_after")).head(_PLOTTED)
         values = both.rename(columns={"value_before": "before", "value_after": "after"})[["before", "after"]]
-        told = "Each mark is one query, or several of the same values (larger). Above the line: better."
-        found.append(Figure(f"Query by query: {where}", told, plots.scatter(values, (baseline.name, run.name))))
+        words = "Each mark is one query, or several of the same values (larger). Above the line: better."
+        found.append(Figure(f"Query by query: {where}", words, plots.scatter(values, (baseline.name, run.name))))
     scores = task.candidates()
     if scores is None or "relevance" not in scores or not (scores["relevance"] > 0).any():
         return found
     if task.manifest is not None and task.manifest.settings.get("head") == "float32":
         sample = scores if len(scores) <= _PLOTTED else scores.sample(_PLOTTED, random_state=0)
-        told = "How far margins of relevant candidates stand from the others'."
-        found.append(Figure(f"Margins: {where}", told, plots.margins(sample)))
-        told = "On the line, P(yes) is the chance that a candidate is relevant."
-        found.append(Figure(f"Is P(yes) a probability? {where}", told, plots.reliability(scores)))
+        words = "How far margins of relevant candidates stand from the others'."
+        found.append(Figure(f"Margins: {where}", words, plots.margins(sample)))
+        words = "On the line, P(yes) is the chance that a candidate is relevant."
+        found.append(Figure(f"Is P(yes) a probability? {where}", words, plots.reliability(scores)))
     before = first.candidates()
     if before is not None and task.measure == DEFAULT and _same_pairs(before, scores):
-        told = "Reranking only the retriever's first k, and the best that any order of them could reach."
+        words = "Reranking only the retriever's first k, and the best that any order of them could reach."
         svg = plots.depth_curve(before, scores, _ideal(scores, task))
-        found.append(Figure(f"How many to rerank: {where}", told, svg))
+        found.append(Figure(f"How many to rerank: {where}", words, svg))
     return found
 
 
 def _same_pairs(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    keys = [*_KEY, "doc_id"]
+    keys = [*UNIT, "doc_id"]
     return len(one) == len(other) and len(one[keys].merge(other[keys], on=keys)) == len(one) and "relevance" in one
 
 
 def _ideal(scores: pd.DataFrame, task: TaskRun) -> dict[tuple[str, str, str], float]:
     """Return each query's ideal DCG@10: that of its candidates' best order over what share of the ideal it reaches."""
-    ordered = scores.sort_values([*_KEY, "relevance"], ascending=[True, True, True, False], kind="stable")
-    place = ordered.groupby(_KEY, sort=False).cumcount()
-    gains: Any = (ordered["relevance"].clip(lower=0) / np.log2(place + 2)).where(place < DEPTH, 0.0)
-    best = gains.groupby([ordered[key] for key in _KEY]).sum()
+    best = plots.dcg_by(scores, "relevance")
     judged = read_frame(task.scores.with_name("per_query.parquet")) if task.scores is not None else None
     if judged is None:
         return {}
@@ -288,8 +262,8 @@ def _manifests(runs: Sequence[Run]) -> list[dict[str, str]]:
         text = json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True)
         size += len(text)
         if size > _LARGEST_MANIFESTS:
-            told = f"{len(every) - len(found)} more stand as manifest.json beside their results"
-            return [*found, {"title": told, "text": ""}]
+            words = f"{len(every) - len(found)} more stand as manifest.json beside their results"
+            return [*found, {"title": words, "text": ""}]
         found.append({"title": one_line(f"{run.name} on {task.task}"), "text": text})
     return found
 
@@ -298,19 +272,3 @@ def _script(data: Any) -> str:
     """Write JSON that may stand inside a script element: nothing in it can close the element or open a comment."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def write_report(path: Path, page: str) -> Path:
-    """Write the page.
-
-    Args:
-        path: The file.
-        page: Its HTML.
-
-    Returns:
-        The file.
-    """
-    from rerank_eval.files import write_text
-
-    write_text(path, page)
-    return path

@@ -121,10 +121,10 @@ class Race:
         """Say what is known of each variant, in order."""
         found = []
         for number, name in enumerate(self.names):
-            own = self._seen[number]
-            mean = float(np.mean(own)) if own else float("nan")
+            values = self._seen[number]
+            mean = float(np.mean(values)) if values else float("nan")
             by = self._out.get(number)
-            found.append(Verdict(name, len(own), mean, by is not None, "" if by is None else self.names[by]))
+            found.append(Verdict(name, len(values), mean, by is not None, "" if by is None else self.names[by]))
         return found
 
     def more(self) -> int | None:

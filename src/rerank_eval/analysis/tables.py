@@ -16,6 +16,7 @@ import pandas as pd
 from rerank_eval.metrics import registry
 from rerank_eval.names import some
 from rerank_eval.results.records import RANKING, ResultRecord
+from rerank_eval.visible import one_line
 
 MODEL, DETAIL, RETRIEVER, TOP_K, KIND = "Model", "Details", "Retriever", "top_k", "kind"
 IDENTITY, NOTES = "identity", "notes"
@@ -48,6 +49,11 @@ class Leaderboard:
         """Names of the score columns."""
         return [column for column in self.frame.columns if column not in _FIXED]
 
+    @property
+    def footnotes(self) -> list[str]:
+        """The notes with their numbers, as they stand below a table."""
+        return [f"[{number}] {note}" for number, note in enumerate(self.notes, start=1)]
+
     def best(self, column: str) -> float:
         """Return a column's best score among real rows, NaN when there are fewer than two to choose from."""
         real = self.frame.loc[self.frame[KIND] != "ceiling", column].dropna()
@@ -75,11 +81,11 @@ def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[s
     names: list[str] = []
     for group in _groups(records):
         for row in _rows(group):
-            own = list(dict.fromkeys(one_line(note) for record in row for note in record.notes)) + _marked(row)
-            marks = "".join(f" [{notes.setdefault(note, len(notes) + 1)}]" for note in own)
+            row_notes = list(dict.fromkeys(one_line(note) for record in row for note in record.notes)) + _marked(row)
+            marks = "".join(f" [{notes.setdefault(note, len(notes) + 1)}]" for note in row_notes)
             label = one_line(row[0].label)
             names.append((label if row[0].kind == "retriever" else f"+ {label}") + marks)
-            rows.append(_score_row(row, own, suites, scores))
+            rows.append(_score_row(row, row_notes, suites, scores))
         ceilings = _ceilings(group, suites, scores)
         names.extend(str(row[MODEL]) for row in ceilings)
         rows.extend(ceilings)
@@ -117,11 +123,6 @@ def _tell_apart(rows: list[dict[str, object]]) -> None:
 def _latest(records: Sequence[ResultRecord]) -> list[ResultRecord]:
     ordered = sorted(records, key=lambda r: (r.order, r.candidates, r.identity, r.task, r.finished, r.label, r.detail))
     return list({(record.candidates, record.identity, record.task): record for record in ordered}.values())
-
-
-def one_line(text: str) -> str:
-    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _task_order(present: Mapping[str, str], suites: Mapping[str, Sequence[str]]) -> list[str]:

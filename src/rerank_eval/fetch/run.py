@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from tabulate import tabulate
 
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.downloads import DownloadError, files_in, verify
@@ -19,6 +18,7 @@ from rerank_eval.errors import ConfigError, DataError, ModelError, StorageError
 from rerank_eval.fetch.needs import DataNeed, ModelNeed, Need, data_needs, model_needs
 from rerank_eval.fetch.repository import Kind, Repository, look_up
 from rerank_eval.files import at_home
+from rerank_eval.tables import simple
 from rerank_eval.tasks.registry import resolve
 
 DATA_ROOT, MODEL_ROOT = Path("mirror", "data"), Path("mirror", "models")
@@ -168,10 +168,7 @@ def _show(shares: Sequence[Share], console: Console) -> None:
     lacking = sum(share.size(share.missing) for share in shares)
     lines.append(["total", "", "", sum(len(share.files) for share in shares), _bytes(total), _bytes(lacking)])
     heads = ["", "repository", "revision", "files", "size", "to fetch"]
-    align = ["left", "left", "left", "right", "right", "right"]
-    console.print(
-        tabulate(lines, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True), markup=False
-    )
+    console.print(simple(heads, lines, "lllrrr"), markup=False)
 
 
 def _check_space(shares: Sequence[Share], console: Console) -> None:

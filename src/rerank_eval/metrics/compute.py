@@ -65,14 +65,14 @@ class Pairs:
         """Write columns subset, split, query_id, doc_id, rank, score and relevance to a parquet file."""
         with pq.ParquetWriter(path, _PAIR_COLUMNS) as writer:
             for (subset, split), table in self.blocks:
-                told = [pa.repeat(pa.scalar(name, pa.string()), len(table)) for name in (subset, split)]
+                labels = [pa.repeat(pa.scalar(name, pa.string()), len(table)) for name in (subset, split)]
                 rest = [column.cast(_PAIR_COLUMNS.field(name).type) for name, column in _columns(table)]
-                writer.write_table(pa.table([*told, *rest], schema=_PAIR_COLUMNS))
+                writer.write_table(pa.table([*labels, *rest], schema=_PAIR_COLUMNS))
 
     def cells(self) -> Iterator[tuple[Cell, Iterator[pd.DataFrame]]]:
         """Yield each cell with its blocks as frames with columns query_id, doc_id, rank, score, relevance."""
         for cell in dict.fromkeys(cell for cell, _ in self.blocks):
-            yield cell, (table.to_pandas().astype({"query_id": object}) for own, table in self.blocks if own == cell)
+            yield cell, (table.to_pandas().astype({"query_id": object}) for of, table in self.blocks if of == cell)
 
 
 _SMALL = 2**15
@@ -114,9 +114,9 @@ def cells_of(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
     Args:
         frame: With columns subset and split.
     """
-    for key, own in frame.groupby(["subset", "split"], sort=True):
+    for key, rows in frame.groupby(["subset", "split"], sort=True):
         subset, split = key
-        yield (str(subset), str(split)), own
+        yield (str(subset), str(split)), rows
 
 
 def compute_metrics(
@@ -158,15 +158,15 @@ def compute_metrics(
         queries.append(_labelled(per_query, *cell))
     by_pair = _instruction_pairs(cells, changed)
     if by_pair is not None:
-        for cell, own in by_pair.items():
-            summaries[cell].update(followir.summarise(own))
+        for cell, rows in by_pair.items():
+            summaries[cell].update(followir.summarise(rows))
     parts = list(summaries.values())
     key = "" if metric is None else registry.column(metric.name)
     summary = {name: float(sum(part[name] for part in parts) / len(parts)) for name in parts[0]}
     judgements = [
-        (*cell, q, d, int(v)) for cell, own in sorted(qrels.items()) for q, ds in own.items() for d, v in ds.items()
+        (*cell, q, d, int(v)) for cell, rows in sorted(qrels.items()) for q, ds in rows.items() for d, v in ds.items()
     ]
-    made_irrelevant = [(*cell, q, d) for cell, own in sorted(changed.items()) for q, ds in own.items() for d in ds]
+    made_irrelevant = [(*cell, q, d) for cell, rows in sorted(changed.items()) for q, ds in rows.items() for d in ds]
     columns = ["subset", "split", "query_id", "doc_id"]
     return TaskMetrics(
         pairs,
@@ -177,7 +177,7 @@ def compute_metrics(
         pd.DataFrame(judgements, columns=[*columns, "relevance"]).astype({"relevance": "int64"}),
         None
         if by_pair is None
-        else pd.concat([_labelled(own, *cell) for cell, own in sorted(by_pair.items())], ignore_index=True),
+        else pd.concat([_labelled(rows, *cell) for cell, rows in sorted(by_pair.items())], ignore_index=True),
         None if by_pair is None else pd.DataFrame(made_irrelevant, columns=columns),
     )
 
@@ -196,11 +196,11 @@ def _cell_metrics(
     for frame in blocks:
         # As objects, once: pandas makes a new one of each string whenever it is asked.
         ids, documents, scores = (frame[name].to_numpy(object).tolist() for name in ("query_id", "doc_id", "score"))
-        own = {query: qrels[query] for query in dict.fromkeys(ids) if query in qrels}
-        seen |= own.keys()
-        judged.append(metrics.per_query(frame, own, extra))
+        grades_of = {query: qrels[query] for query in dict.fromkeys(ids) if query in qrels}
+        seen |= grades_of.keys()
+        judged.append(metrics.per_query(frame, grades_of, extra))
         none: Mapping[str, int] = {}
-        grades = [own.get(query, none).get(document, 0) for query, document in zip(ids, documents, strict=True)]
+        grades = [grades_of.get(query, none).get(document, 0) for query, document in zip(ids, documents, strict=True)]
         relevance = pd.array(grades, dtype="int64")
         pairs.add(cell, frame.assign(relevance=relevance))
         subset, split = cell
@@ -208,7 +208,7 @@ def _cell_metrics(
             hasher.update(f"{subset}\t{split}\t{query_id}\t{doc_id}\t{score!r}\n".encode("utf-8", "surrogatepass"))
     # Queries without a candidate count as 0.
     empty = pd.DataFrame({"query_id": [], "doc_id": [], "rank": [], "score": []}).astype({"query_id": object})
-    unseen = {query: own for query, own in qrels.items() if query not in seen}
+    unseen = {query: grades_of for query, grades_of in qrels.items() if query not in seen}
     judged.append(metrics.per_query(empty, unseen, extra))
     whole = pd.concat([one for one in judged if len(one)] or judged[:1])
     return whole.sort_values("query_id", kind="stable", ignore_index=True)

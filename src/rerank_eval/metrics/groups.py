@@ -51,9 +51,9 @@ class Grouped:
         base = registry.find(self.base)
         assert base is not None  # noqa: S101 - `base` is a name of ours
         if self.merged:  # all judgements of a group are the same
-            own: Any = scores[scores["query_id"].isin(set(qrels))]
-            own = own.assign(query_id=own["query_id"].map(self.group)) if len(own) else own
-            merged = own.groupby(["query_id", "doc_id"], sort=False, as_index=False)["score"].max()
+            known: Any = scores[scores["query_id"].isin(set(qrels))]
+            known = known.assign(query_id=known["query_id"].map(self.group)) if len(known) else known
+            merged = known.groupby(["query_id", "doc_id"], sort=False, as_index=False)["score"].max()
             return base.compute(merged, {self.group(query): judged for query, judged in qrels.items()})
         least: dict[str, float] = {}
         for query, value in base.compute(scores, qrels).items():

@@ -34,7 +34,7 @@ def p_mrr(scores: pd.DataFrame, changed: Mapping[str, Sequence[str]]) -> pd.Data
         bounds: each document by itself takes the place among its ties that is worst or best for it, so that no order
         of tied candidates can lie outside, while several tied documents may not reach a bound together.
     """
-    lists = {str(query_id): own for query_id, own in scores.groupby("query_id", sort=False)}
+    lists = {str(query_id): candidates for query_id, candidates in scores.groupby("query_id", sort=False)}
     rows: list[tuple[str, int, float, float, float]] = []
     for pair in sorted(changed):
         before, after = lists.get(f"{pair}-og"), lists.get(f"{pair}-changed")

@@ -104,7 +104,7 @@ def read_judgements(path: Path, hasher: Any = None) -> Judgements:
             if not reader.begun:  # a header that cannot be read makes every line wrong
                 break
     problems.raise_if_any()
-    documents = {document_id for own in qrels.values() for document_id in own}
+    documents = {document_id for grades in qrels.values() for document_id in grades}
     if len(reader.iterations) > max(len(documents), 1):
         raise DataError(
             f"{path}: four columns without a header are TREC's, whose second is the iteration and whose third is the "
@@ -156,14 +156,16 @@ class _Reader:
             return False
         if not whole:
             unknown = [one for one, kind in zip(fields, kinds, strict=True) if kind is None]
-            told = f"the header has the unknown {_quoted(unknown)} and no column" if unknown else "the header has none"
+            problem = (
+                f"the header has the unknown {_quoted(unknown)} and no column" if unknown else "the header has none"
+            )
             missing = [kind for kind in (_QUERY, _DOCUMENT, _GRADE) if kind not in kinds]
             raise LineError(
-                f"{told} for the {', the '.join(missing)}; name the columns query-id, corpus-id and score, or write "
+                f"{problem} for the {', the '.join(missing)}; name the columns query-id, corpus-id and score, or write "
                 "three columns (query, document, grade) or TREC's four without a header"
             )
         for kind in (_QUERY, _DOCUMENT, _GRADE):
-            named = [one for one, own in zip(fields, kinds, strict=True) if own == kind]
+            named = [one for one, column in zip(fields, kinds, strict=True) if column == kind]
             if len(named) > 1:
                 raise LineError(f"the header has {len(named)} columns for the {kind}, {_quoted(named)}; rename one")
         self._names, self.begun = fields, True

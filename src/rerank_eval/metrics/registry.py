@@ -104,9 +104,9 @@ def find(name: str) -> Metric | None:
         ConfigError: It is that of a package which cannot be imported, or the package's object is no metric.
     """
     lower = name.lower()
-    families = [(own, rest) for own in METRICS if (rest := _behind(lower, own.lower()))]
-    own, rest = max(families, key=lambda pair: len(pair[0]), default=("", ""))
-    made = _make(own, rest) if own else None
+    families = [(family, rest) for family in METRICS if (rest := _behind(lower, family.lower()))]
+    family, rest = max(families, key=lambda pair: len(pair[0]), default=("", ""))
+    made = _make(family, rest) if family else None
     if lower not in METRICS:
         return made
     if made is not None and lower not in METRICS.builtins:
@@ -114,17 +114,17 @@ def find(name: str) -> Metric | None:
     return _make(lower, "")
 
 
-def _behind(name: str, own: str) -> str:
+def _behind(name: str, family: str) -> str:
     """Return what stands behind a metric's own name: `10` of `ndcg_at_10`; empty where it is another's."""
-    return next((name.removeprefix(own + joint) for joint in _JOINTS if name.startswith(own + joint)), "")
+    return next((name.removeprefix(family + joint) for joint in _JOINTS if name.startswith(family + joint)), "")
 
 
-def _make(own: str, rest: str) -> Metric | None:
-    found = METRICS.get(own)
+def _make(family: str, rest: str) -> Metric | None:
+    found = METRICS.get(family)
     if hasattr(found, "compute"):
-        return None if rest else _checked(own, cast("Metric", found))
+        return None if rest else _checked(family, cast("Metric", found))
     made = found(rest) if callable(found) else found
-    return None if made is None else _checked(own, made)
+    return None if made is None else _checked(family, made)
 
 
 def _checked(name: str, metric: Metric) -> Metric:
@@ -144,19 +144,19 @@ def named(name: str, further: Iterable[str] = ()) -> str:
     Raises:
         ConfigError: There is no such metric; lists the valid ones.
     """
-    own = list(further)
-    if name in own:
+    valid_here = list(further)
+    if name in valid_here:
         return name
     found = find(name)
     if found is not None:
         return found.name
     packages = [one for one in METRICS if one not in METRICS.builtins]
     families = ", ".join(f"{family}_at_K" for family in _CUTS)
-    valid = [f"{family}_at_10" for family in _CUTS] + [*_WHOLE, *_FURTHER, P_MRR, *packages, *own]
+    valid = [f"{family}_at_10" for family in _CUTS] + [*_WHOLE, *_FURTHER, P_MRR, *packages, *valid_here]
     near = nearest(name, valid)
     meant = "" if near is None else f" did you mean {near!r}?"
     others = ", ".join([*_FURTHER, "max_over_subqueries_map_at_1000 and the like", P_MRR, *packages])
-    columns = f"; and the columns {', '.join(own)}" if own else ""
+    columns = f"; and the columns {', '.join(valid_here)}" if valid_here else ""
     raise ConfigError(
         f"--measure {name!r}: there is no such measure;{meant} valid: {families}; of whole lists ndcg, map, mrr; "
         f"further {others}{columns}"

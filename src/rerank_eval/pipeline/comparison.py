@@ -18,7 +18,7 @@ from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.config.loading import is_config
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.errors import ConfigError, StorageError
-from rerank_eval.files import at_home
+from rerank_eval.files import at_home, write_text
 from rerank_eval.names import did_you_mean, digest, slug
 from rerank_eval.results.runs import RunFile, Stored, find_run, named, read_stored, stored_rows
 from rerank_eval.tasks.registry import resolve
@@ -256,7 +256,7 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     if output is not None:
         _check_page(output)
     from rerank_eval.analysis import tables
-    from rerank_eval.analysis.report import Terms, build_report, write_report
+    from rerank_eval.analysis.report import Terms, build_report
     from rerank_eval.results.records import load_manifests, of_present_candidates
 
     configs = {name: _load(name, request) for name in request.names if is_config(name)}
@@ -289,7 +289,8 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     baselines = _baselines(request, rows)
     terms = Terms(request.seed, baselines, measure, request.missing)
     page = build_report(tables.leaderboard(records, suites), rows, suites, terms)
-    path = write_report(output or root / "report.html", page)
+    path = output or root / "report.html"
+    write_text(path, page)
     console.print(f"written: {path} ({len(page.encode()) / 1e6:.1f} MB)", markup=False)
 
 

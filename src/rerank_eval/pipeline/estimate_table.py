@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tabulate import tabulate
 
 from rerank_eval.config import load_config
 from rerank_eval.config.schema import BM25
@@ -19,6 +18,7 @@ from rerank_eval.hub import go_offline
 from rerank_eval.pipeline.estimate import estimate
 from rerank_eval.pipeline.estimate_texts import GUESSED, SHARED
 from rerank_eval.pipeline.estimate_work import Estimate, Work
+from rerank_eval.tables import simple
 from rerank_eval.typed import started
 
 
@@ -130,8 +130,7 @@ def _per_task(found: Estimate) -> str:
             ]
         )
     heads = ["task", "queries", "pairs", "prompt Mtok", "computed Mtok", "all models", "done", "lengths from"]
-    align = ["left", "right", "right", "right", "right", "right", "right", "left"]
-    return tabulate(rows, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True)
+    return simple(heads, rows, "lrrrrrrl")
 
 
 def _per_model(found: Estimate, price: float | None) -> str:
@@ -158,8 +157,7 @@ def _per_model(found: Estimate, price: float | None) -> str:
         )
     rows.append(["total", "", "", "", "", _hours(total), "-" if price is None else f"{total * price:,.2f}"])
     heads = ["model", "settings", "work", "PFLOP left", "TFLOP/s", "on one device", "cost"]
-    align = ["left", "left", "right", "right", "right", "right", "right"]
-    return tabulate(rows, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True)
+    return simple(heads, rows, "llrrrrr")
 
 
 def _words(found: Estimate) -> list[str]:

@@ -10,9 +10,7 @@ from typing import Any
 import pandas as pd
 from mteb._create_dataloaders import _corpus_to_dict
 from rich.console import Console
-from tabulate import tabulate
 
-from rerank_eval.analysis.tables import one_line
 from rerank_eval.config import RerankerConfig
 from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
@@ -22,9 +20,11 @@ from rerank_eval.rerankers.loading import Prompting, make_policy
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.runs import Stored, find_run, stored_rows
+from rerank_eval.tables import simple
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve, split_of
 from rerank_eval.typed import command
+from rerank_eval.visible import one_line
 
 _SNIPPET = 70
 _SHOWN = 20
@@ -393,4 +393,4 @@ def _snippet(text: str) -> str:
 
 def _table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     if rows:
-        console.print(tabulate(rows, headers=list(heads), tablefmt="simple", disable_numparse=True), markup=False)
+        console.print(simple(heads, rows), markup=False)

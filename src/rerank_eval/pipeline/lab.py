@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from tabulate import tabulate
 
 from rerank_eval.analysis.sequential import ALPHA, Race
 from rerank_eval.config import LoadedConfig, RunConfig, load_config
@@ -35,6 +34,7 @@ from rerank_eval.results.recorder import Recorder
 from rerank_eval.session import Session, start
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import locked
+from rerank_eval.tables import simple
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.workers.cluster import Cluster, open_cluster
@@ -234,8 +234,7 @@ class _Lab:
             state = f"out: worse than {one.by}" if one.out else "in"
             rows.append([one.name, one.units, registry.percent(one.mean), state])
         self.console.print()
-        table = tabulate(rows, headers=["instruction", "queries", "mean", ""], tablefmt="simple", disable_numparse=True)
-        self.console.print(table, markup=False)
+        self.console.print(simple(["instruction", "queries", "mean", ""], rows), markup=False)
         if len(self.race.active) == 1:
             self.console.print(f"decided: {self.race.active[0]}", markup=False)
             return

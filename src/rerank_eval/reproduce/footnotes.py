@@ -120,10 +120,10 @@ def _first_splits(published: Published, suite: Suite, files: Mapping[str, TaskFi
     means = []
     for task in suite.tasks:
         file = files.get(task.name)
-        own = [] if file is None else [value for (split, _), value in file.cells.items() if split == task.splits[0]]
-        if len(own) < task.subsets:
+        values = [] if file is None else [value for (split, _), value in file.cells.items() if split == task.splits[0]]
+        if len(values) < task.subsets:
             return []
-        means.append(math.fsum(own) / len(own))
+        means.append(math.fsum(values) / len(values))
     return [
         f"averaging: first splits alone would give {two_digits(published.scale * math.fsum(means) / len(means))} here"
     ]

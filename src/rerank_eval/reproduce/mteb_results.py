@@ -20,6 +20,7 @@ from rerank_eval.files import load_json
 from rerank_eval.metrics.registry import agree
 from rerank_eval.results.locate import mteb_files
 from rerank_eval.results.manifest import Manifest
+from rerank_eval.visible import one_line
 
 Cell = tuple[str, str]
 """(split, subset)"""
@@ -96,11 +97,6 @@ class ResultsFolder:
     def of(self, model: str) -> list[Experiment]:
         """Return the experiments of one model."""
         return [experiment for experiment in self.experiments if experiment.model == model]
-
-
-def one_line(text: str) -> str:
-    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 class _NotAResultError(ValueError):

@@ -88,8 +88,8 @@ def reproduce(request: Request, console: Console) -> None:
         checked = gate.check(root, filters_of(published, request.config, request.overrides))
         if all(cell.verdict == NOT_RUN for cell in checked.cells) and not checked.set_aside:
             raise ConfigError(_nothing(root, checked, gate))
-        own = root == RESULTS or (root / "mteb").is_dir()
-        folder = root if own else RESULTS  # somebody else's results are read, not written to
+        ours = root == RESULTS or (root / "mteb").is_dir()
+        folder = root if ours else RESULTS  # somebody else's results are read, not written to
     else:
         loaded, folder = _load(request, suites)
         checked, failed = gate.run(loaded, folder, keep_going=request.keep_going)
@@ -186,7 +186,7 @@ class Gate:
     def _exactly(self, identities: Mapping[str, frozenset[str]]) -> dict[str, list[Filter]]:
         """Ask for the rows of this run and no others, by label."""
         wanted = {model.hub: identities.get(_label(model.hub), frozenset()) for model in self.published.models}
-        return {hub: [Filter(identities=own, decisive=True)] for hub, own in wanted.items()}
+        return {hub: [Filter(identities=digests, decisive=True)] for hub, digests in wanted.items()}
 
     def _run(self, session: Session, runs: Sequence[RunConfig], identities: dict[str, frozenset[str]]) -> None:
         """Run some of a config's runs, and note the identities of their rows under the models' labels."""
@@ -215,8 +215,8 @@ class Gate:
             )
         else:
             close = sum(one.verdict == CLOSE for one in verdicts)
-            told = f", {close} of these scores only closely" if close else ""
-            self.console.print(f"retriever: {len(checked.tasks)} task(s) fit the published scores{told}")
+            closely = f", {close} of these scores only closely" if close else ""
+            self.console.print(f"retriever: {len(checked.tasks)} task(s) fit the published scores{closely}")
             return
         if not keep_going:
             if not others:
@@ -261,14 +261,14 @@ def filters_of(published: Published, config: Path | None, overrides: Sequence[st
     protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
     filters: dict[str, list[Filter]] = {}
     for model in published.models:
-        own: list[Filter] = []
+        of_model: list[Filter] = []
         if config is None and model.stage == "reranker":
-            own.append(Filter((protocol,), decisive=True))
+            of_model.append(Filter((protocol,), decisive=True))
         if alternatives := tuple(settings.get(_label(model.hub), ())):
-            own.append(Filter(alternatives, decisive=config is not None))
+            of_model.append(Filter(alternatives, decisive=config is not None))
         if model.revision is not None:
-            own.append(Filter(revision=model.revision))
-        filters[model.hub] = own
+            of_model.append(Filter(revision=model.revision))
+        filters[model.hub] = of_model
     return filters
 
 
@@ -279,23 +279,23 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
         first = run.retriever
         candidates = None if first.candidates == "auto" else first.candidates
         shared: dict[str, object] = {"top_k": first.top_k, "candidates": candidates}
-        own: dict[str, object] = {}
+        extra: dict[str, object] = {}
         if first.model != BM25:
-            own = {
+            extra = {
                 "dtype": first.dtype,
                 "instruction": _filed(first.instruction, loaded.path),
                 "max_length": first.max_length,
             }
-        _add(found, first, shared | own)
+        _add(found, first, shared | extra)
         if run.reranker is not None:
             second = run.reranker
-            own = second.model_dump(include={"dtype", "max_length", "engine"})
-            own["head"] = spelled_before(second.head)
-            own["recipe"] = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe").name
-            own |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
+            extra = second.model_dump(include={"dtype", "max_length", "engine"})
+            extra["head"] = spelled_before(second.head)
+            extra["recipe"] = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe").name
+            extra |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
             if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do
-                del own["max_length"]
-            _add(found, second, shared | own)
+                del extra["max_length"]
+            _add(found, second, shared | extra)
     return found
 
 

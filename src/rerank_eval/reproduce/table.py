@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
+import pandas as pd
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
-from tabulate import tabulate
 
-from rerank_eval.analysis.render import MISSING, escape_markdown
 from rerank_eval.files import write_json, write_text
 from rerank_eval.metrics.registry import two_digits
 from rerank_eval.reproduce.verdicts import (
@@ -29,7 +25,7 @@ from rerank_eval.reproduce.verdicts import (
     Verdict,
     Verdicts,
 )
-from rerank_eval.visible import no_formula
+from rerank_eval.tables import MISSING, Row, Table, csv_text, escape_markdown, grid
 
 SCHEMA = 1
 _LISTED = 20
@@ -64,10 +60,10 @@ class _Footnotes:
 def summary(checked: Verdicts) -> str:
     """Count the table's verdicts in one line, and say where published files were held against themselves."""
     counts = [f"{checked.count(verdict)} {verdict}" for verdict in VERDICTS if checked.count(verdict)]
-    told = f"{len(checked.cells)} cells: {', '.join(counts)}"
+    text = f"{len(checked.cells)} cells: {', '.join(counts)}"
     if any(one.verdict == PUBLISHED_FILE for one in [*checked.cells, *checked.tasks]):
-        told += "; published file: the published results held against themselves, nothing was run to reproduce them"
-    return told
+        text += "; published file: the published results held against themselves, nothing was run to reproduce them"
+    return text
 
 
 def _details(checked: Verdicts) -> list[str]:
@@ -96,8 +92,8 @@ def to_rich(checked: Verdicts) -> RenderableType:
     return Group(*parts)
 
 
-def _table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnotes) -> Table:
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True)
+def _table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnotes) -> RichTable:
+    table = grid()
     for name in names:
         table.add_column(name, overflow="fold")
     for name in _HEADS:
@@ -149,14 +145,8 @@ def _tolerances(checked: Verdicts) -> list[str]:
 
 
 def _markdown_table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnotes) -> str:
-    rows = [[one.model, one.name, *_numbers(one), notes.mark(one)] for one in verdicts]
-    return tabulate(
-        [[escape_markdown(text) for text in row] for row in rows],
-        headers=[*names, *_HEADS],
-        tablefmt="pipe",
-        colalign=["left", "left", "right", "right", "right", "right", "left"],
-        disable_numparse=True,
-    )
+    rows = [Row([one.model, one.name, *_numbers(one), notes.mark(one)]) for one in verdicts]
+    return Table([*names, *_HEADS], "llrrrrl", rows).markdown()
 
 
 def as_data(checked: Verdicts) -> dict[str, Any]:
@@ -200,17 +190,12 @@ def _row(one: Verdict) -> dict[str, Any]:
 
 def to_csv(checked: Verdicts) -> str:
     """Render as CSV at full precision: the table's cells, then the retriever's tasks; what was not run is empty."""
-    buffer = io.StringIO()
-    writer: Any = None
-    for level, verdicts in (("suite", checked.cells), ("task", checked.tasks)):
-        for one in verdicts:
-            row = {"level": level, **_row(one)}
-            row |= {key: "; ".join(row[key]) for key in ("missing", "notes")}
-            if writer is None:
-                writer = csv.DictWriter(buffer, fieldnames=list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow({key: no_formula(value) if isinstance(value, str) else value for key, value in row.items()})
-    return buffer.getvalue()
+    rows = [
+        {"level": level, **_row(one), "missing": "; ".join(one.missing), "notes": "; ".join(one.notes)}
+        for level, verdicts in (("suite", checked.cells), ("task", checked.tasks))
+        for one in verdicts
+    ]
+    return csv_text(pd.DataFrame(rows))
 
 
 def write_all(checked: Verdicts, folder: Path) -> list[Path]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean, some
 from rerank_eval.reproduce.choice import Choice, Filter, choose
 from rerank_eval.reproduce.footnotes import footnotes
-from rerank_eval.reproduce.mteb_results import Cell, Experiment, ResultsFolder, TaskFile, one_line
+from rerank_eval.reproduce.mteb_results import Cell, Experiment, ResultsFolder, TaskFile
 from rerank_eval.reproduce.published import PerTask, Published, PublishedModel, PublishedTask, Tolerance
 from rerank_eval.tasks.suites import Suite, SuiteTask
+from rerank_eval.visible import one_line
 
 PUBLISHED_FILE = "published file"
 """The very numbers that were published, held against themselves: nothing was run, so nothing is reproduced."""
@@ -143,14 +144,14 @@ class Rules:
         for model in self.published.models:
             if model.name not in models:
                 continue
-            experiments, own = folder.of(model.hub), filters.get(model.hub, ())
+            experiments, of_model = folder.of(model.hub), filters.get(model.hub, ())
             for name in suites:
-                choice = choose(experiments, [task.name for task in self.suites[name].tasks], own)
+                choice = choose(experiments, [task.name for task in self.suites[name].tasks], of_model)
                 cells.append(self._cell(model, self.suites[name], choice))
                 aside.update(dict.fromkeys(f"{model.name}: {one.label}" for one in choice.set_aside))
             if model.hub == self.published.retriever:
                 for name, task in self.tasks(suites).items():
-                    tasks.append(self._task(model, task, choose(experiments, [name], own)))
+                    tasks.append(self._task(model, task, choose(experiments, [name], of_model)))
         return Verdicts(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside))
 
     def _cell(self, model: PublishedModel, suite: Suite, choice: Choice) -> Verdict:
@@ -160,24 +161,11 @@ class Rules:
             return Verdict(model.name, suite.name, published, None, tolerance, *_without_score(choice))
         usable = {task.name: usable_file(chosen, task.name, self._first_stage(model, choice)) for task in suite.tasks}
         files = {name: file for name, file in usable.items() if isinstance(file, TaskFile)}
-        same = self._same_run(model, chosen, list(files.values()))
-        if same:
-            tolerance = self.published.tolerances.same_run
-        themselves = same and all(self._is_published(name, file) for name, file in files.items())
         missing = self._missing(suite, usable)
         ours = None if missing else self.published.scale * self._mean(suite, files)
-        return Verdict(
-            model.name,
-            suite.name,
-            published,
-            ours,
-            tolerance,
-            INCOMPLETE if ours is None else self._verdict(ours - published, tolerance, themselves=themselves),
-            tuple(missing),
-            footnotes(self.published, self.per_task, model, suite, chosen=chosen, files=files),
-            one_line(str(chosen.folder)),
-            chosen.label,
-        )
+        notes = footnotes(self.published, self.per_task, model, suite, chosen=chosen, files=files)
+        found = Verdict(model.name, suite.name, published, ours, tolerance, INCOMPLETE, tuple(missing), notes)
+        return self._compared(found, chosen, files, same=self._same_run(model, chosen, list(files.values())))
 
     def _task(self, model: PublishedModel, task: SuiteTask, choice: Choice) -> Verdict:
         known = self.per_task.tasks[task.name]
@@ -189,9 +177,6 @@ class Rules:
         if chosen is None:
             return Verdict(model.name, task.name, published, None, tolerance, *_without_score(choice))
         file = chosen.files[task.name]
-        same = self._same_run(model, chosen, [file], known.mteb_version)
-        if same:
-            tolerance = self.published.tolerances.same_run
         cells = _published_cells(known) or self._cells(task)
         lacking = [cell for cell in cells if cell not in file.cells]
         ours = None if lacking else scale * math.fsum(file.cells[cell] for cell in cells) / len(cells)
@@ -200,20 +185,23 @@ class Rules:
             notes.append(f"published for {len(cells)} of {len(self._cells(task))} cells, judged on these")
         if file.dataset_revision != known.dataset_revision:
             notes.append(f"data revision {file.dataset_revision[:12]}, published {known.dataset_revision[:12]}")
-        return Verdict(
-            model.name,
-            task.name,
-            published,
-            ours,
-            tolerance,
-            INCOMPLETE
-            if ours is None
-            else self._verdict(ours - published, tolerance, themselves=same and self._is_published(task.name, file)),
-            tuple(_lacking(task, lacking, file)),
-            tuple(notes),
-            one_line(str(chosen.folder)),
-            chosen.label,
-        )
+        missing = tuple(_lacking(task, lacking, file))
+        found = Verdict(model.name, task.name, published, ours, tolerance, INCOMPLETE, missing, tuple(notes))
+        same = self._same_run(model, chosen, [file], known.mteb_version)
+        return self._compared(found, chosen, {task.name: file}, same=same)
+
+    def _compared(self, found: Verdict, chosen: Experiment, files: Mapping[str, TaskFile], *, same: bool) -> Verdict:
+        """Say how near the score is; of the very files that were published, within the tolerance of the same run."""
+        tolerance = self.published.tolerances.same_run if same else found.tolerance
+        verdict = found.verdict
+        if found.difference is not None:
+            off = abs(found.difference)
+            themselves = same and all(self._is_published(name, file) for name, file in files.items())
+            verdict = CLOSE if off <= self.published.tolerances.close * tolerance.points + _SLACK else OFF
+            if off <= tolerance.points + _SLACK:
+                verdict = PUBLISHED_FILE if themselves else REPRODUCED
+        source = one_line(str(chosen.folder))
+        return replace(found, tolerance=tolerance, verdict=verdict, source=source, settings=chosen.label)
 
     def _first_stage(self, model: PublishedModel, choice: Choice) -> str | None:
         """Return whose candidates a plain reranker result must have been made on; ours say so in their settings."""
@@ -240,11 +228,6 @@ class Rules:
             return False
         mean = math.fsum(file.cells[cell] for cell in cells) / len(cells)
         return abs(mean - known.main_score) <= _SLACK
-
-    def _verdict(self, difference: float, tolerance: Tolerance, *, themselves: bool) -> str:
-        if abs(difference) <= tolerance.points + _SLACK:
-            return PUBLISHED_FILE if themselves else REPRODUCED
-        return CLOSE if abs(difference) <= self.published.tolerances.close * tolerance.points + _SLACK else OFF
 
     def _cells(self, task: SuiteTask) -> list[Cell]:
         return [(split, subset) for split in task.splits for subset in self.subsets[task.name]]
