@@ -26,6 +26,7 @@ OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 _PATH = re.compile(r"`((?:src|tests|configs|evals|deploy|docs|results/(?:bench|plan|fuzz|crash))/[\w./-]*\w)`")
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+_CODE = re.compile(r"`[^`\n]+`")
 _COMMAND = re.compile(r"\brerank-eval ([a-z][a-z-]+)")
 _LABELS = {errors.INTERRUPTED: "interrupted by Ctrl-C", errors.TERMINATED: "ended by SIGTERM"}
 
@@ -57,7 +58,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         mark = f"<!-- {name} -->"
         if mark in markdown:
             markdown = markdown.replace(mark, make())
-    return markdown
+    # GitHub wants pipes in a table's code escaped, mkdocs shows the backslash.
+    return _CODE.sub(lambda code: code[0].replace("\\|", "|"), markdown)
 
 
 def _check(name: str, text: str) -> None:
