@@ -95,6 +95,11 @@ demo-figures: $(READY) ## what the project's own small reranker gains, into its 
 	@$(DEMO) --task PyInstructionRetrieval --set embedded.size=medium --set 'grid.reranker.instruction=[none, task]' --name demo-instructions
 	@$(BIN)/python -m rerank_demo.figures src/rerank_eval/models/qwen3-python $(foreach n,bm25 minilm instructions,results/demo-reranker/comparisons/demo-$(n).json)
 
+.PHONY: docs
+docs: $(READY) ## build the documentation into site/; a dead link fails
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 schema: $(READY) ## write configs/schema.json
 	@$(BIN)/rerank-eval schema --output configs/schema.json
 
@@ -122,4 +127,4 @@ test-wheel: $(READY) ## build the wheel, install it alone, run its commands in a
 	@$(PYTEST) --dist load -m slow tests/test_wheel.py
 
 clean: ## remove .venv, .cache and tool caches; results stay
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build site

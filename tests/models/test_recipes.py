@@ -76,10 +76,10 @@ def test_an_unknown_name_and_a_missing_file(tmp_path: Path) -> None:
         find_recipe(str(tmp_path / "gone.yaml"), WHERE)
 
 
-def test_the_readme_s_recipe_and_instruction_set_are_read(tmp_path: Path) -> None:
+def test_the_documentation_s_recipe_and_instruction_set_are_read(tmp_path: Path) -> None:
     """`yes` and `no` are truths in YAML 1.1, also as keys."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    blocks = dict(re.findall(r"```yaml\n# ([\w-]+\.yaml), for[^\n]*\n(.*?)```", readme, re.DOTALL))
+    page = (Path(__file__).parents[2] / "docs" / "rerankers.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```yaml\n# ([\w-]+\.yaml), for[^\n]*\n(.*?)```", page, re.DOTALL))
     for name, text in blocks.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     recipe = find_recipe(str(tmp_path / "my-recipe.yaml"), WHERE)
