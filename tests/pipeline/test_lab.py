@@ -86,7 +86,7 @@ def test_a_task_that_is_scored_by_p_mrr_is_refused(project: Path, capsys: pytest
 
 
 def test_it_waits_for_a_run_at_the_same_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A cell of the score store has one writer: whoever opens it removes half-written files of those before."""
+    """A cell of the score cache has one writer: whoever opens it removes half-written files of those before."""
     both = ("-i", "none", "-i", "default", "--most", "5")
     assert lab(*both) == 0
     (task,) = (project / "results" / "scores").glob("*/*/tools")

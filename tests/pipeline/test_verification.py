@@ -142,7 +142,7 @@ def test_data_that_were_numbered_anew_follow(
     assert _run(["eval", "--config", "configs/base.yaml", "--task", "data/tools", *chosen]) == 0
     capsys.readouterr()
     assert verify(folder / "results") == 0
-    assert "pairs stand in the score store under other ids" in capsys.readouterr().out
+    assert "pairs stand in the score cache under other ids" in capsys.readouterr().out
 
 
 def test_a_forged_number_with_a_new_seal_is_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,7 @@ def test_forged_scores_with_new_digests_meet_the_score_store(results: Path, caps
     manifest["scores"] |= {**judged.summary, "main": main}
     (folder / "manifest.json").write_text(json.dumps({**manifest, "seal": seal_of(manifest)}))
     assert verify(results) == 10
-    assert "the score store has another score for" in capsys.readouterr().out
+    assert "the score cache has another score for" in capsys.readouterr().out
 
 
 def test_missing_and_foreign_files_are_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

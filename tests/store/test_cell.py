@@ -1,4 +1,4 @@
-"""The score store's cells: what was added is found again, whatever happened to the files in between."""
+"""The score cache's cells: what was added is found again, whatever happened to the files in between."""
 
 from __future__ import annotations
 

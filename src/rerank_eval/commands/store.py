@@ -1,4 +1,4 @@
-"""Commands on the score store."""
+"""Commands on the score cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank_eval.commands import app, console
 
 store = typer.Typer(
     no_args_is_help=True,
-    help="""Look after the score store: every pair that was ever scored, under what it was scored with.
+    help="""Look after the score cache: every pair that was ever scored, under what it was scored with.
 
 A run reads it and adds to it; nothing has to be done by hand.""",
 )

@@ -334,7 +334,7 @@ class RunConfig(_Model):
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Dotted key -> values to try, such as `reranker.dtype: [float32, bfloat16]`; every combination is a run."""
     store: StoreConfig = StoreConfig()
-    """The score store's blocks."""
+    """The score cache's blocks."""
     results_dir: str = "results"
     """Folder for all results, relative to the current folder."""
     data_root: str | None = None

@@ -124,15 +124,7 @@ class PairClassifier:
         return next(self.score_groups([group]))
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
-        """Score a stream of groups.
-
-        Groups are read ahead of the scores that come out. Memory does not grow with their number.
-
-        Args:
-            groups: Groups, in any number.
-
-        Yields:
-            Each group's scores, in order.
+        """Score a stream of groups, see `Engine.score_groups`.
 
         Raises:
             EngineError: The model returned NaN or an infinity.

@@ -97,7 +97,7 @@ class Bar:
         if self.tokens:
             text += f", {self.tokens / seconds:,.0f} tokens/s"
         if self.stored:
-            text += f", {self.stored:,} from the score store"
+            text += f", {self.stored:,} from the score cache"
         return text + (f", {left:,.0f} s left" if self.done < self.total else f", {seconds:,.1f} s")
 
 

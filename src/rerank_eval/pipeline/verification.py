@@ -103,18 +103,18 @@ def _ask_store(verdict: Verdict, results_dir: Path) -> None:
         found = agreement(results_dir, manifest.row.label, manifest.settings, manifest.task.name, frame)
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return  # told already
-    verdict.faults += [f"score store: {one}" for one in found.unsound]
+    verdict.faults += [f"score cache: {one}" for one in found.unsound]
     if found.other:
-        verdict.faults.append(f"the score store has another score for {found.other:,} of {found.pairs:,} pairs")
+        verdict.faults.append(f"the score cache has another score for {found.other:,} of {found.pairs:,} pairs")
     if found.moved:
         verdict.notes.append(
-            f"{found.moved:,} of {found.pairs:,} pairs stand in the score store under other ids, as data that were "
+            f"{found.moved:,} of {found.pairs:,} pairs stand in the score cache under other ids, as data that were "
             "numbered anew leave them"
         )
     if found.same:
-        verdict.checks.append(f"{found.same:,} of {found.pairs:,} pairs stand in the score store with the same score")
+        verdict.checks.append(f"{found.same:,} of {found.pairs:,} pairs stand in the score cache with the same score")
     elif not found.other and not found.moved:
-        verdict.notes.append("the score store holds none of its pairs")
+        verdict.notes.append("the score cache holds none of its pairs")
 
 
 def _tell(verdict: Verdict, console: Console) -> None:

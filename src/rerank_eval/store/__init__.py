@@ -1,4 +1,4 @@
-"""The score store: every pair that was ever scored, under what it was scored with, so that none is scored twice."""
+"""The score cache: every pair that was ever scored, under what it was scored with, so that none is scored twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The score store for people: what is in it, whether it is sound, what can go, and a copy in one file."""
+"""The score cache for people: what is in it, whether it is sound, what can go, and a copy in one file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _size(path: Path) -> int:
 
 
 def find_scored(results_dir: Path, name: str | None = None) -> list[Scored]:
-    """List the identities of a results folder's score store.
+    """List the identities of a results folder's score cache.
 
     Args:
         results_dir: The results folder.
