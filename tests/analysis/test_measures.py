@@ -161,6 +161,13 @@ def test_the_main_score_is_judged_by_query_whatever_it_is(main: str) -> None:
     assert (main in judged.per_query.columns) == (unit(own) == "query")
 
 
+def test_p_mrr_is_a_metric_like_the_others_whose_unit_is_a_pair() -> None:
+    run: Run = {"1-og": {"a": 2.0, "b": 1.0}, "1-changed": {"a": 1.0, "b": 2.0}}
+    found = by_unit(frame(run), {"1": {"a": 0}}, measure("p-MRR"))  # `a` falls from the first place to the second
+    assert found.to_dict("records") == [{"query_id": "1", "value": 0.5}]
+    assert unit(measure("p-MRR")) == "pair"
+
+
 def test_a_main_score_that_is_not_known_has_no_value() -> None:
     run, qrels = made(2, ["a", "b"])
     cells: Any = {("default", "test"): [frame(run).assign(rank=1)]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -45,6 +46,13 @@ def test_a_package_s_metric_is_compared_and_shown(tmp_path: Path, measure: str, 
     assert found["baseline"] == pytest.approx((1 - persistence) * (persistence + persistence**3))
     assert found["mean"] == pytest.approx((1 - persistence) * (1 + persistence**2))
     assert (found["wins"], found["losses"]) == (2, 0)
+
+
+def test_a_package_cannot_change_what_a_name_of_ours_means(tmp_path: Path) -> None:
+    done = compare(tmp_path, "ndcg_at_2")  # the package declares `ndcg_at`
+    assert done.returncode == 0, done.stderr
+    [found] = json.loads((tmp_path / "results/comparisons/it.json").read_text())["differences"]
+    assert (found["measure"], found["baseline"]) == ("ndcg_at_2", pytest.approx(1 / (1 + math.log2(3))))
 
 
 @pytest.mark.parametrize(

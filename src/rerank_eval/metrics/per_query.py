@@ -17,8 +17,8 @@ import pandas as pd
 import pytrec_eval
 
 from rerank_eval.errors import ConfigError, DataError, ModelError
-from rerank_eval.metrics.registry import Metric, Qrels, find, unit
-from rerank_eval.metrics.trec import Trec
+from rerank_eval.metrics.registry import Metric, Qrels, unit
+from rerank_eval.metrics.trec import MAP, MRR, NDCG, RECALL, Trec
 
 MAX_GRADE = 1000
 """Largest relevance that a file may give, either sign. trec_eval makes a table of as many counts, and reads C longs."""
@@ -26,7 +26,8 @@ MAX_GRADE = 1000
 DEPTH = 10
 """Cut-off of nDCG@10, its bounds and its oracle."""
 
-_MEASURES = ("ndcg_at_1", "ndcg_at_10", "recall_at_10", "recall_at_100", "map_at_100", "mrr", "mrr_at_10")
+_USUAL = [NDCG("1"), NDCG("10"), RECALL("10"), RECALL("100"), MAP("100"), MRR(""), MRR("10")]
+_MEASURES = tuple(one.name for one in _USUAL if one is not None)
 _MEANS = (*_MEASURES, "ndcg_at_10_best", "ndcg_at_10_worst", "oracle_ndcg_at_10")
 _COUNTS = ("n_candidates", "n_relevant", "n_tied")
 COLUMNS = ("query_id", *_MEANS, *_COUNTS)
@@ -75,7 +76,7 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[Metric] = ()) 
         query.query_id: dict(zip(query.document_ids, query.scores.tolist(), strict=True)) for query in queries.values()
     }
     judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
-    wanted = {one.name: one for one in (*map(find, _MEASURES), *extra) if isinstance(one, Trec)}
+    wanted = {one.name: one for one in (*_USUAL, *extra) if isinstance(one, Trec)}
     trec = pytrec_eval.RelevanceEvaluator(judged, {one.requested for one in wanted.values()}).evaluate(run)
     rows = [
         _row(query_id, qrels[query_id], queries.get(query_id), _values(wanted.values(), trec.get(query_id)))

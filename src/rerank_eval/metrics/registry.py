@@ -103,15 +103,21 @@ def find(name: str) -> Metric | None:
     Raises:
         ConfigError: It is that of a package which cannot be imported, or the package's object is no metric.
     """
-    lower = name.lower()
-    families = [(family, rest) for family in METRICS if (rest := _behind(lower, family.lower()))]
-    family, rest = max(families, key=lambda pair: len(pair[0]), default=("", ""))
-    made = _make(family, rest) if family else None
-    if lower not in METRICS:
-        return made
-    if made is not None and lower not in METRICS.builtins:
-        raise ConfigError(f"metric {name!r}: a package declares what is {made.name} here already; rename it there")
-    return _make(lower, "")
+    # A package cannot change what a name of ours means.
+    return _among(METRICS.builtins, name.lower()) or _among(_packaged(), name.lower())
+
+
+def _packaged() -> list[str]:
+    return [name for name in METRICS if name not in METRICS.builtins]
+
+
+def _among(families: Iterable[str], lower: str) -> Metric | None:
+    parts = {family: _behind(lower, family.lower()) for family in families}
+    exact = next((family for family in parts if family.lower() == lower), None)
+    if exact is not None:
+        return _make(exact, "")
+    longest = max((family for family, rest in parts.items() if rest), key=len, default=None)
+    return None if longest is None else _make(longest, parts[longest])
 
 
 def _behind(name: str, family: str) -> str:
@@ -142,15 +148,16 @@ def named(name: str, further: Iterable[str] = ()) -> str:
         further: Other names that are valid here.
 
     Raises:
-        ConfigError: There is no such metric; lists the valid ones.
+        ConfigError: There is no such metric; lists the valid ones. Or a package declares a name that is ours.
     """
     valid_here = list(further)
     if name in valid_here:
         return name
-    found = find(name)
+    found, packages = find(name), _packaged()
     if found is not None:
+        if name.lower() in map(str.lower, packages) and _among(METRICS.builtins, name.lower()) is not None:
+            raise ConfigError(f"metric {name!r}: a package declares what is {found.name} here already; rename it there")
         return found.name
-    packages = [one for one in METRICS if one not in METRICS.builtins]
     families = ", ".join(f"{family}_at_K" for family in _CUTS)
     valid = [f"{family}_at_10" for family in _CUTS] + [*_WHOLE, *_FURTHER, P_MRR, *packages, *valid_here]
     near = nearest(name, valid)
