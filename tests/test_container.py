@@ -1,4 +1,4 @@
-"""The Dockerfile and the devcontainer, as far as they can be held to account without a Docker engine."""
+"""The Dockerfile, the devcontainer, the workflow and the citation, as far as they can be checked on this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+from rerank_eval import __version__
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def instructions(name: str) -> list[str]:
@@ -50,8 +55,15 @@ def test_what_it_copies_is_there_and_not_ignored() -> None:
         assert name in kept
 
 
+def test_what_the_wheel_carries_is_copied_before_it_is_built() -> None:
+    carried = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert set(carried) == {"configs", "evals"}
+    build = DOCKERFILE.index("RUN pip install --constraint constraints.txt '.[")
+    assert all(DOCKERFILE.index(f"\nCOPY {folder} ") < build for folder in carried)
+
+
 def test_its_extras_are_ours() -> None:
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    known = PYPROJECT["project"]["optional-dependencies"]
     [extras] = re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE)
     assert set(extras.split(",")) <= set(known)
 
@@ -72,3 +84,17 @@ def test_the_devcontainer_tool_reads_it() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_workflow_runs_what_has_to_pass_on_pythons_that_we_support() -> None:
+    [job] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"].values()
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    supported = SpecifierSet(PYPROJECT["project"]["requires-python"])
+    assert len(job["strategy"]["matrix"]["python"]) == 2
+    assert all(supported.contains(version) for version in job["strategy"]["matrix"]["python"])
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PYPROJECT["project"]["version"] == __version__
+    assert citation["license"] == PYPROJECT["project"]["license"]
