@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank_bench.scaling import say
+from rerank_bench import say
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.rerankers.cross_encoder import GroupScores
 from rerank_eval.workers.blocks import tokens_of

@@ -20,7 +20,8 @@ from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.rerankers.cross_encoder import CrossEncoder, Scorer
 from rerank_eval.rerankers.scorers import Prompting, load_scorer, make_policy
 from rerank_eval.rerankers.stored import ScoreStore, blocks
-from rerank_eval.retrievers.retriever import Backend, load_backend
+from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
