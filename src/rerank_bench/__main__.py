@@ -27,7 +27,7 @@ GPU_BATCHES = {"model card": (4, 64), "sentence-transformers": (8, 128), "mteb":
 
 
 def main() -> int:
-    """Parse the told, measure, write."""
+    """Parse the arguments, measure, write."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="python -m rerank_bench", description=__doc__)
     parser.add_argument("--preset", choices=SHAPES, default="0.6b" if cuda else "tiny", help="the model's shape")

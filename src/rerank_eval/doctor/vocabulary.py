@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rerank_eval.config import RerankerConfig
-from rerank_eval.doctor.checkpoints import Subject, read_json
+from rerank_eval.doctor.checkpoints import Subject
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.doctor.pairs import PAIRS
 from rerank_eval.engine.errors import EngineError
@@ -14,6 +14,8 @@ from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.models.architectures import effective_max_length
+from rerank_eval.models.checkpoint import read_mapping
+from rerank_eval.models.contents import CONFIG
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
 from rerank_eval.models.recipes import find_recipe
 
@@ -25,20 +27,12 @@ MARKERS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
 def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
-    """Check the tokenizer of a causal reranker whose files are here.
-
-    Args:
-        subject: The reranker.
-        fetch: The command that fetches a checkpoint.
-
-    Yields:
-        A finding for each thing that is wrong, or one that says that nothing is.
-    """
+    """Check the tokenizer of a causal reranker whose files are here."""
     from transformers import AutoTokenizer
 
-    config, folder, name = subject.config, subject.folder, f"tokenizer of {subject.ref.label}"
-    assert isinstance(config, RerankerConfig) and folder is not None  # noqa: S101, PT018 - the caller's choice
-    again = f"fetch the checkpoint's tokenizer files again, unchanged: `{fetch}`"
+    config, name = subject.config, f"tokenizer of {subject.ref.label}"
+    assert isinstance(config, RerankerConfig)  # noqa: S101 - the caller's choice
+    again = subject.again(fetch)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             subject.ref.source, revision=subject.ref.load_revision, trust_remote_code=config.trust_remote_code
@@ -54,7 +48,7 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
         return
     golden = len(tokenizer) >= BPE_TOKENS
     problems = _wrong_ids(tokenizer, recipe) if golden else _wrong_structure(tokenizer)
-    rows = read_json(folder, "config.json").get("vocab_size")
+    rows = read_mapping(subject.ref, CONFIG).get("vocab_size")
     if isinstance(rows, int) and len(tokenizer) > rows:
         problems.append(f"it has {len(tokenizer)} tokens and the model {rows} rows: it belongs to another model")
     problems += _wrong_splits(prompts, recipe)
