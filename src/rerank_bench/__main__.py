@@ -16,6 +16,7 @@ hush()
 
 import torch  # noqa: E402 - what it reads when imported is set first
 
+from rerank_bench import say  # noqa: E402
 from rerank_bench.dtypes import effects  # noqa: E402
 from rerank_bench.run import Settings, measure  # noqa: E402
 from rerank_bench.shapes import SHAPES, write_checkpoint  # noqa: E402
@@ -44,7 +45,11 @@ def main() -> int:
         parser.error(f"unknown workload {min(unknown)!r}; valid: {', '.join(WORKLOADS)}")
     started = time.perf_counter()
     folder = write_checkpoint(
-        Path(told.checkpoints) / told.preset, SHAPES[told.preset], told.dtype, told.device, told.tokenizer
+        Path(told.checkpoints) / told.preset,
+        SHAPES[told.preset],
+        told.dtype,
+        told.device,
+        told.tokenizer,
     )
     settings = Settings(
         told.preset,
@@ -59,23 +64,19 @@ def main() -> int:
         small=not told.device.startswith("cuda"),
         together=not told.device.startswith("cuda"),
     )
-    document = measure(settings, _say)
-    document["dtypes"] = effects(folder, told.device, _say) if told.workloads else {}
+    document = measure(settings, say)
+    document["dtypes"] = effects(folder, told.device, say) if told.workloads else {}
     document["seconds"] = time.perf_counter() - started
     output = Path(told.output)
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{told.preset}-{told.device.partition(':')[0]}-{told.dtype}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _say(f"written: {path}")
+    say(f"written: {path}")
     if find_spec("matplotlib"):  # else `python -m rerank_bench.plot` draws it elsewhere
         from rerank_bench.plot import draw
 
-        _say(f"written: {draw(document, path.with_suffix('.svg'))}")
+        say(f"written: {draw(document, path.with_suffix('.svg'))}")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - runs where rich is not installed
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rerank_bench import say
 from rerank_eval.engine.quiet import hush
 
 hush()
@@ -34,43 +35,43 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each simulated run")
     parser.add_argument("--checkpoints", default=str(Path(tempfile.gettempdir()) / "rerank-eval-bench"))
     parser.add_argument("--output", default="results/bench")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "workers": lambda: _workers(told),
-        "driver": lambda: _driver(told),
-        "rates": lambda: _rates(told),
+        "workers": lambda: _workers(arguments),
+        "driver": lambda: _driver(arguments),
+        "rates": lambda: _rates(arguments),
     }
-    if unknown := set(told.parts) - set(parts):
+    if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {min(unknown)!r}; valid: {', '.join(parts)}")
-    for part in told.parts or parts:
+    for part in arguments.parts or parts:
         started = time.perf_counter()
         document = parts[part]()
         document |= {"machine": _machine(), "seconds": time.perf_counter() - started}
-        path = Path(told.output) / f"scaling-{part}.json"
+        path = Path(arguments.output) / f"scaling-{part}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         say(f"written: {path}")
     return 0
 
 
-def _workers(told: argparse.Namespace) -> dict[str, Any]:
+def _workers(arguments: argparse.Namespace) -> dict[str, Any]:
     from rerank_bench.scaling_workers import measure
 
     with _ray():
-        return measure(Path(told.checkpoints), rounds=told.rounds, groups=told.groups)
+        return measure(Path(arguments.checkpoints), rounds=arguments.rounds, groups=arguments.groups)
 
 
-def _driver(told: argparse.Namespace) -> dict[str, Any]:
+def _driver(arguments: argparse.Namespace) -> dict[str, Any]:
     from rerank_bench.scaling_driver import measure
 
     with _ray():
-        return measure(seconds=told.seconds)
+        return measure(seconds=arguments.seconds)
 
 
-def _rates(told: argparse.Namespace) -> dict[str, Any]:
+def _rates(arguments: argparse.Namespace) -> dict[str, Any]:
     from rerank_bench.scaling_rates import measure
 
-    return measure(Path(told.output))
+    return measure(Path(arguments.output))
 
 
 @contextmanager
@@ -98,11 +99,6 @@ def _machine() -> dict[str, Any]:
 
     names = ("ray", "torch", "transformers", "mteb", "datasets", "pyarrow")
     return {"device": processor(), "cpus": os.cpu_count()} | {name: version(name) for name in names}
-
-
-def say(line: str) -> None:
-    """Print a line of progress."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command's progress
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank_bench.scaling import say
+from rerank_bench import say
 from rerank_eval.engine.interface import EngineStats, QueryGroup, Scores
 from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.messages import BlockDone, Loaded

@@ -20,7 +20,7 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.model_meta import ModelMeta
 
-from rerank_bench.scaling import say
+from rerank_bench import say
 from rerank_bench.scaling_driver import CHARACTERS, DOCUMENTS
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
 from rerank_eval.engine.special_tokens import SpecialTokens

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from rerank_bench.scaling import say
+from rerank_bench import say
 from rerank_bench.shapes import SHAPES, write_checkpoint
 from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.config.schema import RerankerConfig, WorkersConfig

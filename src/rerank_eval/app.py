@@ -89,14 +89,14 @@ def run_doctor(
     Raises:
         SetupError: A check failed.
     """
-    from rerank_eval.doctor.examination import Request
+    from rerank_eval.doctor.case import Case
     from rerank_eval.doctor.report import doctor
 
     def load() -> tuple[LoadedConfig, str]:
         path, why = choose_config(tasks, config)
         return _read(path, tasks, overrides), f"{path} ({why})"
 
-    doctor(Request(load, weights), console, json_file)
+    doctor(Case(load, weights), console, json_file)
 
 
 def run_eval(tasks: Sequence[str], config: Path | None, overrides: Sequence[str], console: Console) -> None:

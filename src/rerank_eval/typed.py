@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 NAME = "rerank-eval"
-_READ_BY_FETCH = {"retriever", "reranker", "grid", "tasks"}
 _began = time.monotonic()
 _started: list[str] | None = None
 """Arguments of the command line, once it runs."""
@@ -65,29 +63,6 @@ def command(*arguments: str | Path) -> str:
         *arguments: Its arguments, such as `fetch`, `--task`, `SciFact`; words in capitals stay as they are.
     """
     return " ".join([program(), *(shlex.quote(str(one)) for one in arguments)])
-
-
-def fetch_command(
-    config: Path, told: tuple[Sequence[str], Sequence[str]], overrides: Sequence[str], roots: Mapping[str, str]
-) -> str:
-    """Return the one command that fetches all that a config's runs read, with what the command line changed of it.
-
-    Args:
-        config: The config's file.
-        told: Tasks and models named on the command line, in place of the config's.
-        overrides: `--set` arguments; those that change nothing about what is read are left out.
-        roots: `data_root` and `model_root` -> folder to fetch into, as far as they are needed.
-    """
-    arguments: list[str | Path] = ["fetch", "--config", config]
-    for option, names in zip(("--task", "--model"), told, strict=True):
-        for name in names:
-            arguments += [option, name]
-    for override in overrides:
-        if re.split("[.=]", override)[0].strip() in _READ_BY_FETCH:
-            arguments += ["--set", override]
-    for key, root in roots.items():
-        arguments += [f"--{key.replace('_', '-')}", root]
-    return command(*arguments)
 
 
 def again(*more: str) -> str | None:

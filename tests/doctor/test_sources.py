@@ -19,8 +19,7 @@ import yaml
 from rerank_eval import hub
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.doctor.checkpoints import count_parameters, heads_of
-from rerank_eval.doctor.needs import needs_hub
-from rerank_eval.doctor.sources import check_hub, check_model, check_tasks, find_models, find_tasks
+from rerank_eval.doctor.sources import check_hub, check_model, check_tasks, find_models, find_tasks, needs_hub
 from rerank_eval.errors import ModelError
 from rerank_eval.models.demo import WEIGHTS
 from tests.doctor.conftest import reranker
@@ -90,6 +89,14 @@ def test_a_model_that_is_not_here_while_the_hub_is_off_is_a_failure(tmp_path: Pa
     assert "switched off by HF_HUB_OFFLINE" in finding.found
 
 
+def test_a_local_folder_s_remedy_is_not_fetch(tmp_path: Path, checkpoint: Path) -> None:
+    _stub(checkpoint)
+    _, [finding] = find_models(config(tmp_path, tasks=["SciFact"], reranker={"model": str(checkpoint)}))
+    assert "is a pointer of Git LFS" in finding.found
+    assert "correct reranker.model" in finding.remedy
+    assert "rerank-eval fetch" not in finding.remedy
+
+
 def test_each_model_is_looked_at_once_whatever_its_instruction(tmp_path: Path) -> None:
     grid = {"reranker.instruction": ["none", "default"], "reranker.dtype": ["float32", "bfloat16"]}
     subjects, _ = find_models(config(tmp_path, reranker={"model": "demo:qwen3-random"}, grid=grid))
@@ -133,10 +140,10 @@ def _shard(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (_cut, "the download broke off"),
+        (_cut, r"model.safetensors \(.* bytes\) is cut short"),
         (_stub, "is a pointer of Git LFS"),
-        (_short, "cut short, or no safetensors file"),
-        (_damaged, "its header is damaged"),
+        (_short, "is cut short, damaged, or no safetensors file"),
+        (_damaged, "is cut short, damaged, or no safetensors file .*header"),
         (_shard, "shard model-00002-of-00002.safetensors is missing"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def test_other_ids_of_yes_and_no_are_a_failure(copy: Path) -> None:
     assert {finding.level for finding in findings} == {"failure"}
     assert findings[0].found == "'yes' is [2152], and was 9693 when the model was trained"
     assert "the prompt's prefix" not in " ".join(finding.found for finding in findings)
-    assert FETCH in findings[0].remedy
+    assert findings[0].remedy == f"put the checkpoint's files into {copy} again, unchanged"  # no hub has this folder
+    subject = reranker(copy)
+    assert FETCH in replace(subject, ref=replace(subject.ref, origin="mirror")).again(FETCH)
 
 
 @pytest.mark.slow

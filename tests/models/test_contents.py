@@ -103,12 +103,11 @@ def test_what_is_no_checkpoint_of_one_reading_is_refused(files: dict[str, Any], 
         chosen(files)
 
 
-def test_a_clone_without_its_large_files_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [WHOLE, "tokenizer.json"])
+def test_a_clone_without_its_large_files_is_told(tmp_path: Path, name: str) -> None:
     folder = copy_of(tmp_path / "model")
-    (folder / WHOLE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(
-        ModelError, match=r"model\.safetensors is a pointer of Git LFS and not the weights; run `git lfs"
-    ):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ModelError, match=rf"{name} is a pointer of Git LFS and not the file; run `git lfs"):
         resolve_model(str(folder), None, "reranker.model")
 
 

@@ -27,7 +27,7 @@ from rerank_eval.models.statements import check_reranker
 from rerank_eval.rerankers import load_reranker
 from rerank_eval.rerankers.loading import load_reranking_engine
 from rerank_eval.retrievers.embedders import embedding_engine
-from rerank_eval.retrievers.retriever import load_backend
+from rerank_eval.retrievers.loading import load_backend
 from tests.models.checkpoints import CARD_DEFAULT, PAIR_TEMPLATE, TRANSFORMER, as_cross_encoder, copy_of, edit
 from tests.tiny_classifiers import bert, save
 

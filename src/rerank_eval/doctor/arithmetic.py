@@ -23,16 +23,7 @@ not there."""
 
 
 def check_dtype(dtype: str, device: torch.device, key: str) -> Iterator[Finding]:
-    """Try a dtype on a device.
-
-    Args:
-        dtype: As in a config.
-        device: The device.
-        key: The config's key that asks for it.
-
-    Yields:
-        One finding.
-    """
+    """Try a dtype on a device."""
     name = f"dtype {dtype}"
     if dtype in QUANTIZED:
         try:
@@ -78,17 +69,7 @@ def _seconds(dtype: torch.dtype, device: torch.device) -> float:
 def check_attention(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], label: str
 ) -> Iterator[Finding]:
-    """Say which attention the packed engine takes here; a kernel is taken only when it proves right.
-
-    Args:
-        device: The device.
-        dtype: The model's dtype.
-        heads: Query heads, key and value heads, head_dim.
-        label: Whose heads they are.
-
-    Yields:
-        One finding.
-    """
+    """Say which attention the packed engine takes here; a kernel is taken only when it proves right."""
     name = "attention"
     kernel, reasons = choose_kernel(device, dtype, heads)
     shape = f"{heads[0]} heads, {heads[1]} of keys, of {heads[2]} as in {label}"
@@ -110,9 +91,6 @@ def check_compile(asked: bool | None, device: torch.device) -> Iterator[Finding]
     Args:
         asked: `reranker.compile`; None compiles on CUDA and goes on without where that fails.
         device: The device.
-
-    Yields:
-        One finding, none where nothing would be compiled.
     """
     if not (device.type == "cuda" if asked is None else asked):
         return
@@ -142,10 +120,10 @@ def _missing_tools(device: torch.device) -> str:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "the package triton"
     variable, names = ("CXX", ("g++", "clang++", "c++")) if device.type == "cpu" else ("CC", ("gcc", "clang", "cc"))
-    own = os.environ.get(variable)
-    if any(shutil.which(tool) for tool in ([own] if own else names)):
+    compiler = os.environ.get(variable)
+    if any(shutil.which(tool) for tool in ([compiler] if compiler else names)):
         return ""
-    return f"the C compiler {own} of {variable}" if own else f"a C compiler ({', '.join(names)})"
+    return f"the C compiler {compiler} of {variable}" if compiler else f"a C compiler ({', '.join(names)})"
 
 
 def _compiled_difference(device: torch.device) -> float:

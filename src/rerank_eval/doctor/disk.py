@@ -40,9 +40,6 @@ def check_folder(
         needed: Whether the run writes there; where it does not, nothing is worse than a warning.
         floor: Free bytes below which it fails.
         comfort: Free bytes below which it warns.
-
-    Yields:
-        One finding.
     """
     bad = failure if needed else warning
     folder = at_home(folder).absolute()
@@ -60,8 +57,8 @@ def check_folder(
         if free < floor:
             yield bad(name, f"{room}, and {floor / GIB:.1f} are the least", f"free some, or {remedy}")
         elif free < comfort:
-            told = f"embeddings of a large suite take more; `{command('plan')}` says how much"
-            yield warning(name, room, f"{told}; free some, or {remedy}")
+            why = f"embeddings of a large suite take more; `{command('plan')}` says how much"
+            yield warning(name, room, f"{why}; free some, or {remedy}")
         else:
             yield ok(name, room)
 

@@ -31,18 +31,10 @@ _PIN = (
 
 
 def check_encoder_texts(subject: Subject, fetch: str) -> Iterator[Finding]:
-    """Check tokenizer and pooling of a dense retriever whose files are here.
-
-    Args:
-        subject: The retriever.
-        fetch: The command that fetches a checkpoint.
-
-    Yields:
-        A finding on the ids that sentence-transformers makes; on a Qwen3 encoder, one on end-of-text and pooling.
-    """
+    """Check tokenizer and pooling of a dense retriever whose files are here."""
     ref = subject.ref
     name = f"texts of {ref.label}"
-    again = f"fetch the checkpoint's files again, unchanged: `{fetch}`"
+    again = subject.again(fetch)
     try:
         tokenizer = _tokenizer(subject)
     except Exception as error:  # tokenizers raises classes of its own, straight from Exception

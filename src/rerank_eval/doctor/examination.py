@@ -2,90 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-from rerank_eval.config import LoadedConfig
 from rerank_eval.doctor import disk, versions
-from rerank_eval.doctor.findings import Finding, failure, guarded, ok
-from rerank_eval.doctor.needs import fetch_needs, hub_models
-from rerank_eval.errors import RerankEvalError
-from rerank_eval.typed import command
+from rerank_eval.doctor.case import Case
+from rerank_eval.doctor.findings import Finding
 
 NEEDED = ("torch", "transformers", "mteb", "datasets")
 """Modules without which the checks behind them have nothing to look at."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to look at.
-
-    Attributes:
-        load: Loads the config, and says which it is and why.
-        weights: Whether to load models.
-    """
-
-    load: Callable[[], tuple[LoadedConfig, str]]
-    weights: bool = True
-
-
-@dataclass
-class Case:
-    """What the checks have found out so far, for those behind them.
-
-    Attributes:
-        request: What to look at.
-        loaded: The config, once it could be loaded.
-        tell: Told what is being looked at, for a reader who waits.
-    """
-
-    request: Request
-    loaded: LoadedConfig | None = None
-    tell: Callable[[str], None] = lambda _: None
-    _fetch: str = field(default="rerank-eval fetch", init=False)
-
-    def run(self, name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-        """Run one check under guard."""
-        self.tell(name)
-        yield from guarded(name, check, self._fetch)
-
-    def load(self) -> Iterator[Finding]:
-        """Load the config."""
-        try:
-            self.loaded, why = self.request.load()
-        except RerankEvalError as error:
-            yield failure(
-                "config", str(error), f"correct what is named; `{command('schema')}` prints every key with its meaning"
-            )
-            return
-        base = self.loaded.base
-        self._fetch = fetch_needs(self.loaded)
-        yield ok("config", f"{why}, {len(base.tasks)} task name(s), {len(self.loaded.runs)} run(s)")
-
-    @property
-    def fetch(self) -> str:
-        """The command that fetches what the config's runs need."""
-        return self._fetch
-
-
 def examine(case: Case) -> Iterator[Finding]:
-    """Run all checks.
-
-    Args:
-        case: What to look at; filled while the checks run.
-
-    Yields:
-        Findings, each as soon as it is known.
-    """
+    """Run all checks."""
     yield from case.run("python", versions.check_python)
     yield from case.run("packages", versions.check_packages)
     yield from case.run("imports", versions.check_imports)
     missing = [module for module in NEEDED if not versions.importable(module)]
-    yield from case.run("config", case.load)
+    yield from case.run("config", case.load_config)
     yield from _check_disks(case, ask_caches="datasets" not in missing)
     if missing:
-        return  # told above; the checks behind would only say it again
+        return  # the checks behind would only say it again
     # Imported here: these need what was just found to be importable.
     from rerank_eval.doctor.with_torch import examine_machine, examine_models, examine_sources
 
@@ -114,6 +51,7 @@ def _check_hub_caches(case: Case) -> Iterator[Finding]:
     import huggingface_hub.constants
 
     from rerank_eval.hub import offline
+    from rerank_eval.models.needs import hub_models
 
     models, data = Path(huggingface_hub.constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)
     downloads = case.loaded is not None and any(hub_models(run) for run in case.loaded.runs) and not offline()

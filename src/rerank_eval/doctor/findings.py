@@ -59,33 +59,31 @@ def said(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}")
 
 
-def guarded(name: str, check: Callable[[], Iterable[Finding]], fetch: str) -> Iterator[Finding]:
+def guarded(name: str, check: Callable[[], Iterable[Finding]], fetch: str, again: str = "") -> Iterator[Finding]:
     """Run a check; whatever it raises becomes a finding.
 
     Args:
         name: What the check looks at.
         check: Yields findings.
         fetch: The command that fetches what a run needs, for remedies.
-
-    Yields:
-        Its findings, and one more where it broke off.
+        again: How to get a checkpoint's files anew, where the check looks at one.
     """
     try:
         yield from check()
     except RerankEvalError as error:
-        yield failure(name, str(error), _remedy(error, fetch))
+        yield failure(name, str(error), _remedy(error, fetch, again))
     except Exception as error:  # a check may meet anything: that is what it is for
         yield failure(name, f"the check broke off: {said(error)}", "run it again; if it stays, report this line")
 
 
-def _remedy(error: RerankEvalError, fetch: str) -> str:
+def _remedy(error: RerankEvalError, fetch: str, again: str) -> str:
     """Say what to do about an error of ours, whose message names place and cause."""
     if isinstance(error, ConfigError):
         return f"correct the value named; `{command('schema')}` prints every key with its meaning"
     if isinstance(error, OfflineError | DataError):
         return f"run `{fetch}` where there is a network, or set data_root and model_root to a mirror"
     if isinstance(error, ModelError):
-        return f"correct the key named, or run `{fetch}` to fetch the checkpoint again"
+        return f"correct the key named, or {again or f'run `{fetch}` to fetch the checkpoint again'}"
     if isinstance(error, DeviceError):
         return "choose another with --set device=..., or free its memory"
     return "do what the line says"

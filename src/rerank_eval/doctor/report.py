@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from rerank_eval.doctor.examination import Case, Request, examine
+from rerank_eval.doctor.case import Case
+from rerank_eval.doctor.examination import examine
 from rerank_eval.doctor.findings import Finding
 from rerank_eval.errors import SetupError
 from rerank_eval.files import write_json
@@ -22,11 +23,11 @@ _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 _WIDTH = 10
 
 
-def doctor(request: Request, console: Console, json_file: Path | None = None) -> list[Finding]:
+def doctor(case: Case, console: Console, json_file: Path | None = None) -> list[Finding]:
     """Run all checks, print a line for each, and write them as JSON if asked.
 
     Args:
-        request: What to look at.
+        case: What to look at.
         console: Where it is printed.
         json_file: File to write to, or None.
 
@@ -44,7 +45,8 @@ def doctor(request: Request, console: Console, json_file: Path | None = None) ->
         _hush_libraries()
         # On a terminal, what is being looked at stands below the lines; into a file or a pipe go the lines alone.
         with console.status("") as status:
-            for finding in examine(Case(request, tell=lambda name: status.update(escape(name)))):
+            case.show = lambda name: status.update(escape(name))
+            for finding in examine(case):
                 findings.append(finding)
                 _print(finding, console)
     seconds = time.monotonic() - started
@@ -66,7 +68,7 @@ def _hush_libraries() -> None:
         root.addHandler(logging.NullHandler())
     try:
         from transformers.utils import logging as transformers_logging
-    except Exception:  # told by the check of imports
+    except Exception:  # the check of imports reports it
         return
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from rerank_eval.config import RerankerConfig
-from rerank_eval.doctor.checkpoints import Subject, bytes_needed
+from rerank_eval.doctor.checkpoints import Subject
 from rerank_eval.doctor.device import GIB, memory
 from rerank_eval.doctor.findings import Finding, failure, ok, warning
 from rerank_eval.doctor.pairs import PAIRS, PYTHON_PAIRS, KnownPair
 from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.quantize import weights_dtype
 from rerank_eval.models.resolve import DEMO_NAME
 from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
@@ -36,7 +37,7 @@ or another prompt exceeds the second."""
 OVERHEAD = 1.1
 """Memory that a model takes at least, as a multiple of its weights."""
 LARGE_ON_CPU = 500_000_000
-"""Parameters from which a CPU is told to be slow."""
+"""Parameters from which a CPU is called slow."""
 LARGEST_ON_CPU = 1_500_000_000
 """Parameters from which a model is not tried on a CPU: the known pairs alone would take longer than the minute that all
 checks have."""
@@ -78,19 +79,10 @@ def known_pairs(subject: Subject) -> tuple[KnownPair, ...]:
 
 
 def check_memory(subject: Subject, parameters: int, device: torch.device) -> Iterator[Finding]:
-    """Hold a model's weights against the memory that is free, before any is loaded.
-
-    Args:
-        subject: The model.
-        parameters: Its number of weights.
-        device: Where it goes.
-
-    Yields:
-        A finding, where there is something to tell.
-    """
+    """Hold a model's weights against the memory that is free, before any is loaded."""
     name = f"memory for {subject.ref.label}"
     free, _ = memory(device)
-    needed = int(OVERHEAD * bytes_needed(parameters, subject.config.dtype))
+    needed = int(OVERHEAD * parameters * weights_dtype(subject.config.dtype).itemsize)
     if needed > free:
         found = f"{needed / GIB:.2f} GiB needed in {subject.config.dtype}, {free / GIB:.2f} free on {device}"
         other = "end what holds the memory, take another device (--set device=...)"
@@ -102,15 +94,7 @@ def check_memory(subject: Subject, parameters: int, device: torch.device) -> Ite
 
 
 def check_reranker(subject: Subject, device: str) -> Iterator[Finding]:
-    """Load a reranker, score the known pairs, and score them again on the other engine.
-
-    Args:
-        subject: The reranker; its weights are here and whole.
-        device: `auto` or a torch device.
-
-    Yields:
-        Findings on the order of the pairs, and for a causal reranker on the agreement of the engines.
-    """
+    """Load a reranker, score the known pairs, and score them again on the other engine."""
     config = subject.config
     assert isinstance(config, RerankerConfig)  # noqa: S101 - the caller's choice
     # torch.compile has a check of its own, and would take most of the minute.
@@ -126,11 +110,6 @@ def check_reranker(subject: Subject, device: str) -> Iterator[Finding]:
 
 def score_pairs(config: RerankerConfig, subject: Subject, device: str) -> tuple[Margins, bool]:
     """Score the known pairs.
-
-    Args:
-        config: The reranker's section.
-        subject: The reranker.
-        device: `auto` or a torch device.
 
     Returns:
         (pairs, 2) float64, margins of the relevant and of the irrelevant document; whether the reranker is causal.
@@ -158,16 +137,7 @@ def release() -> None:
 
 
 def judge_order(subject: Subject, margins: Margins, how: str) -> Finding:
-    """Judge whether known relevant documents lie above irrelevant ones.
-
-    Args:
-        subject: The reranker.
-        margins: (pairs, 2), relevant and irrelevant.
-        how: Dtype and time, for the line.
-
-    Returns:
-        The finding.
-    """
+    """Judge whether known relevant documents lie above irrelevant ones."""
     name = f"pairs by {subject.ref.label}"
     if not np.isfinite(margins).all():
         bad = int((~np.isfinite(margins)).sum())
@@ -179,9 +149,9 @@ def judge_order(subject: Subject, margins: Margins, how: str) -> Finding:
     gaps = margins[:, 0] - margins[:, 1]
     short = (gaps <= expected.gap) | (expected.signs & ((margins[:, 0] <= 0) | (margins[:, 1] >= 0)))
     worst, pairs = int(gaps.argmin()), known_pairs(subject)
-    told = f"{int((~short).sum())} of {len(pairs)} pairs as expected ({how}), {_told(pairs[worst], margins[worst])}"
+    found = f"{int((~short).sum())} of {len(pairs)} pairs as expected ({how}), {_closest(pairs[worst], margins[worst])}"
     if not short.any():
-        return ok(name, told)
+        return ok(name, found)
     wanted = f"relevant above irrelevant by more than {expected.gap:g}" + (
         ", on either side of 0" if expected.signs else ""
     )
@@ -190,11 +160,11 @@ def judge_order(subject: Subject, margins: Margins, how: str) -> Finding:
         "damaged, and check reranker.recipe and reranker.instruction"
     )
     serious = expected.strict or 2 * int(short.sum()) >= len(pairs)
-    tell = failure if serious else warning
-    return tell(name, f"{told}; {wanted} is expected, {expected.reason}", remedy)
+    level = failure if serious else warning
+    return level(name, f"{found}; {wanted} is expected, {expected.reason}", remedy)
 
 
-def _told(pair: KnownPair, margins: Margins) -> str:
+def _closest(pair: KnownPair, margins: Margins) -> str:
     return f"closest: {margins[0]:+.2f} and {margins[1]:+.2f} for {pair.query!r}"
 
 
@@ -208,9 +178,6 @@ def judge_agreement(
         margins: (pairs, 2) of one engine.
         again: (pairs, 2) of the other.
         tolerance: For float32.
-
-    Returns:
-        The finding.
     """
     name, dtype = f"engines of {subject.ref.label}", subject.config.dtype
     difference = float(np.abs(margins - again).max())

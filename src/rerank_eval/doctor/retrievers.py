@@ -57,15 +57,7 @@ class Embedded:
 
 
 def check_retriever(subject: Subject, device: str) -> Iterator[Finding]:
-    """Embed the known pairs as the config says, and once more on the other engine where there are two.
-
-    Args:
-        subject: The retriever; its weights are here and whole.
-        device: `auto` or a torch device.
-
-    Yields:
-        Findings on the order of the pairs and on the agreement of the engines.
-    """
+    """Embed the known pairs as the config says, and once more on the other engine where there are two."""
     config = subject.config
     assert isinstance(config, RetrieverConfig)  # noqa: S101 - the caller's choice
     started = time.monotonic()
@@ -79,12 +71,6 @@ def check_retriever(subject: Subject, device: str) -> Iterator[Finding]:
 
 def embed_pairs(config: RetrieverConfig, subject: Subject, device: str, *, packed: bool) -> Embedded:
     """Embed the known pairs.
-
-    Args:
-        config: The retriever's section.
-        subject: The retriever.
-        device: `auto` or a torch device.
-        packed: On the packed engine, else on sentence-transformers.
 
     Returns:
         The vectors.
@@ -115,16 +101,7 @@ def _embed(encoder: Any, texts: Sequence[str], kind: PromptType) -> Vectors:
 
 
 def judge_order(subject: Subject, vectors: Embedded, how: str) -> Finding:
-    """Judge whether relevant documents lie nearer to their query than irrelevant ones.
-
-    Args:
-        subject: The retriever.
-        vectors: The known pairs' vectors.
-        how: Dtype and time, for the line.
-
-    Returns:
-        The finding.
-    """
+    """Judge whether relevant documents lie nearer to their query than irrelevant ones."""
     name = f"pairs by {subject.ref.label}"
     cosines = vectors.cosines()
     remedy = f"fetch {subject.ref.name} again if its files may be damaged; look at the texts and the pooling above"
@@ -144,16 +121,7 @@ def judge_order(subject: Subject, vectors: Embedded, how: str) -> Finding:
 
 
 def judge_agreement(subject: Subject, packed: Embedded, theirs: Embedded) -> Finding:
-    """Judge whether the packed engine embeds as sentence-transformers does.
-
-    Args:
-        subject: The retriever.
-        packed: Vectors of the packed engine.
-        theirs: Vectors of sentence-transformers.
-
-    Returns:
-        The finding.
-    """
+    """Judge whether the packed engine embeds as sentence-transformers does."""
     name, dtype = f"engines of {subject.ref.label}", subject.config.dtype
     farthest = packed.farthest(theirs)
     found = f"packed and sentence-transformers differ by {farthest:.1e} at most (1 - cosine) in {dtype}"

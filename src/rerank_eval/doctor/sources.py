@@ -9,17 +9,17 @@ from rerank_eval import hub
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
 from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of, lacks_files
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
-from rerank_eval.doctor.needs import fetch_needs
 from rerank_eval.errors import ModelError, RerankEvalError
+from rerank_eval.models.needs import fetch_command, hub_models
 from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.models.statements import check_reranker, check_retriever
 from rerank_eval.names import digest
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
 from rerank_eval.typed import command
 
-TOLD = 5
+SHOWN = 5
 """Tasks with a problem that get a line of their own."""
 PATIENCE = 5.0
 """Seconds for the hub's name, and as many for its answer."""
@@ -30,9 +30,6 @@ _NOT_PROBED = {"instruction", "top_k", "candidates", "own_document", "head"}
 def find_tasks(loaded: LoadedConfig) -> tuple[list[TaskRef], list[Finding]]:
     """Resolve a config's tasks.
 
-    Args:
-        loaded: The config.
-
     Returns:
         The tasks, and a finding where a name stands for nothing.
     """
@@ -42,6 +39,14 @@ def find_tasks(loaded: LoadedConfig) -> tuple[list[TaskRef], list[Finding]]:
         return [], [failure("tasks", str(error), f"name what `{command('tasks')}` lists, or a BEIR folder")]
 
 
+def needs_hub(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> list[str]:
+    """List what a config's runs read through the hub or its cache: models' names, each once, and `data sets`."""
+    found = [name for run in loaded.runs for name in hub_models(run)]
+    if loaded.base.data_root is None and any(task.kind == "mteb" for task in tasks):
+        found.append("data sets")
+    return list(dict.fromkeys(found))
+
+
 def check_hub(wanted: Sequence[str], fetch: str, *, seconds: float = PATIENCE) -> Iterator[Finding]:
     """Ask the hub for an answer, where something has to come from it.
 
@@ -49,9 +54,6 @@ def check_hub(wanted: Sequence[str], fetch: str, *, seconds: float = PATIENCE) -
         wanted: What `needs_hub` lists.
         fetch: The command that fetches what a run needs.
         seconds: How long to wait for its name, and as long for its answer.
-
-    Yields:
-        One finding.
     """
     what = ", ".join(wanted)
     if not wanted:
@@ -70,9 +72,9 @@ def check_hub(wanted: Sequence[str], fetch: str, *, seconds: float = PATIENCE) -
     if problem:
         # Everything after this would wait as long again.
         hub.go_offline()
-        yield failure("hub", f"{_endpoint()} cannot be reached ({problem}), for {what}", remedy)
+        yield failure("hub", f"{hub.endpoint()} cannot be reached ({problem}), for {what}", remedy)
     else:
-        yield ok("hub", f"{_endpoint()} answers")
+        yield ok("hub", f"{hub.endpoint()} answers")
 
 
 def _within(seconds: float, ask: Callable[[], str]) -> str | None:
@@ -92,28 +94,14 @@ def _ask(seconds: float) -> str:
     from huggingface_hub import get_session
 
     try:
-        answer = get_session().head(_endpoint(), timeout=seconds, follow_redirects=True)
+        answer = get_session().head(hub.endpoint(), timeout=seconds, follow_redirects=True)
     except Exception as error:  # the session's errors are those of the library that it is built on
         return said(error)
     return f"it answers {answer.status_code}" if answer.status_code >= 500 else ""  # noqa: PLR2004 - server errors
 
 
-def _endpoint() -> str:
-    import huggingface_hub.constants
-
-    return str(huggingface_hub.constants.ENDPOINT)
-
-
 def check_tasks(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> Iterator[Finding]:
-    """Find each task's data: in the mirror, in the hub's cache, in its folder.
-
-    Args:
-        loaded: The config.
-        tasks: Its tasks.
-
-    Yields:
-        A finding for each of the first tasks that lack something, and one for the others.
-    """
+    """Find each task's data: in the mirror, in the hub's cache, in its folder."""
     problems: list[tuple[str, str]] = []
     origins: dict[str, int] = {}
     for ref in tasks:
@@ -125,17 +113,13 @@ def check_tasks(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> Iterator[Find
             origins[origin] = origins.get(origin, 0) + 1
     if origins:
         yield ok("data", ", ".join(f"{number} task(s) {origin}" for origin, number in origins.items()))
-    remedy = f"run `{fetch_needs(loaded)}` where there is a network, then bring data_root or the hub's cache here"
-    for name, message in problems[:TOLD]:
-        own = "correct the folder's file that is named" if _kind(tasks, name) == "beir" else remedy
-        yield failure(f"data of {name}", message, own)
-    if len(problems) > TOLD:
-        rest = [name for name, _ in problems[TOLD:]]
+    remedy = f"run `{fetch_command(loaded)}` where there is a network, then bring data_root or the hub's cache here"
+    for name, message in problems[:SHOWN]:
+        beir = any(task.kind == "beir" for task in tasks if task.name == name)
+        yield failure(f"data of {name}", message, "correct the folder's file that is named" if beir else remedy)
+    if len(problems) > SHOWN:
+        rest = [name for name, _ in problems[SHOWN:]]
         yield failure("data", f"{len(rest)} more tasks lack theirs, such as {rest[0]}", remedy)
-
-
-def _kind(tasks: Sequence[TaskRef], name: str) -> str:
-    return next(task.kind for task in tasks if task.name == name)
 
 
 def _find_data(ref: TaskRef, loaded: LoadedConfig) -> str:
@@ -153,9 +137,6 @@ def _find_data(ref: TaskRef, loaded: LoadedConfig) -> str:
 
 def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
     """Resolve every model that a config's runs name, each set of settings once.
-
-    Args:
-        loaded: The config.
 
     Returns:
         The models, retrievers first, and a finding for each that is not to be had.
@@ -175,7 +156,8 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
             else:
                 check_retriever(config, ref)
         except RerankEvalError as error:
-            remedy = f"run `{fetch_needs(loaded)}` where there is a network, or correct {role}.model"
+            fetch = f"run `{fetch_command(loaded)}` where there is a network, or " if on_hub(config.model) else ""
+            remedy = f"{fetch}correct {role}.model, or the files that are named"
             findings[f"{role} {config.model}"] = failure(f"{role} {config.model}", str(error), remedy)
             continue
         subjects[key] = Subject(role, config, ref, folder_of(ref))
@@ -183,25 +165,15 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
 
 
 def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
-    """Tell which model a config's key comes to, and whether its weights are here and whole.
-
-    Args:
-        subject: The model.
-        fetch: The command that fetches what a run needs.
-
-    Yields:
-        One finding.
-    """
+    """Tell which model a config's key comes to, and whether its weights are here and whole."""
     ref, folder, where = subject.ref, subject.folder, f"{subject.role}.model"
     notes = f"; {'; '.join(ref.notes)}" if ref.notes else ""
     found = f"{ref.name}, revision {ref.revision}, {ref.origin}, {ref.architecture or 'no weights'}{notes}"
     if folder is None:
         if ref.origin == "built-in":
             yield ok(subject.label, found)
-        else:
-            yield warning(
-                subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it"
-            )
+            return
+        yield warning(subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it")
         return
     if ref.origin == "hub" and not hub.offline() and lacks_files(folder):
         # A download broke off, or only a config was read: the loader fetches the rest.
@@ -209,7 +181,7 @@ def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
         return
     parameters = count_parameters(folder, where, pinned=ref.published)
     if parameters is None:
-        yield failure(subject.label, f"{found}: {folder} holds no weights", f"run `{fetch}`")
+        yield failure(subject.label, f"{found}: {folder} holds no weights", subject.again(fetch))
     else:
         yield ok(subject.label, f"{found}, {parameters / 1e6:,.1f} M parameters")
 

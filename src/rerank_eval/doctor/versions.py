@@ -35,9 +35,6 @@ def check_python(found: str | None = None, wanted: str | None = None) -> Iterato
     Args:
         found: A version; None takes the running Python's.
         wanted: A specifier such as `>=3.11`; None takes the package's own.
-
-    Yields:
-        One finding.
     """
     found = found or platform.python_version()
     wanted = wanted or _requires_python()
@@ -60,9 +57,6 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
 
     Args:
         requirements: Requirements as in pyproject.toml; None takes the package's own metadata.
-
-    Yields:
-        A finding for each package that is missing or of a wrong version, and one for the others.
     """
     if requirements is None:
         try:
@@ -84,8 +78,8 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
         if requirement.specifier.contains(found, prereleases=True):
             right[requirement.name] = found
             continue
-        tell = warning if optional else failure
-        yield tell(requirement.name, f"{found} is installed, {_wanted(requirement)} is needed", _install(requirement))
+        level = warning if optional else failure
+        yield level(requirement.name, f"{found} is installed, {_wanted(requirement)} is needed", _install(requirement))
     shown = ", ".join(f"{name} {right[name]}" for name in _SHOWN if name in right)
     yield ok("packages", f"{len(right)} are of the versions asked for{f', {shown} among them' if shown else ''}")
 
@@ -99,11 +93,7 @@ def _install(requirement: Requirement) -> str:
 
 
 def check_imports() -> Iterator[Finding]:
-    """Import what the runs import.
-
-    Yields:
-        A finding for each package that cannot be imported, and one for the others.
-    """
+    """Import what the runs import."""
     started = time.monotonic()
     done = []
     for name, module in IMPORTED.items():

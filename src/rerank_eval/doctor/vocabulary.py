@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rerank_eval.config import RerankerConfig
-from rerank_eval.doctor.checkpoints import Subject, read_json
+from rerank_eval.doctor.checkpoints import Subject
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.doctor.pairs import PAIRS
 from rerank_eval.engine.errors import EngineError
@@ -15,7 +15,8 @@ from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length
-from rerank_eval.models.checkpoint import load_tokenizer
+from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
+from rerank_eval.models.contents import CONFIG
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
 from rerank_eval.models.recipes import find_recipe
 
@@ -27,18 +28,10 @@ MARKERS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
 def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
-    """Check the tokenizer of a causal reranker whose files are here.
-
-    Args:
-        subject: The reranker.
-        fetch: The command that fetches a checkpoint.
-
-    Yields:
-        A finding for each thing that is wrong, or one that says that nothing is.
-    """
-    config, folder, name = subject.config, subject.folder, f"tokenizer of {subject.ref.label}"
-    assert isinstance(config, RerankerConfig) and folder is not None  # noqa: S101, PT018 - the caller's choice
-    again = f"fetch the checkpoint's tokenizer files again, unchanged: `{fetch}`"
+    """Check the tokenizer of a causal reranker whose files are here."""
+    config, name = subject.config, f"tokenizer of {subject.ref.label}"
+    assert isinstance(config, RerankerConfig)  # noqa: S101 - the caller's choice
+    again = subject.again(fetch)
     try:
         tokenizer = load_tokenizer(subject.ref, trust_remote_code=config.trust_remote_code)
     except ModelError as error:
@@ -52,7 +45,7 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
         return
     golden = len(tokenizer) >= BPE_TOKENS
     problems = _wrong_ids(tokenizer, recipe) if golden else _wrong_structure(tokenizer)
-    rows = read_json(folder, "config.json").get("vocab_size")
+    rows = read_mapping(subject.ref, CONFIG).get("vocab_size")
     if isinstance(rows, int) and len(tokenizer) > rows:
         problems.append(f"it has {len(tokenizer)} tokens and the model {rows} rows: it belongs to another model")
     problems += _wrong_splits(prompts, recipe)

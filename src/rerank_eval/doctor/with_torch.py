@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
 from rerank_eval.doctor import arithmetic, device, rerankers, retrievers, sources
+from rerank_eval.doctor.case import Case
 from rerank_eval.doctor.checkpoints import Subject, heads_of
 from rerank_eval.doctor.encoder_texts import check_encoder_texts
-from rerank_eval.doctor.examination import Case
 from rerank_eval.doctor.findings import Finding, ok
-from rerank_eval.doctor.needs import needs_hub
 from rerank_eval.doctor.vocabulary import check_vocabulary
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import resolve_device
@@ -22,14 +22,7 @@ from rerank_eval.tasks.registry import TaskRef
 
 
 def examine_machine(case: Case) -> Iterator[Finding]:
-    """Check driver, device and dtypes.
-
-    Args:
-        case: What is known so far; without a config, the device is what `auto` comes to.
-
-    Yields:
-        Findings.
-    """
+    """Check driver, device and dtypes."""
     name = case.loaded.base.device if case.loaded is not None else "auto"
     yield from case.run("driver", lambda: device.check_driver(device.read_driver()))
     yield from case.run("device", lambda: device.check_device(name))
@@ -37,16 +30,16 @@ def examine_machine(case: Case) -> Iterator[Finding]:
     if case.loaded is None or target is None:
         return
     for dtype, key in _dtypes(case.loaded).items():
-        yield from case.run(f"dtype {dtype}", lambda d=dtype, k=key: arithmetic.check_dtype(d, target, k))  # type: ignore[misc]
+        yield from case.run(f"dtype {dtype}", partial(arithmetic.check_dtype, dtype, target, key))
     asked = [run.reranker.compile for run in case.loaded.runs if run.reranker is not None]
     for choice in sorted(set(asked), key=str):
-        yield from case.run("torch.compile", lambda c=choice: arithmetic.check_compile(c, target))  # type: ignore[misc]
+        yield from case.run("torch.compile", partial(arithmetic.check_compile, choice, target))
 
 
 def _device(name: str) -> torch.device | None:
     try:
         return resolve_device(name)
-    except EngineError:  # told by the device's own check
+    except EngineError:  # reported by the device's own check
         return None
 
 
@@ -63,13 +56,6 @@ def _dtypes(loaded: LoadedConfig) -> dict[str, str]:
 
 def examine_sources(case: Case, loaded: LoadedConfig) -> Generator[Finding, None, list[Subject]]:
     """Check tasks, hub, data and the models' files.
-
-    Args:
-        case: What is known so far.
-        loaded: The config.
-
-    Yields:
-        Findings.
 
     Returns:
         The models that were found.
@@ -88,41 +74,34 @@ def examine_sources(case: Case, loaded: LoadedConfig) -> Generator[Finding, None
         yield from findings
 
     yield from case.run("tasks", resolve_tasks)
-    yield from case.run("hub", lambda: sources.check_hub(needs_hub(loaded, tasks), case.fetch))
+    yield from case.run("hub", lambda: sources.check_hub(sources.needs_hub(loaded, tasks), case.fetch))
     yield from case.run("data", lambda: sources.check_tasks(loaded, tasks))
     yield from case.run("models", resolve_models)
     for subject in subjects:
-        yield from case.run(subject.label, lambda s=subject: sources.check_model(s, case.fetch))  # type: ignore[misc]
+        look = partial(sources.check_model, subject, case.fetch)
+        yield from case.run(subject.label, look, subject.again(case.fetch))
     return subjects
 
 
 def examine_models(case: Case, loaded: LoadedConfig, subjects: Sequence[Subject]) -> Iterator[Finding]:
-    """Check tokenizers, attention, and, if asked, what the weights answer.
-
-    Args:
-        case: What is known so far.
-        loaded: The config.
-        subjects: The models that were found.
-
-    Yields:
-        Findings.
-    """
+    """Check tokenizers, attention, and, if asked, what the weights answer."""
     target = _device(loaded.base.device)
-    told: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for subject in subjects:
         parameters = sources.present(subject)
         if parameters is None:
             continue
-        if (subject.role, subject.ref.name) not in told:  # what files say does not depend on dtypes
-            told.add((subject.role, subject.ref.name))
-            yield from case.run(f"tokenizer of {subject.ref.label}", lambda s=subject: _check_texts(s, case.fetch))  # type: ignore[misc]
+        if (subject.role, subject.ref.name) not in seen:  # what files say does not depend on dtypes
+            seen.add((subject.role, subject.ref.name))
+            look = partial(_check_texts, subject, case.fetch)
+            yield from case.run(f"tokenizer of {subject.ref.label}", look, subject.again(case.fetch))
         if target is None:
             continue
-        yield from case.run("attention", lambda s=subject: _check_attention(s, target))  # type: ignore[misc]
-        if case.request.weights:
+        yield from case.run("attention", partial(_check_attention, subject, target))
+        if case.weights:
             name = f"weights of {subject.ref.label}"
-            yield from case.run(name, lambda s=subject, p=parameters: _check_weights(s, p, loaded, target))  # type: ignore[misc]
-    if not case.request.weights:
+            yield from case.run(name, partial(_check_weights, subject, parameters, loaded, target))
+    if not case.weights:
         yield ok("weights", "not loaded, as asked for (--no-weights): nothing is known about what the models answer")
 
 

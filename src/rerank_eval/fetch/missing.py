@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rerank_eval.config import LoadedConfig
-from rerank_eval.doctor.needs import fetch_needs
 from rerank_eval.errors import OfflineError, RerankEvalError
-from rerank_eval.fetch.needs import on_hub
 from rerank_eval.fetch.run import DATA_ROOT, MODEL_ROOT
 from rerank_eval.hub import why_unreachable
-from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.needs import fetch_command
+from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.names import some
 from rerank_eval.pipeline.plan import Plan, make_plan
 from rerank_eval.results.manifest import Manifest
@@ -94,7 +93,7 @@ def _all_of(loaded: LoadedConfig, problems: Sequence[RerankEvalError]) -> Rerank
     then = again(*(part for setting in settings for part in ("--set", setting)))
     by_hand = f", then set {' and '.join(settings)}" if settings else ""
     remedy = by_hand if then is None else f", then `{then}` here"
-    fetch = fetch_needs(loaded, roots)
+    fetch = fetch_command(loaded, roots)
     built_in = "" if base.data_root or base.model_root else f"; `{command('eval')}` alone needs no hub"
     return type(problems[0])(
         f"{loaded.path}: not here{reached}: {some(names, _SHOWN)}; run `{fetch}` where there is a network"
@@ -106,7 +105,7 @@ def _all_of(loaded: LoadedConfig, problems: Sequence[RerankEvalError]) -> Rerank
 def _roots(loaded: LoadedConfig) -> dict[str, str]:
     """Return the folders that a config's data sets and models go to, those alone that it needs."""
     base, found = loaded.base, {}
-    if any(task.kind == "mteb" for task in resolve(base.tasks, where=f"{loaded.path}: tasks")):
+    if any(task.kind == "mteb" for task in resolve(base.tasks, split=base.split, where=f"{loaded.path}: tasks")):
         found["data_root"] = base.data_root or str(DATA_ROOT)
     sections = [section for run in loaded.runs for section in (run.retriever, run.reranker) if section is not None]
     if any(on_hub(section.model) for section in sections):

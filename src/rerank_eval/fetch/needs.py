@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 
 from rerank_eval.config import RerankerConfig, RetrieverConfig, RunConfig
-from rerank_eval.config.schema import BUILT_IN_MODELS
 from rerank_eval.errors import ConfigError, DataError, ModelError
 from rerank_eval.fetch.repository import Repository
 from rerank_eval.files import load_json
 from rerank_eval.models.contents import CONFIG, TELLING, ContentsError, code_repositories, contents
-from rerank_eval.models.resolve import registered_revision
+from rerank_eval.models.resolve import on_hub, registered_revision
 from rerank_eval.tasks.layout import CARD, LayoutError, Wanted, files_of, wanted
 from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef, build
@@ -96,9 +95,9 @@ class ModelNeed:
         """
         if self.code_only:
             return sorted(name for name in repository.files if name.endswith(".py"))
-        told = {name: _json(path) for name, path in read.items()}
+        read_files = {name: _json(path) for name, path in read.items()}
         try:
-            found = contents(repository.files, told.get, pinned=True)
+            found = contents(repository.files, read_files.get, pinned=True)
             return sorted([*found.loaded, *(found.code if self.remote_code else ())])
         except ContentsError as error:
             raise ModelError(f"{self.name}, revision {repository.commit}: {error}") from None
@@ -192,14 +191,7 @@ def _named(text: str, known: dict[str, ModelNeed]) -> ModelNeed:
     name, _, revision = text.partition("@")
     if not on_hub(name) or name.count("/") != 1:
         raise ConfigError(f"--model {text!r}: not a hub name; write ORG/NAME or ORG/NAME@REVISION")
-    own = known.get(name)
+    need = known.get(name)
     if revision:
-        return replace(own or ModelNeed(name, revision), revision=revision)
-    return own or ModelNeed(name, registered_revision(name))
-
-
-def on_hub(model: str) -> bool:
-    """Tell whether a model's name in a config means a repository of the hub, rather than a built-in or a folder."""
-    if model in BUILT_IN_MODELS or model.startswith((".", "/", "~")):
-        return False
-    return not (Path(model) / CONFIG).is_file()
+        return replace(need or ModelNeed(name, revision), revision=revision)
+    return need or ModelNeed(name, registered_revision(name))

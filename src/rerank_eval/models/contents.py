@@ -114,10 +114,10 @@ def read_folder(folder: Path, *, pinned: bool = False) -> Contents:
         pinned: See `contents`.
     """
     found = contents(files_below(folder), lambda name: _load(folder / name), pinned=pinned)
-    for name in (*found.weights, *found.parts):
+    for name in found.loaded:
         with (folder / name).open("rb") as handle:
             if handle.read(len(_POINTER)) == _POINTER:
-                raise IncompleteError(f"{name} is a pointer of Git LFS and not the weights; run `git lfs pull` there")
+                raise IncompleteError(f"{name} is a pointer of Git LFS and not the file; run `git lfs pull` there")
     return found
 
 

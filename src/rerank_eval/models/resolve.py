@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank_eval.config.schema import BM25, DEMO_RERANKER, MINILM, RANDOM_RERANKER
+from rerank_eval.config.schema import BM25, BUILT_IN_MODELS, DEMO_RERANKER, MINILM, RANDOM_RERANKER
 from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError, StorageError
 from rerank_eval.files import at_home, load_json, write_json
@@ -99,9 +99,14 @@ def resolve_model(name: str, revision: str | None, where: str, model_root: Path 
         return _demo_reranker()
     if name == RANDOM_RERANKER:
         return _random_reranker()
-    if name.startswith((".", "/", "~")) or (Path(name) / "config.json").is_file():
+    if not on_hub(name):
         return _local(at_home(name), where)
     return _hub(name, revision, where) if model_root is None else _mirrored(name, revision, where, model_root)
+
+
+def on_hub(name: str) -> bool:
+    """Tell whether a model's name in a config means a repository of the hub, rather than a built-in or a folder."""
+    return not (name in BUILT_IN_MODELS or name.startswith((".", "/", "~")) or (Path(name) / CONFIG).is_file())
 
 
 def _minilm(where: str) -> ModelRef:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RunConfig
-from rerank_eval.config.schema import BM25, BUILT_IN_MODELS
+from rerank_eval.config.schema import BM25
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
 from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
@@ -17,7 +16,7 @@ from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.models.resolve import ModelRef, on_hub, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
@@ -164,7 +163,7 @@ def _rows(loaded: LoadedConfig) -> dict[str, Row]:
         except OfflineError:
             continue
         except ModelError:
-            if _on_the_hub(run.retriever.model) or (run.reranker and _on_the_hub(run.reranker.model)):
+            if on_hub(run.retriever.model) or (run.reranker and on_hub(run.reranker.model)):
                 continue  # a mirror's models may be fetched later; one on the disk is not there, or broken
             raise
         for row in plan.rows:
@@ -193,14 +192,9 @@ def _resolved(loaded: LoadedConfig, name: str, revision: str | None, kind: str) 
     except OfflineError:
         return None
     except ModelError:
-        if _on_the_hub(name):
+        if on_hub(name):
             return None
         raise
-
-
-def _on_the_hub(name: str) -> bool:
-    """Tell whether a name stands for a hub model, rather than for a folder or for what comes with the project."""
-    return name not in BUILT_IN_MODELS and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
 
 
 def _tokenizer(ref: ModelRef | None) -> Any:

@@ -22,7 +22,8 @@ from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from rerank_eval.results.manifest import Manifest
-from rerank_eval.retrievers.retriever import Backend, load_backend
+from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare

@@ -153,7 +153,7 @@ class Gate:
             ReproductionError: The retriever is off, or is not the published one.
             RerankEvalError: A run failed.
         """
-        from rerank_eval.doctor.needs import hub_models
+        from rerank_eval.models.needs import hub_models
         from rerank_eval.session import start  # checking needs none of what a run imports
 
         labels = {_label(model.hub) for model in self.published.models if model.name in self.models}

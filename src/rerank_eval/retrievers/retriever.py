@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.config.schema import BM25, RetrieverConfig
-from rerank_eval.engine.quiet import settle
-from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.statements import check_retriever
 from rerank_eval.results.recorder import CellScores, Recorder
 
 Excluded = Mapping[tuple[str, str], Mapping[str, Set[str]]]
@@ -157,40 +151,3 @@ def rank(scores: Mapping[str, float]) -> list[tuple[str, float]]:
         (document id, score) pairs, best first.
     """
     return sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True)
-
-
-def load_backend(
-    config: RetrieverConfig,
-    ref: ModelRef,
-    device: str,
-    results_dir: Path | None = None,
-    instructions: InstructionSet | None = None,
-) -> Backend:
-    """Load a retriever.
-
-    Args:
-        config: The retriever's section of the config.
-        ref: The model, resolved.
-        device: `auto` or a torch device.
-        results_dir: Folder of all results, where embeddings are kept; None keeps them for this process alone.
-        instructions: The instruction set that the config names, or None.
-
-    Returns:
-        The backend, with weights in memory.
-
-    Raises:
-        DeviceError: This machine has no such device.
-        ModelError: The model cannot be loaded as an encoder.
-    """
-    settle()
-    check_retriever(config, ref)
-    # Imported here: both modules say in their signatures what a search request is.
-    if config.model == BM25:
-        from rerank_eval.retrievers.bm25 import Bm25Backend
-
-        return Bm25Backend()
-    from rerank_eval.rerankers.loading import check_device
-    from rerank_eval.retrievers.dense import load_dense
-
-    check_device(device)
-    return load_dense(config, ref, device, results_dir, instructions)

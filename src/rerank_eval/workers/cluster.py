@@ -21,7 +21,8 @@ from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.rerankers.loading import Prompting
 from rerank_eval.retrievers.embedders import embedding_engine
-from rerank_eval.retrievers.retriever import Backend, load_backend
+from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.workers.messages import Spec
 from rerank_eval.workers.pool import Pool, PoolSettings
 
@@ -141,14 +142,17 @@ class Cluster:
         self, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None, instructions: InstructionSet | None
     ) -> Backend:
         """Load a retriever in every worker; see `load_backend`. BM25 stays in this process."""
-        from rerank_eval.workers.remote_encoder import encoder_backend
-        from rerank_eval.workers.retrieval import packed_backend
+        from rerank_eval.workers.remote_encoder import EncoderSpec, RemoteDenseBackend
+        from rerank_eval.workers.retrieval import EmbedderSpec, RemoteEmbedder, packed_backend
 
         if config.model == BM25:
             self.end_pool()
             return load_backend(config, ref, "cpu", results_dir, instructions)
-        make = packed_backend if embedding_engine(config, ref) == "packed" else encoder_backend
-        return make(self, config, portable(ref), results_dir, instructions)
+        packed, ref = embedding_engine(config, ref) == "packed", portable(ref)
+        if packed:
+            embedder = RemoteEmbedder(self.pool(EmbedderSpec(config, ref, self.device)), self.device)
+            return packed_backend(embedder, config, ref, results_dir, instructions)
+        return RemoteDenseBackend(self.pool(EncoderSpec(config, ref, self.device, instructions)))
 
     def close(self) -> None:
         """End the workers and leave the cluster; one of our own ends with it."""

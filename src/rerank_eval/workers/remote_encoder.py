@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mteb.types import PromptType
@@ -25,9 +24,6 @@ from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.models import on_this_host
 from rerank_eval.workers.pool import Pool
 from rerank_eval.workers.stream import stream
-
-if TYPE_CHECKING:
-    from rerank_eval.workers.cluster import Cluster
 
 _SIMILAR_QUERIES = 64
 _SHOWN = 60
@@ -300,15 +296,3 @@ def followed_by(best: Best, later: Best, depth: int) -> Best:
     rows = torch.cat([best.rows, later.rows], dim=1)
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :depth]
     return Best(scores.gather(1, order), rows.gather(1, order))
-
-
-def encoder_backend(
-    cluster: Cluster,
-    config: RetrieverConfig,
-    ref: ModelRef,
-    results_dir: Path | None,
-    instructions: InstructionSet | None,
-) -> RemoteDenseBackend:
-    """Load any other retriever in every worker of a cluster; it keeps no embeddings."""
-    del results_dir
-    return RemoteDenseBackend(cluster.pool(EncoderSpec(config, ref, cluster.device, instructions)))

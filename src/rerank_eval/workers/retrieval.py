@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.models import on_this_host
 from rerank_eval.workers.pool import Pool
 from rerank_eval.workers.stream import stream
-
-if TYPE_CHECKING:
-    from rerank_eval.workers.cluster import Cluster
 
 _PIECE = 256
 """Texts that travel together: a fraction of a block of the embedding store, so that its workers share it."""
@@ -157,15 +154,13 @@ class RemoteEncoder(PackedEncoder):
 
 
 def packed_backend(
-    cluster: Cluster,
+    embedder: Any,
     config: RetrieverConfig,
     ref: ModelRef,
     results_dir: Path | None,
     instructions: InstructionSet | None,
 ) -> PackedBackend:
-    """Load a retriever of the packed engine in every worker of a cluster."""
-    pool = cluster.pool(EmbedderSpec(config, ref, cluster.device))
-    embedder: Any = RemoteEmbedder(pool, cluster.device)
+    """Search by the packed engine that workers have; `embedder` is a `RemoteEmbedder`."""
     return over_packed(
         packed_encoder(embedder, config, ref, instructions, kind=RemoteEncoder), config, ref, results_dir
     )
