@@ -78,3 +78,8 @@ class VisibleFormatter(logging.Formatter):
 def no_formula(text: str) -> str:
     """Put an apostrophe before a cell that a spreadsheet would compute, as OWASP advises ("CSV Injection")."""
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def one_line(text: str) -> str:
+    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

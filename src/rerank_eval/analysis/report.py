@@ -16,13 +16,14 @@ from rerank_eval.analysis import compare_render, plots, statistics
 from rerank_eval.analysis.compare import Comparison, compare
 from rerank_eval.analysis.loading import load_run
 from rerank_eval.analysis.statistics import Stratum
-from rerank_eval.analysis.tables import Leaderboard, one_line
+from rerank_eval.analysis.tables import Leaderboard
 from rerank_eval.errors import ConfigError
 from rerank_eval.metrics.measures import DEFAULT, percent, shown, two_digits
 from rerank_eval.metrics.per_query import DEPTH
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.runs import UNIT, Run, Stored, TaskRun, named
 from rerank_eval.typed import command
+from rerank_eval.visible import one_line
 
 # Characters: together the page stays below 5 MB, whatever the number of runs, tasks and queries.
 _LARGEST = 2_500_000

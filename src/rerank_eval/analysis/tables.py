@@ -16,6 +16,7 @@ import pandas as pd
 from rerank_eval.metrics import measures
 from rerank_eval.names import some
 from rerank_eval.results.records import RANKING, ResultRecord
+from rerank_eval.visible import one_line
 
 MODEL, DETAIL, RETRIEVER, TOP_K, KIND = "Model", "Details", "Retriever", "top_k", "kind"
 IDENTITY, NOTES = "identity", "notes"
@@ -117,11 +118,6 @@ def _tell_apart(rows: list[dict[str, object]]) -> None:
 def _latest(records: Sequence[ResultRecord]) -> list[ResultRecord]:
     ordered = sorted(records, key=lambda r: (r.order, r.candidates, r.identity, r.task, r.finished, r.label, r.detail))
     return list({(record.candidates, record.identity, record.task): record for record in ordered}.values())
-
-
-def one_line(text: str) -> str:
-    """Make one printable line of a text from outside: no line breaks, no terminal codes, no lone surrogates."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _task_order(present: Mapping[str, str], suites: Mapping[str, Sequence[str]]) -> list[str]:

@@ -16,30 +16,19 @@ NEEDED = ("torch", "transformers", "mteb", "datasets")
 """Modules without which the checks behind them have nothing to look at."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to look at.
-
-    Attributes:
-        load: Loads the config, and says which it is and why.
-        weights: Whether to load models.
-    """
-
-    load: Callable[[], tuple[LoadedConfig, str]]
-    weights: bool = True
-
-
 @dataclass
 class Case:
     """What the checks have found out so far, for those behind them.
 
     Attributes:
-        request: What to look at.
+        read: Reads the config, and says which it is and why.
+        weights: Whether to load models.
         loaded: The config, once it could be loaded.
         tell: Told what is being looked at, for a reader who waits.
     """
 
-    request: Request
+    read: Callable[[], tuple[LoadedConfig, str]]
+    weights: bool = True
     loaded: LoadedConfig | None = None
     tell: Callable[[str], None] = lambda _: None
     _fetch: str = field(default="rerank-eval fetch", init=False)
@@ -52,7 +41,7 @@ class Case:
     def load(self) -> Iterator[Finding]:
         """Load the config."""
         try:
-            self.loaded, why = self.request.load()
+            self.loaded, why = self.read()
         except RerankEvalError as error:
             yield failure("config", str(error), "correct what is named; configs/schema.json has every key's meaning")
             return

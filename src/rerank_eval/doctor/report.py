@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from rerank_eval.doctor.examination import Case, Request, examine
+from rerank_eval.config import LoadedConfig
+from rerank_eval.doctor.examination import Case, examine
 from rerank_eval.doctor.findings import Finding
 from rerank_eval.errors import SetupError
 from rerank_eval.files import write_json
@@ -22,12 +23,19 @@ _STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 _WIDTH = 10
 
 
-def doctor(request: Request, console: Console, json_file: Path | None = None) -> list[Finding]:
+def doctor(
+    read: Callable[[], tuple[LoadedConfig, str]],
+    console: Console,
+    *,
+    weights: bool = True,
+    json_file: Path | None = None,
+) -> list[Finding]:
     """Run all checks, print a line for each, and write them as JSON if asked.
 
     Args:
-        request: What to look at.
+        read: Reads the config that a run with the same arguments would have, and says which it is and why.
         console: Where it is printed.
+        weights: Whether to load models.
         json_file: File to write to, or None.
 
     Returns:
@@ -44,7 +52,7 @@ def doctor(request: Request, console: Console, json_file: Path | None = None) ->
         _hush_libraries()
         # On a terminal, what is being looked at stands below the lines; into a file or a pipe go the lines alone.
         with console.status("") as status:
-            for finding in examine(Case(request, tell=lambda name: status.update(escape(name)))):
+            for finding in examine(Case(read, weights, tell=lambda name: status.update(escape(name)))):
                 findings.append(finding)
                 _print(finding, console)
     seconds = time.monotonic() - started

@@ -119,10 +119,10 @@ def examine_models(case: Case, loaded: LoadedConfig, subjects: Sequence[Subject]
         if target is None:
             continue
         yield from case.run("attention", lambda s=subject: _check_attention(s, target))  # type: ignore[misc]
-        if case.request.weights:
+        if case.weights:
             name = f"weights of {subject.ref.label}"
             yield from case.run(name, lambda s=subject, p=parameters: _check_weights(s, p, loaded, target))  # type: ignore[misc]
-    if not case.request.weights:
+    if not case.weights:
         yield ok("weights", "not loaded, as asked for (--no-weights): nothing is known about what the models answer")
 
 

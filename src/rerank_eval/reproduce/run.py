@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
@@ -26,11 +26,12 @@ from rerank_eval.reproduce.choice import Asked
 from rerank_eval.reproduce.judge import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Judge, Judgement, Verdict
 from rerank_eval.reproduce.mteb_results import ResultsFolder, models_in, read_results
 from rerank_eval.reproduce.published import Published, load_per_task, load_published, load_subsets
+from rerank_eval.session.choice import read_config
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
 
 if TYPE_CHECKING:
-    from rerank_eval.session import Session
+    from rerank_eval.session.start import Session
 
 CONFIG = Path("configs/model-card.yaml")
 RESULTS = Path("results")
@@ -39,7 +40,7 @@ _LABELS = {BM25: "BM25", MINILM: "all-MiniLM-L6-v2"}
 
 
 @dataclass(frozen=True)
-class Request:
+class ReproductionRequest:
     """What was asked for on the command line.
 
     Attributes:
@@ -65,7 +66,7 @@ class Request:
     overrides: tuple[str, ...] = ()
 
 
-def reproduce(request: Request, console: Console) -> None:
+def reproduce(request: ReproductionRequest, console: Console) -> None:
     """Run what is missing unless told not to, judge, print and write the table.
 
     Args:
@@ -91,7 +92,9 @@ def reproduce(request: Request, console: Console) -> None:
         own = root == RESULTS or (root / "mteb").is_dir()
         folder = root if own else RESULTS  # somebody else's results are read, not written to
     else:
-        loaded, folder = _load(request, suites)
+        path = request.config or CONFIG
+        loaded = read_config(path, suites, request.overrides, request.results, named=request.config is not None)
+        folder = at_home(loaded.base.results_dir)
         judgement, failed = gate.run(loaded, folder, keep_going=request.keep_going)
     gate.show(judgement, folder, request.json)
     if failed is not None:
@@ -154,7 +157,7 @@ class Gate:
             RerankEvalError: A run failed.
         """
         from rerank_eval.doctor.needs import hub_models
-        from rerank_eval.session import start  # judging needs none of what a run imports
+        from rerank_eval.session.start import start  # judging needs none of what a run imports
 
         labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
         pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
@@ -258,7 +261,7 @@ def wishes(published: Published, config: Path | None, overrides: Sequence[str] =
         ConfigError: The config cannot be loaded.
     """
     path = config or (CONFIG if CONFIG.is_file() else None)
-    settings = _config_settings(load_config(path, overrides)) if path is not None else {}
+    settings = _config_settings(read_config(path, overrides=overrides)) if path is not None else {}
     protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
     asked: dict[str, list[Asked]] = {}
     for model in published.models:
@@ -274,7 +277,7 @@ def wishes(published: Published, config: Path | None, overrides: Sequence[str] =
 
 
 def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object]]]:
-    """Return each model's settings in a config, by label, as its results are filed under them (`Row.meta`)."""
+    """Return each model's settings in a config, by label, as its results are filed under them (`RunSpec.meta`)."""
     found: dict[str, list[Mapping[str, object]]] = {}
     for run in loaded.runs:
         first = run.retriever
@@ -310,7 +313,7 @@ def _add(
 
 
 def _filed(instruction: str, path: Path) -> str:
-    """Return an instruction as results are filed under it (`Row.meta`)."""
+    """Return an instruction as results are filed under it (`RunSpec.meta`)."""
     found = find_instruction_set(instruction, f"{path}: instruction")
     return shown_instruction(instruction if found is None else found.identity)
 
@@ -326,17 +329,6 @@ def _chosen(names: Sequence[str], valid: Sequence[str], option: str) -> tuple[st
             raise ConfigError(f"{option} {name!r}: not in the published table; {did_you_mean(name, valid)}")
     chosen = {wanted[name.lower()] for name in names}
     return tuple(name for name in valid if not names or name in chosen)
-
-
-def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
-    path = request.config or CONFIG
-    if request.config is None and not path.is_file():
-        raise ConfigError(f"{path}: not here; run from the project's folder, or name a config with --config")
-    extra: dict[str, object] = {"tasks": list(suites)}
-    if request.results is not None:
-        extra["results_dir"] = str(request.results)
-    loaded = load_config(path, request.overrides, extra)
-    return loaded, at_home(loaded.base.results_dir)
 
 
 def _wrong(verdict: Verdict) -> bool:

@@ -49,7 +49,7 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
             "experiment_kwargs": settings,
         }
     )
-    return CrossEncoder(load_scorer(config, ref, device), meta)
+    return CrossEncoder(load_scorer(config, ref, device), meta, config=config)
 
 
 __all__ = ["load_reranker"]

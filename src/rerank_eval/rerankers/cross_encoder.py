@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models.model_meta import ModelMeta
 
+from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import EngineStats, MarkerFinder, QueryGroup, RenderedPrompt
 from rerank_eval.rerankers.instructions import InstructionPolicy
 from rerank_eval.rerankers.marked import MarkedTexts
@@ -196,6 +197,7 @@ class CrossEncoder:
         advance: Told after each query how many pairs are done, how many tokens that took, and how many of the pairs
             were stored.
         ledger: Opens a cell's kept scores, given task, subset and split; None keeps nothing.
+        config: The settings that it was loaded with, or None.
 
     Attributes:
         recorder: Scores of each cell since the last `reset`.
@@ -209,14 +211,37 @@ class CrossEncoder:
         meta: ModelMeta,
         advance: Callable[[int, int, int], None] | None = None,
         ledger: Callable[[str, str, str], AbstractContextManager[Ledger]] | None = None,
+        config: RerankerConfig | None = None,
     ) -> None:
         self.scorer = scorer
         self.mteb_model_meta = meta
         self.advance = advance
         self.ledger = ledger
+        self.config = config
         self.recorder = Recorder()
         self.counts = Counts()
         self.marked = MarkedTexts()
+
+    def score(self, query: str, documents: Sequence[str], instruction: str | None = None) -> Floats:
+        """Score documents for one query, without mteb.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            instruction: The instruction; None takes what the settings say for a query outside any task.
+
+        Returns:
+            float64, shape (documents,); higher is better.
+
+        Raises:
+            ModelError: A score is NaN or infinite.
+        """
+        if not documents:
+            return np.zeros(0)
+        chosen = self.scorer.policy.choose(None, None) if instruction is None else instruction
+        [scored] = self.scorer.score_groups([QueryGroup(query, chosen, list(documents))])
+        check_finite(self.mteb_model_meta.name or "reranker", query, documents, scored.scores)
+        return scored.scores
 
     def reset(self) -> None:
         """Forget what was recorded, before another task."""

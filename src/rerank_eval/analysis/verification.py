@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from rerank_eval.analysis import render, tables
-from rerank_eval.analysis.tables import one_line
 from rerank_eval.errors import ConfigError, VerificationError
 from rerank_eval.files import at_home, load_json
 from rerank_eval.metrics.judging import PAIRS
@@ -24,6 +23,7 @@ from rerank_eval.results.verification import Verdict, verify_result
 from rerank_eval.store.agreement import agreement
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
+from rerank_eval.visible import one_line
 
 _MOST_CHOICES = 64
 """How many combinations of the tasks' revisions are tried as what a leaderboard was made of."""
