@@ -36,5 +36,6 @@ __all__ = ["Compared", "Results", "__version__", "compare", "evaluate", "load_re
 def __getattr__(name: str) -> Any:
     """Import what is asked for: the engine is also used where neither mteb nor pydantic is installed."""
     if name in __all__:
+        import_module("rerank_eval.engine.quiet").settle()  # before torch is imported, if it is not yet
         return getattr(import_module("rerank_eval.session.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
