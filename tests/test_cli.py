@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rerank_eval import cli, errors
-from rerank_eval.app import choose_config
 from rerank_eval.cli import _run
+from rerank_eval.session.choice import choose_config
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[1]

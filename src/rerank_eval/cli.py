@@ -21,12 +21,10 @@ import typer
 from rich.markup import escape
 
 from rerank_eval import typed
-from rerank_eval.commands import app, configs, console, evaluation, results, store
+from rerank_eval.commands import app
 from rerank_eval.errors import INTERRUPTED, TERMINATED, ConfigError, RerankEvalError
 from rerank_eval.files import storage_error
 from rerank_eval.visible import make_console
-
-__all__ = ["app", "configs", "console", "evaluation", "main", "results", "store"]
 
 _UNWIND_SECONDS = 20.0
 """After that the process ends as it is: a cluster that was told to end as well may answer no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,12 @@ from rerank_eval.engine.quiet import hush
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import SPLIT_MARK
 from rerank_eval.visible import make_console
+
+_COMMANDS = (
+    *("eval", "doctor", "plan", "tasks", "schema", "configs", "score", "fetch"),
+    *("leaderboard", "compare", "report", "lab", "inspect", "runs", "reproduce", "verify", "store"),
+)
+"""In the order in which `--help` lists them."""
 
 hush()
 
@@ -53,6 +60,16 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Override a key, such as `reranker.dtype=float16`. May be given several times."),
 ]
+MeasureOption = Annotated[
+    str | None,
+    typer.Option("--measure", help="Compare this instead of main scores: map_at_100, nDCG@20, mrr, recall_at_1000."),
+]
+MissingOption = Annotated[
+    str,
+    typer.Option(
+        "--missing", help="Queries that a run lacks: `zero`, or `intersection` for what all have; else refused."
+    ),
+]
 
 
 def with_split(settings: list[str] | None, split: str | None) -> list[str]:
@@ -80,3 +97,7 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+for _name in _COMMANDS:
+    importlib.import_module(f"rerank_eval.commands.{_name}")  # each adds itself to the application

@@ -29,6 +29,7 @@ def doctor(case: Case, console: Console, json_file: Path | None = None) -> list[
     Args:
         case: What to look at.
         console: Where it is printed.
+        weights: Whether to load models.
         json_file: File to write to, or None.
 
     Returns:

@@ -26,7 +26,7 @@ _THOUSAND = 1000.0
 
 
 @dataclass(frozen=True)
-class Request:
+class FetchRequest:
     """What the command line asks for.
 
     Attributes:
@@ -67,7 +67,7 @@ class Share:
         return sum(self.repository.files[file].size for file in files)
 
 
-def fetch(request: Request, console: Console) -> None:
+def fetch(request: FetchRequest, console: Console) -> None:
     """Bring all that a run reads from the hub into folders, and check that it is whole.
 
     Args:
@@ -106,7 +106,7 @@ def fetch(request: Request, console: Console) -> None:
     console.print("read it by: " + " ".join(f"--set {key}={path}" for key, path in settings), markup=False)
 
 
-def _config(request: Request) -> LoadedConfig | None:
+def _config(request: FetchRequest) -> LoadedConfig | None:
     if request.config is not None:
         return load_config(request.config, request.overrides, {"tasks": list(request.tasks)} if request.tasks else None)
     if request.overrides:
@@ -114,14 +114,14 @@ def _config(request: Request) -> LoadedConfig | None:
     return None
 
 
-def _roots(request: Request, loaded: LoadedConfig | None) -> tuple[Path, Path]:
+def _roots(request: FetchRequest, loaded: LoadedConfig | None) -> tuple[Path, Path]:
     base = None if loaded is None else loaded.base
     data = request.data_root or (base.data_folder if base is not None else None) or DATA_ROOT
     models = request.model_root or (base.model_folder if base is not None else None) or MODEL_ROOT
     return at_home(data), at_home(models)
 
 
-def _needs(request: Request, loaded: LoadedConfig | None) -> list[Need]:
+def _needs(request: FetchRequest, loaded: LoadedConfig | None) -> list[Need]:
     tasks = list(request.tasks) if loaded is None else loaded.base.tasks
     where = "--task" if loaded is None else f"{loaded.path}: tasks"
     runs = () if loaded is None else loaded.runs

@@ -22,7 +22,7 @@ from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
 from rerank_eval.pipeline.estimate_work import Estimate, Work
-from rerank_eval.pipeline.plan import Row, make_plan
+from rerank_eval.pipeline.plan import RunSpec, make_plan
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.embedders import saved_max_length
 from rerank_eval.tasks import prepare
@@ -46,7 +46,7 @@ class _Subject:
     name: str
     revision: str | None
     ref: ModelRef | None
-    row: Row | None
+    row: RunSpec | None
     shape: Shape | EncoderShape | None
     tokenizer: Any
     recipe: Recipe | None
@@ -154,9 +154,9 @@ def _subjects(loaded: LoadedConfig) -> Iterator[_Subject]:
                 yield _subject(loaded, run, "reranker", rows)
 
 
-def _rows(loaded: LoadedConfig) -> dict[str, Row]:
+def _rows(loaded: LoadedConfig) -> dict[str, RunSpec]:
     """Return the plan's rows of the runs whose models are here."""
-    found: dict[str, Row] = {}
+    found: dict[str, RunSpec] = {}
     for run in loaded.runs:
         try:
             plan = make_plan(dataclasses.replace(loaded, runs=(run,), variants=({},)))
@@ -173,7 +173,7 @@ def _rows(loaded: LoadedConfig) -> dict[str, Row]:
     return found
 
 
-def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str, Row]) -> _Subject:
+def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str, RunSpec]) -> _Subject:
     section = run.retriever if kind == "retriever" else run.reranker
     assert section is not None  # noqa: S101 - asked for where there is one
     row = rows.get(digest([kind, run.retriever.model_dump(mode="json"), section.model_dump(mode="json")]))

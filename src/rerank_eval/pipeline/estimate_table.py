@@ -6,12 +6,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from rerank_eval.config import load_config
+from rerank_eval.config import LoadedConfig
 from rerank_eval.config.schema import BM25
 from rerank_eval.files import write_json
 from rerank_eval.hub import go_offline
@@ -22,23 +21,20 @@ from rerank_eval.tables import simple
 from rerank_eval.typed import started
 
 
-def show_estimate(config: Path, told: tuple[Sequence[str], Sequence[str]], console: Console, **options: Any) -> None:
+def show_estimate(loaded: LoadedConfig, console: Console, **options: Any) -> None:
     """Estimate a config's work and print it.
 
     Args:
-        config: The config.
-        told: Tasks and `--set` arguments from the command line.
+        loaded: The config.
         console: Where it is printed.
         **options: `rate` in FLOP/s, `device_name`, `price` of an hour, `json`: a file; each may be None.
 
     Raises:
-        ConfigError: The config, a task or a file that it names is wrong.
+        ConfigError: A task or a file that the config names is wrong.
         DataError: Local data is malformed.
         ModelError: A folder that the config names as a model holds none that is usable.
     """
-    tasks, overrides = told
     go_offline()  # else the hub would be asked for every model's config.json
-    loaded = load_config(config, overrides, {"tasks": list(tasks)} if tasks else None)
     found = estimate(loaded, options.get("rate"), options.get("device_name"))
     begun = time.monotonic() - started() - found.measuring  # a run reads the same packages, config and data
     price = options.get("price")

@@ -31,7 +31,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Request:
+class InspectionRequest:
     """What was asked for on the command line.
 
     Attributes:
@@ -61,7 +61,7 @@ class Request:
     json: Path | None = None
 
 
-def inspect_run(request: Request, console: Console) -> None:
+def inspect_run(request: InspectionRequest, console: Console) -> None:
     """Show where a run fails.
 
     Args:
@@ -94,7 +94,7 @@ def inspect_run(request: Request, console: Console) -> None:
         console.print(f"written: {request.json}", markup=False)
 
 
-def _row(request: Request) -> Stored:
+def _row(request: InspectionRequest) -> Stored:
     rows = [row for row in find_run(request.run, request.results) if isinstance(row, Stored)]
     if not rows:
         raise ConfigError(f"{request.run}: belongs to no result; name an identity (`{command('runs')}` lists them)")
@@ -104,7 +104,7 @@ def _row(request: Request) -> Stored:
     return rows[0]
 
 
-def _tasks(request: Request, row: Stored) -> list[str]:
+def _tasks(request: InspectionRequest, row: Stored) -> list[str]:
     if request.task is None:
         return list(row.tasks)
     wanted = Path(request.task).name
@@ -127,7 +127,7 @@ def _parquet(path: Path) -> pd.DataFrame:
 class _View:
     """One run on one task."""
 
-    def __init__(self, row: Stored, task: str, request: Request) -> None:
+    def __init__(self, row: Stored, task: str, request: InspectionRequest) -> None:
         self.row, self.name, self.request = row, task, request
         manifest = Manifest.find(row.tasks[task])
         if manifest is None:

@@ -13,7 +13,7 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.metrics.compute import TaskMetrics
 from rerank_eval.metrics.registry import agree
-from rerank_eval.pipeline.plan import Row
+from rerank_eval.pipeline.plan import RunSpec
 from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
 from rerank_eval.results.manifest import CellPart, Manifest, file_digest
@@ -57,7 +57,7 @@ class Job:
         makers: Says what computed its scores, those that an earlier run left in the score store among them.
     """
 
-    row: Row
+    row: RunSpec
     task: TaskRef
     folder: Path
     results_dir: Path

@@ -26,7 +26,7 @@ from rerank_eval.tasks.registry import TaskRef, resolve
 
 
 @dataclass(frozen=True)
-class Row:
+class RunSpec:
     """One row of the leaderboard: a retriever alone, or a reranker on a retriever's candidates.
 
     Attributes:
@@ -46,7 +46,7 @@ class Row:
     config: RunConfig
     ref: ModelRef
     identity: dict[str, Any]
-    retriever: Row | None = None
+    retriever: RunSpec | None = None
     recipe: Recipe | None = None
     instructions: InstructionSet | None = None
 
@@ -161,15 +161,15 @@ class Plan:
 
     loaded: LoadedConfig
     tasks: tuple[TaskRef, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[RunSpec, ...]
     results_dir: Path
 
     @property
-    def retrievers(self) -> list[Row]:
+    def retrievers(self) -> list[RunSpec]:
         """Rows of the first stage."""
         return [row for row in self.rows if row.kind == "retriever"]
 
-    def rerankers(self, retriever: Row | None = None) -> list[Row]:
+    def rerankers(self, retriever: RunSpec | None = None) -> list[RunSpec]:
         """Rows of the second stage, of one retriever or of all."""
         rows = [row for row in self.rows if row.kind == "reranker"]
         return [row for row in rows if retriever is None or row.retriever == retriever]
@@ -190,8 +190,8 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         OfflineError: A model has to come from the hub and cannot.
     """
     tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
-    retrievers: dict[str, Row] = {}
-    rerankers: dict[str, Row] = {}
+    retrievers: dict[str, RunSpec] = {}
+    rerankers: dict[str, RunSpec] = {}
     resolved: dict[tuple[str, str | None], ModelRef] = {}
 
     def model(name: str, revision: str | None, where: str) -> ModelRef:
@@ -213,21 +213,21 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         theirs = None if run.reranker is None else instructions(run.reranker, f"{loaded.path}: reranker.instruction")
         ref = model(run.retriever.model, run.retriever.revision, f"{loaded.path}: retriever.model")
         check_retriever(run.retriever, ref)
-        first = Row("retriever", 0, run, ref, retriever_identity(run.retriever, ref, own), instructions=own)
+        first = RunSpec("retriever", 0, run, ref, retriever_identity(run.retriever, ref, own), instructions=own)
         first = retrievers.setdefault(first.digest, first)
         if run.reranker is None or recipe is None:
             continue
         ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
         ref = check_reranker(run.reranker, ref, recipe)
         identity = reranker_identity(run.reranker, ref, first, recipe=recipe, instructions=theirs)
-        second = Row("reranker", 0, run, ref, identity, first, recipe, theirs)
+        second = RunSpec("reranker", 0, run, ref, identity, first, recipe, theirs)
         rerankers.setdefault(second.digest, second)
     rows = _ordered(list(retrievers.values()), list(rerankers.values()))
     return Plan(loaded, tuple(tasks), tuple(rows), at_home(loaded.base.results_dir))
 
 
-def _ordered(retrievers: Sequence[Row], rerankers: Sequence[Row]) -> list[Row]:
-    rows: list[Row] = []
+def _ordered(retrievers: Sequence[RunSpec], rerankers: Sequence[RunSpec]) -> list[RunSpec]:
+    rows: list[RunSpec] = []
     for first in retrievers:
         numbered = replace(first, order=len(rows))
         rows.append(numbered)
@@ -272,7 +272,7 @@ def _arithmetic() -> dict[str, Any]:
 def reranker_identity(
     config: RerankerConfig,
     ref: ModelRef,
-    retriever: Row,
+    retriever: RunSpec,
     *,
     recipe: Recipe,
     instructions: InstructionSet | None = None,

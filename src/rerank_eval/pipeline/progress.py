@@ -112,7 +112,7 @@ class Reporter:
     def __init__(self, console: Console | None = None, progress_console: Console | None = None) -> None:
         self.console = console or make_console(soft_wrap=True)
         self.progress_console = progress_console or make_console(file=sys.stderr)
-        self.live = self.progress_console.is_terminal
+        self.live = self.progress_console.is_terminal and not self.console.quiet
 
     def say(self, text: str) -> None:
         """Print a line and log it; the text is not markup."""

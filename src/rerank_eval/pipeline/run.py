@@ -15,7 +15,7 @@ from rerank_eval.metrics.registry import percent
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
-from rerank_eval.pipeline.plan import Plan, Row
+from rerank_eval.pipeline.plan import Plan, RunSpec
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.pipeline.provenance import maker
 from rerank_eval.pipeline.tracking import Guarded
@@ -98,9 +98,9 @@ class Runner:
             self._all(self.plan.rerankers(), self._rerank)
         return self.outcome
 
-    def _all(self, rows: Sequence[Row], do: Callable[[Job], None]) -> None:
+    def _all(self, rows: Sequence[RunSpec], do: Callable[[Job], None]) -> None:
         """Do each row on each task. What another process is at is left for the end, when it may be done."""
-        later: list[tuple[Row, TaskRef]] = []
+        later: list[tuple[RunSpec, TaskRef]] = []
         for row in rows:
             for task in self.plan.tasks:
                 if not self._one(row, task, do, wait=False):
@@ -108,7 +108,7 @@ class Runner:
         for row, task in later:
             self._one(row, task, do, wait=True)
 
-    def _one(self, row: Row, task: TaskRef, do: Callable[[Job], None], *, wait: bool) -> bool:
+    def _one(self, row: RunSpec, task: TaskRef, do: Callable[[Job], None], *, wait: bool) -> bool:
         """Do a row on a task unless it is done; say whether that is settled."""
         if self._is_done(row, task):
             return True
@@ -126,7 +126,7 @@ class Runner:
     def _workers(self) -> list[dict[str, Any]]:
         return self._cluster.devices if self._cluster is not None else []
 
-    def _waiting(self, row: Row, task: TaskRef) -> Callable[[], None]:
+    def _waiting(self, row: RunSpec, task: TaskRef) -> Callable[[], None]:
         return lambda: self.reporter.say(
             f"  another process is at work on {row.ref.label} and {task.name}{_variant(row)}; waiting for it"
         )
@@ -140,20 +140,20 @@ class Runner:
         if data_root is not None and prepare.from_hub(built):
             mirror.find(built, data_root)  # what is missing is told before any model is loaded
 
-    def _inputs(self, row: Row, task: TaskRef) -> dict[str, Any]:
+    def _inputs(self, row: RunSpec, task: TaskRef) -> dict[str, Any]:
         inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}
         if row.retriever is not None:
             inputs["candidates"] = self._candidates(row, task).digest
         return inputs
 
-    def _is_done(self, row: Row, task: TaskRef) -> bool:
+    def _is_done(self, row: RunSpec, task: TaskRef) -> bool:
         if not results.is_done(row.folder(self.plan.results_dir, task.name), self._inputs(row, task)):
             return False
         self.outcome.skipped.append((row.ref.label, task.name))
         self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
         return True
 
-    def _candidates(self, row: Row, task: TaskRef) -> Manifest:
+    def _candidates(self, row: RunSpec, task: TaskRef) -> Manifest:
         assert row.retriever is not None  # noqa: S101 - asked for reranker rows only
         manifest = Manifest.find(row.retriever.folder(self.plan.results_dir, task.name))
         if manifest is None:
@@ -168,7 +168,7 @@ class Runner:
             self._backend = (row.digest, self._load_backend(row))
         stages.retrieve(job, self._backend[1], self.reporter)
 
-    def _load_backend(self, row: Row) -> Backend:
+    def _load_backend(self, row: RunSpec) -> Backend:
         if self._cluster is not None:
             return self._cluster.backend(row.config.retriever, row.ref, self.plan.results_dir, row.instructions)
         return load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir, row.instructions)
@@ -192,7 +192,7 @@ class Runner:
         job = replace(job, makers=lambda: sorted(cache.devices))
         stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 
-    def _load_engine(self, row: Row, config: RerankerConfig, prompting: Prompting) -> Engine:
+    def _load_engine(self, row: RunSpec, config: RerankerConfig, prompting: Prompting) -> Engine:
         """Load a reranker, or keep the one in memory when only its instruction differs."""
         settings = config.model_dump(mode="json", exclude={"instruction"})
         key = digest([settings, prompting.recipe.name, row.ref.revision, row.config.device])
@@ -256,6 +256,6 @@ def _reservations(manifest: Manifest) -> str:
     return told
 
 
-def _variant(row: Row) -> str:
+def _variant(row: RunSpec) -> str:
     detail = f" ({row.detail})" if row.detail else ""
     return f"{detail} after {row.retriever.ref.label}" if row.retriever is not None else detail

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig, load_config
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25, MINILM, spelled_before
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
@@ -26,11 +26,12 @@ from rerank_eval.reproduce.choice import Filter
 from rerank_eval.reproduce.mteb_results import ResultsFolder, models_in, read_results
 from rerank_eval.reproduce.published import Published, load_per_task, load_published, load_subsets
 from rerank_eval.reproduce.verdicts import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Rules, Verdict, Verdicts
+from rerank_eval.session.choice import read_config
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
 
 if TYPE_CHECKING:
-    from rerank_eval.session import Session
+    from rerank_eval.session.start import Session
 
 CONFIG = Path("model-card")
 RESULTS = Path("results")
@@ -39,7 +40,7 @@ _LABELS = {BM25: "BM25", MINILM: "all-MiniLM-L6-v2"}
 
 
 @dataclass(frozen=True)
-class Request:
+class ReproductionRequest:
     """What was asked for on the command line.
 
     Attributes:
@@ -65,7 +66,7 @@ class Request:
     overrides: tuple[str, ...] = ()
 
 
-def reproduce(request: Request, console: Console) -> None:
+def reproduce(request: ReproductionRequest, console: Console) -> None:
     """Run what is missing unless asked not to, check, print and write the table.
 
     Args:
@@ -91,7 +92,8 @@ def reproduce(request: Request, console: Console) -> None:
         ours = root == RESULTS or (root / "mteb").is_dir()
         folder = root if ours else RESULTS  # somebody else's results are read, not written to
     else:
-        loaded, folder = _load(request, suites)
+        loaded = read_config(request.config or CONFIG, suites, request.overrides, request.results)
+        folder = at_home(loaded.base.results_dir)
         checked, failed = gate.run(loaded, folder, keep_going=request.keep_going)
     gate.show(checked, folder, request.json)
     if failed is not None:
@@ -154,7 +156,7 @@ class Gate:
             RerankEvalError: A run failed.
         """
         from rerank_eval.models.needs import hub_models
-        from rerank_eval.session import start  # checking needs none of what a run imports
+        from rerank_eval.session.start import start  # checking needs none of what a run imports
 
         labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
         pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
@@ -257,7 +259,7 @@ def filters_of(published: Published, config: Path | None, overrides: Sequence[st
     Raises:
         ConfigError: The config cannot be loaded.
     """
-    settings = _config_settings(load_config(config or CONFIG, overrides))
+    settings = _config_settings(read_config(config or CONFIG, overrides=overrides))
     protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
     filters: dict[str, list[Filter]] = {}
     for model in published.models:
@@ -273,7 +275,7 @@ def filters_of(published: Published, config: Path | None, overrides: Sequence[st
 
 
 def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object]]]:
-    """Return each model's settings in a config, by label, as its results are filed under them (`Row.meta`)."""
+    """Return each model's settings in a config, by label, as its results are filed under them (`RunSpec.meta`)."""
     found: dict[str, list[Mapping[str, object]]] = {}
     for run in loaded.runs:
         first = run.retriever
@@ -310,7 +312,7 @@ def _add(
 
 
 def _filed(instruction: str, path: Path) -> str:
-    """Return an instruction as results are filed under it (`Row.meta`)."""
+    """Return an instruction as results are filed under it (`RunSpec.meta`)."""
     found = find_instruction_set(instruction, f"{path}: instruction")
     return shown_instruction(instruction if found is None else found.identity)
 
@@ -326,14 +328,6 @@ def _chosen(names: Sequence[str], valid: Sequence[str], option: str) -> tuple[st
             raise ConfigError(f"{option} {name!r}: not in the published table; {did_you_mean(name, valid)}")
     chosen = {wanted[name.lower()] for name in names}
     return tuple(name for name in valid if not names or name in chosen)
-
-
-def _load(request: Request, suites: Sequence[str]) -> tuple[LoadedConfig, Path]:
-    extra: dict[str, object] = {"tasks": list(suites)}
-    if request.results is not None:
-        extra["results_dir"] = str(request.results)
-    loaded = load_config(request.config or CONFIG, request.overrides, extra)
-    return loaded, at_home(loaded.base.results_dir)
 
 
 def _wrong(verdict: Verdict) -> bool:

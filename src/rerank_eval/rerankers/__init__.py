@@ -53,7 +53,7 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     )
     prompting = Prompting.of(config)
     engine = load_reranking_engine(config, ref, device, prompting)
-    return CrossEncoder(engine, meta, make_policy(config, ref, prompting))
+    return CrossEncoder(engine, meta, make_policy(config, ref, prompting), config=config)
 
 
 __all__ = ["load_reranker"]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from mteb.models.model_meta import ModelMeta
 
+from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, Engine, EngineStats, QueryGroup, Scores
 from rerank_eval.engine.memory import is_out_of_memory
@@ -168,6 +169,7 @@ class CrossEncoder:
         advance: Told after each query how many pairs are done, how many tokens that took, and how many of the pairs
             were stored.
         cache: Where scores are kept between runs; None keeps nothing.
+        config: The settings that it was loaded with, or None.
 
     Attributes:
         recorder: Scores of each cell.
@@ -180,14 +182,17 @@ class CrossEncoder:
         engine: Engine,
         meta: ModelMeta,
         policy: InstructionPolicy,
+        *,
         advance: Callable[[int, int, int], None] | None = None,
         cache: ScoreCache | None = None,
+        config: RerankerConfig | None = None,
     ) -> None:
         self.engine = engine
         self.mteb_model_meta = meta
         self.policy = policy
         self.advance = advance
         self.cache = cache
+        self.config = config
         self.recorder = Recorder()
         self.counts = Counts()
         self.special_tokens = SpecialTokenCounts()
@@ -197,6 +202,27 @@ class CrossEncoder:
     def work(self) -> dict[str, float]:
         """What the engine has computed since this reranker was made, see `work_of`."""
         return work_of(self.engine, self.engine.stats - self._before)
+
+    def score(self, query: str, documents: Sequence[str], instruction: str | None = None) -> Floats:
+        """Score documents for one query, without mteb.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            instruction: The instruction; None takes what the settings say for a query outside any task.
+
+        Returns:
+            float64, shape (documents,); higher is better.
+
+        Raises:
+            ModelError: A score is NaN or infinite.
+        """
+        if not documents:
+            return np.zeros(0)
+        chosen = self.policy.choose(None, None)[1] if instruction is None else instruction
+        [scored] = score_groups(self.engine, [QueryGroup(query, chosen, list(documents))])
+        check_finite(self.mteb_model_meta.name or "reranker", query, documents, scored.scores)
+        return scored.scores
 
     def predict(
         self,

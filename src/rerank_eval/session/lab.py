@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from rerank_eval.analysis.sequential import ALPHA, Race
-from rerank_eval.config import LoadedConfig, RunConfig, load_config
+from rerank_eval.config import LoadedConfig, RunConfig
 from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.files import write_json
@@ -25,13 +25,14 @@ from rerank_eval.metrics import registry
 from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
-from rerank_eval.pipeline.plan import Row
+from rerank_eval.pipeline.plan import RunSpec
 from rerank_eval.pipeline.provenance import maker
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from rerank_eval.rerankers.rerank_search import RerankSearch
 from rerank_eval.results.recorder import Recorder
-from rerank_eval.session import Session, start
+from rerank_eval.session.choice import read_config
+from rerank_eval.session.start import Session, start
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import locked
 from rerank_eval.tables import simple
@@ -50,7 +51,7 @@ Unit = tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
-class Request:
+class LabRequest:
     """What was asked for on the command line.
 
     Attributes:
@@ -74,7 +75,7 @@ class Request:
     seed: int = SEED
 
 
-def run_lab(request: Request, console: Console) -> None:
+def run_lab(request: LabRequest, console: Console) -> None:
     """Try instructions on more and more queries until they are told apart, and write what was found.
 
     Args:
@@ -97,19 +98,19 @@ def run_lab(request: Request, console: Console) -> None:
     session.tracker.finish()
 
 
-def _load(request: Request) -> LoadedConfig:
+def _load(request: LabRequest) -> LoadedConfig:
     variants = list(dict.fromkeys(request.instructions))
     if len(variants) < 2:  # noqa: PLR2004 - there is nothing to tell apart
         raise ConfigError("--instruction: give at least two, such as --instruction none --instruction task")
-    loaded = load_config(request.config, request.overrides, {"tasks": [request.task]})
+    loaded = read_config(request.config, [request.task], request.overrides)
     if loaded.base.reranker is None:
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to instruct")
     if len(loaded.runs) > 1:
-        loaded = load_config(request.config, [*request.overrides, "grid="], {"tasks": [request.task]})
+        loaded = read_config(request.config, [request.task], [*request.overrides, "grid="])
     runs: list[RunConfig] = []
     for variant in variants:
-        checked = load_config(
-            request.config, [*request.overrides, "grid=", f"{_RERANKER}={_quoted(variant)}"], {"tasks": [request.task]}
+        checked = read_config(
+            request.config, [request.task], [*request.overrides, "grid=", f"{_RERANKER}={_quoted(variant)}"]
         )
         runs += checked.runs
     return dataclasses.replace(loaded, runs=tuple(runs), variants=tuple({_RERANKER: one} for one in variants))
@@ -123,7 +124,7 @@ def _quoted(text: str) -> str:
 class _Lab:
     """One task, one reranker, several instructions."""
 
-    def __init__(self, session: Session, request: Request, console: Console, cluster: Cluster | None) -> None:
+    def __init__(self, session: Session, request: LabRequest, console: Console, cluster: Cluster | None) -> None:
         plan, [task] = session.plan, session.plan.tasks
         self.plan, self.request, self.console, self.reporter = plan, request, console, session.reporter
         self.cluster = cluster
@@ -174,7 +175,7 @@ class _Lab:
         found = {name: self._values(self.rows[name], units) for name in self.race.active}
         return [{name: float(np.mean([own[one] for one in unit])) for name, own in found.items()} for unit in units]
 
-    def _values(self, row: Row, units: Sequence[Unit]) -> dict[tuple[str, str, str], float]:
+    def _values(self, row: RunSpec, units: Sequence[Unit]) -> dict[tuple[str, str, str], float]:
         """Score some queries with one instruction, through mteb's own path, as a run would."""
         wanted: dict[tuple[str, str], set[str]] = {}
         for unit in units:
@@ -218,7 +219,7 @@ class _Lab:
         keys = zip(frame["subset"], frame["split"], frame["query_id"], strict=True)
         return dict(zip(keys, frame[measure].tolist(), strict=True))
 
-    def _reranker(self, row: Row, cache: ScoreCache) -> CrossEncoder:
+    def _reranker(self, row: RunSpec, cache: ScoreCache) -> CrossEncoder:
         config = row.config.reranker
         assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
         prompting = Prompting(row.recipe, row.instructions)
@@ -272,7 +273,7 @@ class _Lab:
         self.console.print(f"written: {path}", markup=False)
 
 
-def _name(row: Row) -> str:
+def _name(row: RunSpec) -> str:
     config = row.config.reranker
     assert config is not None  # noqa: S101 - a reranker row has one by construction
     return row.instructions.identity if row.instructions is not None else config.instruction

@@ -12,15 +12,15 @@ from rich.console import Console
 
 from rerank_eval.analysis import compare_render
 from rerank_eval.analysis.alignment import INTERSECTION, ZERO
-from rerank_eval.analysis.compare import SEED, compare
+from rerank_eval.analysis.compare import SEED, Comparison, compare
 from rerank_eval.analysis.loading import load_runs, measure_named
-from rerank_eval.config import LoadedConfig, load_config
-from rerank_eval.config.loading import is_config
+from rerank_eval.config import LoadedConfig
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.errors import ConfigError, StorageError
 from rerank_eval.files import at_home, write_text
 from rerank_eval.names import did_you_mean, digest, slug
 from rerank_eval.results.runs import RunFile, Stored, find_run, named, read_stored, stored_rows
+from rerank_eval.session.choice import read_config
 from rerank_eval.tasks.registry import resolve
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
@@ -31,7 +31,7 @@ _PAGE_ENDINGS = {".html", ".htm", ".xhtml"}
 
 
 @dataclass(frozen=True)
-class Request:
+class ComparisonRequest:
     """What was asked for on the command line.
 
     Attributes:
@@ -62,12 +62,15 @@ class Request:
     name: str | None = None
 
 
-def compare_runs(request: Request, console: Console) -> None:
-    """Compare, print and write the tables.
+def make_comparison(request: ComparisonRequest, console: Console) -> tuple[Comparison, Path, str]:
+    """Find what the names stand for, run what is missing if asked to, and compare.
 
     Args:
         request: What was asked for.
-        console: For what the user asked for.
+        console: For what a run prints.
+
+    Returns:
+        The comparison, the results folder, and a name for files.
 
     Raises:
         ConfigError: A name stands for nothing, or there is nothing to compare.
@@ -75,7 +78,7 @@ def compare_runs(request: Request, console: Console) -> None:
         RerankEvalError: A run failed.
     """
     measure = _check(request)
-    configs = {name: _load(name, request) for name in request.names if is_config(name)}
+    configs = _configs(request)
     for loaded in configs.values():
         if request.run:
             _run(loaded, console)
@@ -88,16 +91,38 @@ def compare_runs(request: Request, console: Console) -> None:
     suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
     baselines = own_retrievers(rows) if request.against else None
     comparison = compare(runs, suites, seed=request.seed, baselines=baselines, missing=request.missing)
+    return comparison, results_dir, slug(request.name) if request.name else _name(request, rows)
+
+
+def compare_runs(request: ComparisonRequest, console: Console) -> None:
+    """Compare, print and write the tables.
+
+    Args:
+        request: What was asked for.
+        console: For what the user asked for.
+
+    Raises:
+        RerankEvalError: See `make_comparison`.
+    """
+    comparison, results_dir, name = make_comparison(request, console)
     console.print()
     console.print(compare_render.to_rich(comparison))
     for line in compare_render.notes(comparison):
         console.print(line, markup=False, style="dim", soft_wrap=False)
-    name = slug(request.name) if request.name else _name(request, rows)
     written = compare_render.write_all(comparison, results_dir / "comparisons", name)
     console.print("written: " + ", ".join(str(path) for path in written), markup=False)
 
 
-def _check(request: Request) -> str | None:
+def _configs(request: ComparisonRequest) -> dict[str, LoadedConfig]:
+    """Read those names that are configs."""
+    return {
+        name: read_config(Path(name), request.tasks, request.overrides, request.results)
+        for name in request.names
+        if is_yaml_file(name)
+    }
+
+
+def _check(request: ComparisonRequest) -> str | None:
     """Refuse what no run can mend, before anything is read or run; return the measure's own name."""
     if request.against not in {"", _RETRIEVER}:
         raise ConfigError(f"--against {request.against!r}: the only word known here is retriever; a run comes first")
@@ -150,33 +175,28 @@ def show_runs(results_dir: Path, console: Console) -> None:
         console.print(f"{row.identity}  {row.title}: {', '.join(row.tasks)}", markup=False)
 
 
-def _load(name: str, request: Request) -> LoadedConfig:
-    extra: dict[str, object] = {"tasks": list(request.tasks)} if request.tasks else {}
-    if request.results is not None:
-        extra["results_dir"] = str(request.results)
-    return load_config(Path(name), request.overrides, extra)
-
-
 def _folder(loaded: LoadedConfig) -> Path:
     return at_home(loaded.base.results_dir)
 
 
 def _run(loaded: LoadedConfig, console: Console) -> None:
-    from rerank_eval.session import start
+    from rerank_eval.session.start import start
 
     session = start(loaded, console)
     session.run()
     session.tracker.finish()
 
 
-def _tasks(request: Request, configs: Sequence[LoadedConfig]) -> list[str] | None:
+def _tasks(request: ComparisonRequest, configs: Sequence[LoadedConfig]) -> list[str] | None:
     if request.tasks:
         return [ref.name for ref in resolve(request.tasks, where="--task")]
     found = [ref for loaded in configs for ref in resolve(loaded.base.tasks, split=loaded.base.split, where="tasks")]
     return list(dict.fromkeys(ref.name for ref in found)) or None
 
 
-def _rows(request: Request, configs: dict[str, LoadedConfig], results_dir: Path) -> Iterator[Stored | RunFile]:
+def _rows(
+    request: ComparisonRequest, configs: dict[str, LoadedConfig], results_dir: Path
+) -> Iterator[Stored | RunFile]:
     for name in request.names:
         if name in configs:
             yield from _rows_of(configs[name], results_dir, request.against == _RETRIEVER)
@@ -219,7 +239,7 @@ def _unique(rows: Iterator[Stored | RunFile]) -> Iterator[Stored | RunFile]:
             yield row
 
 
-def _name(request: Request, rows: Sequence[Stored | RunFile]) -> str:
+def _name(request: ComparisonRequest, rows: Sequence[Stored | RunFile]) -> str:
     own = [Path(name).stem if is_yaml_file(name) else name for name in request.names]
     asked = [request.tasks, request.measure, *([request.missing] if request.missing else [])]
     identities = digest([[row.identity or row.label for row in rows], *asked], 6)
@@ -239,7 +259,7 @@ def _check_page(output: Path) -> None:
         raise StorageError(f"--output {output}: the folder {existing} cannot be written; name another file")
 
 
-def write_page(request: Request, output: Path | None, console: Console) -> None:
+def write_page(request: ComparisonRequest, output: Path | None, console: Console) -> None:
     """Write one HTML page of a results folder, or of some of its runs.
 
     Args:
@@ -259,7 +279,7 @@ def write_page(request: Request, output: Path | None, console: Console) -> None:
     from rerank_eval.analysis.report import Terms, build_report
     from rerank_eval.results.records import load_manifests, of_present_candidates
 
-    configs = {name: _load(name, request) for name in request.names if is_config(name)}
+    configs = _configs(request)
     root = request.results or next((_folder(loaded) for loaded in configs.values()), RESULTS)
     if request.names:
         rows = [_stored(row) for row in _unique(_rows(request, configs, root))]
@@ -300,7 +320,7 @@ def _stored(row: Stored | RunFile) -> Stored:
     return row
 
 
-def _baselines(request: Request, rows: Sequence[Stored]) -> list[int | None] | None:
+def _baselines(request: ComparisonRequest, rows: Sequence[Stored]) -> list[int | None] | None:
     """Return each row's baseline: in a whole folder each reranker's own retriever, else the first that was named."""
     if request.against == _RETRIEVER:
         return own_retrievers(rows)

@@ -1,0 +1,64 @@
+"""The command `score`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import typer
+
+from rerank_eval.commands import ConfigOption, SetOption, app, console
+from rerank_eval.errors import ConfigError
+
+
+@app.command()
+def score(
+    query: Annotated[str, typer.Option("--query", "-q", help="The query.")],
+    document: Annotated[str, typer.Option("--document", "-d", help="The document.")],
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", "-i", help="The instruction; without it, what the config says.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Score one pair: the exact rendered prompt, its token count, the margin and P(yes).
+
+    Example:
+        rerank-eval score -q "What is the capital of China?" -d "The capital of China is Beijing."
+    """
+    from rerank_eval.session.choice import choose_and_read
+
+    loaded = choose_and_read([], config, set_ or [], console)
+    reranker = loaded.runs[0].reranker
+    if reranker is None:
+        raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
+    from rerank_eval.engine.interface import QueryGroup
+    from rerank_eval.models.resolve import resolve_model
+    from rerank_eval.models.statements import check_reranker
+    from rerank_eval.rerankers.cross_encoder import score_groups
+    from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+
+    ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
+    prompting = Prompting.of(reranker)
+    ref = check_reranker(reranker, ref, prompting.recipe)
+    engine = load_reranking_engine(reranker, ref, loaded.base.device, prompting)
+    chosen = make_policy(reranker, ref, prompting).choose(None, None)[1] if instruction is None else instruction
+    [scores] = score_groups(engine, [QueryGroup(query, chosen, [document])])
+    prompt = engine.render(query, document, chosen)
+    console.rule("prompt")
+    console.print(prompt.text, markup=False)
+    console.rule()
+    cut = ", cut to max_length" if prompt.truncated else ""
+    console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
+    console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
+    for note in ref.notes:
+        console.print(f"note:    {note}", markup=False)
+    special = dict.fromkeys(
+        token for text in (query, document, chosen or "") for token in engine.special_tokens.found(text)
+    )
+    if special:
+        read = "read as tokens" if reranker.special_tokens == "keep" else "read as plain text"
+        console.print(f"special: {', '.join(special)} in the texts, {read}", markup=False)
+    margin, probability = ("margin", "P(yes)") if engine.causal else ("logit", "sigmoid")
+    console.print(f"{margin + ':':<9}{scores.margins[0]:.6f}")
+    console.print(f"{probability + ':':<9}{0.5 + math.tanh(scores.margins[0] / 2) / 2:.6f}")
