@@ -31,7 +31,7 @@ ROOMS = (
     "commands",
 )
 """From the ground up; `base` is the files beside the rooms, such as errors and names."""
-TOP_FILES = {"session": "session", "cli": "commands", "__main__": "commands", "__init__": "commands"}
+TOP_FILES = {"cli": "commands", "__main__": "commands", "__init__": "commands"}
 ENGINE_NEEDS = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub", "tokenizers", "triton", "torchao"}
 
 

@@ -52,7 +52,7 @@ class Metric(Protocol):
         """
 
 
-_TREC = "rerank_eval.metrics.trec:"
+_TREC = "rerank_eval.metrics.per_query:"
 _GROUPS = "rerank_eval.metrics.groups:"
 METRICS: Registry[Metric | Callable[[str], Metric | None]] = Registry(
     "rerank_eval.metrics",
