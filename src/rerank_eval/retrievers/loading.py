@@ -9,7 +9,7 @@ from rerank_eval.engine.quiet import settle
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.models.statements import check_retriever
-from rerank_eval.rerankers.scorers import check_device
+from rerank_eval.rerankers.loading import check_device
 from rerank_eval.retrievers.bm25 import Bm25Backend
 from rerank_eval.retrievers.dense import load_dense
 from rerank_eval.retrievers.retriever import Backend
