@@ -7,7 +7,7 @@ In ten lines (nothing is printed; a problem that you can mend is a `rerank_eval.
     results = rerank_eval.evaluate("offline", tasks="PyModuleRetrieval", results_dir="results")
     results.table()      # the leaderboard, a pandas frame
     results.per_query()  # every metric of every query, a pandas frame
-    other = rerank_eval.evaluate("offline", tasks="PyModuleRetrieval", reranker={"instruction": "none"})
+    other = rerank_eval.evaluate("offline", tasks="PyModuleRetrieval", **{"reranker.instruction": "none"})
     rerank_eval.compare(results, other).table()  # differences, intervals, p-values
 
     reranker = rerank_eval.load_reranker("Qwen/Qwen3-Reranker-0.6B", device="cuda")

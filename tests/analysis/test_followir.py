@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mteb._evaluators.retrieval_metrics import calculate_pmrr
 
@@ -53,10 +53,9 @@ def test_it_is_mteb_s_and_within_its_bounds(pairs: list[tuple[dict[str, float], 
 def test_no_order_of_ties_lies_outside(before: dict[str, float], after: dict[str, float], changed: list[str]) -> None:
     told = {"q": changed}
     (row,) = p_mrr(frame({"q-og": before, "q-changed": after}), told).to_dict("records")
-    every = [
-        theirs({"q-og": first, "q-changed": second}, told)
-        for first, second in itertools.product(orders(before), orders(after))
-    ]
+    pairs = list(itertools.product(orders(before), orders(after)))
+    assume(len(pairs) <= 150)  # mteb takes milliseconds for each
+    every = [theirs({"q-og": first, "q-changed": second}, told) for first, second in pairs]
     assert row["p_mrr_worst"] <= min(every) + 1e-12
     assert max(every) <= row["p_mrr_best"] + 1e-12
     if len(changed) == 1:  # then the bounds are reached
