@@ -21,7 +21,7 @@ from mteb import ResultCache
 from rerank_eval.cli import _run
 from rerank_eval.errors import StorageError
 from rerank_eval.pipeline import run, stages
-from rerank_eval.store.locks import Held
+from rerank_eval.store.locks import HeldLock
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
@@ -275,7 +275,7 @@ def test_scores_of_another_device_are_told_of(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(run, "maker", lambda device, workers: ["cuda (NVIDIA H100), torch 2.11.0"])
+        elsewhere.setattr(run, "computed_on", lambda device, workers: ["cuda (NVIDIA H100), torch 2.11.0"])
         assert evaluate(*TOOLS, "--set", "retriever.top_k=5") == 0
     assert "were computed by" not in capsys.readouterr().out
     assert evaluate(*TOOLS) == 0
@@ -296,12 +296,12 @@ def test_a_run_that_lost_its_lock_stops_at_its_next_block(
     assert evaluate(*TOOLS, "--set", "reranker=null") == 0
     asked: list[int] = []
 
-    def check(held: Held) -> None:
+    def check(held: HeldLock) -> None:
         asked.append(1)
         if len(asked) > 1:
             raise StorageError("another process has taken this work over")
 
-    monkeypatch.setattr(Held, "check", check)
+    monkeypatch.setattr(HeldLock, "check", check)
     assert evaluate(*TOOLS, "--set", "store.block_pairs=1") == 6
     assert "taken this work over" in capsys.readouterr().err
     assert len(list((project / "results" / "scores").glob("*/*/*/*/*.parquet"))) == 1

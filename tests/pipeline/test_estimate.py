@@ -20,7 +20,7 @@ from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, Enco
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 from rerank_eval.names import slug
 from rerank_eval.pipeline.estimate import _BEHIND, _FRAME, estimate
-from rerank_eval.pipeline.estimate_rate import Asked, Device, measure
+from rerank_eval.pipeline.estimate_rate import Device, DeviceLoad, measure
 from rerank_eval.pipeline.estimate_texts import SHARED, characters_a_token
 from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
@@ -246,14 +246,14 @@ def test_pairs_that_another_retrievers_candidates_share_are_reckoned_once(
 @pytest.mark.parametrize(
     "asked",
     [
-        Asked(Shape(4, 64, 96, 4, 2, head_dim=16), "float32", 40.0, 60.0, 20),
-        Asked(Shape(4, 64, 96, 4, 2, head_dim=16), "float32", 0.0, 60.0, 20),
-        Asked(Shape(400, 256, 960, 4, 2, head_dim=64), "bfloat16", 40.0, 60.0, 20),
-        Asked(EncoderShape(3, 64, 128), "float32", 0.0, 60.0, 8),
-        Asked(EncoderShape(3, 64, 128), "float32", 0.0, 6_000.0, 32),
+        DeviceLoad(Shape(4, 64, 96, 4, 2, head_dim=16), "float32", 40.0, 60.0, 20),
+        DeviceLoad(Shape(4, 64, 96, 4, 2, head_dim=16), "float32", 0.0, 60.0, 20),
+        DeviceLoad(Shape(400, 256, 960, 4, 2, head_dim=64), "bfloat16", 40.0, 60.0, 20),
+        DeviceLoad(EncoderShape(3, 64, 128), "float32", 0.0, 60.0, 8),
+        DeviceLoad(EncoderShape(3, 64, 128), "float32", 0.0, 6_000.0, 32),
     ],
 )
-def test_layers_of_any_shape_are_measured(asked: Asked) -> None:
+def test_layers_of_any_shape_are_measured(asked: DeviceLoad) -> None:
     began = time.monotonic()
     assert 1e6 < measure(asked, Device.of("cpu")) < 1e14
     assert time.monotonic() - began < 60

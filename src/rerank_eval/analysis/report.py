@@ -154,7 +154,7 @@ def _speeds(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         rates = [(task.manifest and task.manifest.timings.pairs_per_second) or 0.0 for task in run.tasks.values()]
         means = [100 * task.values["value"].mean() for task in run.tasks.values() if not signed(task.measure)]
-        if means and all(rates):  # 0: all from the score store
+        if means and all(rates):  # 0: all from the score cache
             rows.append({"system": run.name, "pairs_per_second": float(np.mean(rates)), "value": float(np.mean(means))})
     return pd.DataFrame(rows)
 

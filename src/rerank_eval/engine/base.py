@@ -38,7 +38,7 @@ class EngineParts:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedGroup:
     """A group that has been run.
 
     Attributes:
@@ -117,7 +117,7 @@ class BaseEngine(ABC):
                 prompts = self._tokenize(group)
                 yield replace(prompts, seconds=time.perf_counter() - started)
 
-    def _scores(self, finished: Finished, seconds: float) -> Scores:
+    def _scores(self, finished: FinishedGroup, seconds: float) -> Scores:
         scores = Scores.of(*to_arrays(finished.output), finished.prompts)
         self._stats += finished.work + EngineStats.of(scores, finished.prompts, seconds)
         return scores
@@ -131,5 +131,5 @@ class BaseEngine(ABC):
         """Turn a group of at least one document into prompts."""
 
     @abstractmethod
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[Finished]:
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
         """Run prompts through model and head, in order; say what ran (forwards, computed and padding tokens)."""

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_eval.engine.bidirectional import ATTENTION_NAME
-from rerank_eval.engine.encoders import Forward, PackedForward, PaddedForward, Pair, Ran
+from rerank_eval.engine.encoders import BatchOutput, Forward, PackedForward, PaddedForward, Pair
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup, RenderedPrompt, Scores
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
@@ -173,7 +173,7 @@ class PairClassifier:
             forwards=1, computed_tokens=ran.computed, padding_tokens=ran.padding
         )
 
-    def _try(self, batch: list[Pair]) -> Ran | None:
+    def _try(self, batch: list[Pair]) -> BatchOutput | None:
         try:
             return self._forward(batch)
         except (RuntimeError, MemoryError) as error:

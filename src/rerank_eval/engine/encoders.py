@@ -34,7 +34,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Ran:
+class BatchOutput:
     """A batch that has gone through a model.
 
     Attributes:
@@ -51,7 +51,7 @@ class Ran:
 class Forward(Protocol):
     """Runs batches of pairs through a model."""
 
-    def __call__(self, batch: Sequence[Pair]) -> Ran:
+    def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
         """Run a batch.
 
         Args:
@@ -112,7 +112,7 @@ class PackedForward:
         last = head if self._shape.pooled else head.out_proj
         self._weight, self._bias = last.weight[0].detach().float(), last.bias[0].detach().float()
 
-    def __call__(self, batch: Sequence[Pair]) -> Ran:
+    def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
         """See `Forward`."""
         device = self._network.device
         lengths = [len(pair.ids) for pair in batch]
@@ -131,7 +131,7 @@ class PackedForward:
             )
             first = output.last_hidden_state[0, torch.tensor(layout.bounds[: len(batch)], device=device)]
             logits = self._head(first).cpu()
-        return Ran(logits, tokens + filler, filler)
+        return BatchOutput(logits, tokens + filler, filler)
 
     def _filler(self, tokens: int) -> int:
         """Return how many tokens fill a row up, to a length that keeps its rows' arithmetic (`layout`, `runner`)."""
@@ -173,7 +173,7 @@ class PaddedForward:
         self._pad = pad_id
         self._left = left
 
-    def __call__(self, batch: Sequence[Pair]) -> Ran:
+    def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
         """See `Forward`."""
         longest = max(len(pair.ids) for pair in batch)
         inputs = {
@@ -185,7 +185,7 @@ class PaddedForward:
         with torch.inference_mode():
             logits = self._network(**inputs).logits.reshape(len(batch)).float().cpu()
         computed = longest * len(batch)
-        return Ran(logits, computed, computed - sum(len(pair.ids) for pair in batch))
+        return BatchOutput(logits, computed, computed - sum(len(pair.ids) for pair in batch))
 
     def _padded(self, rows: Sequence[Sequence[int]], longest: int, filler: int) -> torch.Tensor:
         """Return (rows, longest) int64 on the model's device."""

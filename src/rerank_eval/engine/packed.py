@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, Finished
+from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.packing import Pack
@@ -56,7 +56,7 @@ class _Collector:
         # A pack's work is counted with its first group, so that the sum over groups is right.
         self._work[sent.pack.parts[0].number] += sent.work
 
-    def finished(self) -> Iterator[Finished]:
+    def finished(self) -> Iterator[FinishedGroup]:
         while self._waiting:
             prompts, outputs, order = self._groups[self._waiting[0]]
             if len(order) < len(prompts.own):
@@ -64,7 +64,7 @@ class _Collector:
             number = self._waiting.popleft()
             del self._groups[number]
             joined = HeadOutput.joined(outputs)
-            yield Finished(prompts, joined.reordered(torch.argsort(torch.tensor(order))), self._work.pop(number))
+            yield FinishedGroup(prompts, joined.reordered(torch.argsort(torch.tensor(order))), self._work.pop(number))
 
 
 class PackedEngine(BaseEngine):
@@ -103,7 +103,7 @@ class PackedEngine(BaseEngine):
     def _tokenize_ahead(self) -> bool:
         return self._runner.device.type == "cuda"
 
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[Finished]:
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
         depth = IN_FLIGHT if self._runner.device.type == "cuda" else 0
         collector, sent = _Collector(), deque[_Sent]()
         packer = self._runner.packer

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, Finished
+from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
@@ -36,7 +36,7 @@ class ReferenceEngine(BaseEngine):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.whole(group)
 
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[Finished]:
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
         for group in prompts:
             outputs: list[HeadOutput] = []
             work = EngineStats()
@@ -49,7 +49,7 @@ class ReferenceEngine(BaseEngine):
                 work += EngineStats(
                     forwards=1, computed_tokens=computed, padding_tokens=computed - sum(len(ids) for ids in batch)
                 )
-            yield Finished(group, HeadOutput.joined(outputs), work)
+            yield FinishedGroup(group, HeadOutput.joined(outputs), work)
 
     def _pad_left(self, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask, both (batch, longest) int64 on the model's device."""

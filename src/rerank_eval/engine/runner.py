@@ -32,7 +32,7 @@ reads and writes the attention's output once more, some 8% of a small model's la
 
 
 @dataclass(frozen=True)
-class Ran:
+class PackOutput:
     """A pack that has gone through the model.
 
     Attributes:
@@ -79,7 +79,7 @@ class PackRunner:
         compiled: dict[str, str | int] = {"compiled": 1} if self._compiled else {}
         return {"token_budget": self.packer.token_budget, "attention": self._kernel or "segments", **compiled}
 
-    def run(self, pack: Pack) -> list[Ran]:
+    def run(self, pack: Pack) -> list[PackOutput]:
         """Run a pack; where memory does not suffice, halve it and the budget until it does.
 
         Args:
@@ -106,13 +106,15 @@ class PackRunner:
             torch.cuda.empty_cache()
         return [done for half in halves for done in self.run(half)]
 
-    def _run(self, pack: Pack) -> Ran:
+    def _run(self, pack: Pack) -> PackOutput:
         if self._kernel is not None and not _pays_to_share_roots(pack):
             pack = pack.without_shared_roots()
         layout = pack.layout(ROW_MULTIPLE if self.device.type == "cuda" else 1)
         with torch.inference_mode():
             hidden = run_row(self._base, pack.token_ids(layout.filler), layout, self._kernel)
-        return Ran(pack, hidden, EngineStats(forwards=1, computed_tokens=layout.tokens, padding_tokens=layout.filler))
+        return PackOutput(
+            pack, hidden, EngineStats(forwards=1, computed_tokens=layout.tokens, padding_tokens=layout.filler)
+        )
 
     def compile_layers(self, *, required: bool) -> None:
         """Fuse the elementwise work of all layers but the last with torch.compile, and try it on two rows.

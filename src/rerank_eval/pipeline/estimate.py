@@ -19,7 +19,7 @@ from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, on_hub, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
-from rerank_eval.pipeline.estimate_rate import Asked, Rater, measure_bm25
+from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
 from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.pipeline.plan import RunSpec, make_plan
@@ -123,19 +123,19 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     )
 
 
-def _asked(subject: _Subject, work: Sequence[Work]) -> Asked:
+def _asked(subject: _Subject, work: Sequence[Work]) -> DeviceLoad:
     """Say what a model has to do: how long the texts are that are left, on average."""
     own = [one for one in work if (one.kind, one.model, one.dtype) == (subject.kind, subject.name, subject.dtype)]
     left = [one for one in own if not one.done]
     pairs, texts = sum(one.pairs for one in left), sum(one.texts for one in left)
     prompts, computed = sum(one.prompt_tokens for one in left), sum(one.computed_tokens for one in left)
     if subject.kind == "retriever":
-        return Asked(subject.shape, subject.dtype, 0.0, prompts / texts if texts else 0.0, _BATCH)
+        return DeviceLoad(subject.shape, subject.dtype, 0.0, prompts / texts if texts else 0.0, _BATCH)
     queries = sum(one.queries for one in left)
     if isinstance(subject.shape, EncoderShape) or pairs == queries:
-        return Asked(subject.shape, subject.dtype, 0.0, prompts / pairs if pairs else 0.0, _BATCH)
+        return DeviceLoad(subject.shape, subject.dtype, 0.0, prompts / pairs if pairs else 0.0, _BATCH)
     prefix = (prompts - computed) / (pairs - queries)
-    return Asked(subject.shape, subject.dtype, prefix, prompts / pairs - prefix, round(pairs / queries))
+    return DeviceLoad(subject.shape, subject.dtype, prefix, prompts / pairs - prefix, round(pairs / queries))
 
 
 def _subjects(loaded: LoadedConfig) -> Iterator[_Subject]:

@@ -48,7 +48,7 @@ _BM25_TEXTS, _BM25_QUERIES = 300, 30
 
 
 @dataclass(frozen=True)
-class Asked:
+class DeviceLoad:
     """What is asked of a device.
 
     Attributes:
@@ -117,7 +117,7 @@ class Rater:
     device: Device | None = None
     name: str = ""
     seconds: float = 0.0
-    _known: dict[Asked, tuple[float, str]] = field(default_factory=dict)
+    _known: dict[DeviceLoad, tuple[float, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: LoadedConfig, given: float | None, name: str | None) -> Rater:
@@ -143,7 +143,7 @@ class Rater:
         device = Device.of(loaded.base.device)
         return cls(device.shown, device=device, name=device.name)
 
-    def rate(self, asked: Asked) -> tuple[float, str]:
+    def rate(self, asked: DeviceLoad) -> tuple[float, str]:
         """Return FLOP/s of useful work and where that figure comes from; NaN where there is nothing to reckon.
 
         Args:
@@ -161,7 +161,7 @@ class Rater:
             self.seconds += time.monotonic() - started
         return self._known[asked]
 
-    def _found(self, asked: Asked) -> tuple[float, str]:
+    def _found(self, asked: DeviceLoad) -> tuple[float, str]:
         if asked.shape is None or not asked.own:
             return float("nan"), "nothing to do, or of unknown size"
         found = benchmarked(asked.shape, asked.dtype, self.name)
@@ -225,7 +225,7 @@ def benchmarked_devices() -> set[str]:
     return found
 
 
-def measure(asked: Asked, device: Device) -> float:
+def measure(asked: DeviceLoad, device: Device) -> float:
     """Measure useful FLOP/s for about a second.
 
     Args:
@@ -252,7 +252,7 @@ def measure(asked: Asked, device: Device) -> float:
         gc.collect()
 
 
-def _timed(run: Callable[[int], None], asked: Asked, device: torch.device) -> float:
+def _timed(run: Callable[[int], None], asked: DeviceLoad, device: torch.device) -> float:
     """Return useful FLOP of the whole model over the seconds that the layers at hand take.
 
     The group grows until it is as large as a run's, or takes long enough: a large model on a small device is measured
@@ -278,7 +278,7 @@ def _timed(run: Callable[[int], None], asked: Asked, device: torch.device) -> fl
     return _flops(asked, documents) / (sum(times) / len(times))
 
 
-def _flops(asked: Asked, documents: int) -> float:
+def _flops(asked: DeviceLoad, documents: int) -> float:
     assert asked.shape is not None  # noqa: S101 - as above
     prefix, own = round(asked.prefix), max(round(asked.own), 1)
     if isinstance(asked.shape, EncoderShape):
@@ -288,7 +288,7 @@ def _flops(asked: Asked, documents: int) -> float:
     return asked.shape.useful_flops(prefix, [own] * documents)
 
 
-def _decoder(asked: Asked, device: torch.device) -> tuple[Callable[[int], None], int]:
+def _decoder(asked: DeviceLoad, device: torch.device) -> tuple[Callable[[int], None], int]:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     shape = asked.shape
@@ -319,7 +319,7 @@ def _decoder(asked: Asked, device: torch.device) -> tuple[Callable[[int], None],
     return run, layers
 
 
-def _encoder(asked: Asked, device: torch.device) -> tuple[Callable[[int], None], int]:
+def _encoder(asked: DeviceLoad, device: torch.device) -> tuple[Callable[[int], None], int]:
     from transformers import BertConfig, BertModel
 
     shape = asked.shape

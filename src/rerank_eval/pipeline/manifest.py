@@ -18,7 +18,7 @@ from rerank_eval.pipeline.progress import Bar
 from rerank_eval.pipeline.provenance import environment
 from rerank_eval.results.manifest import CellPart, Manifest, file_digest
 from rerank_eval.results.records import mean_of_cells
-from rerank_eval.store.locks import Held
+from rerank_eval.store.locks import HeldLock
 from rerank_eval.tasks.mirror import MirrorFolder
 from rerank_eval.tasks.prepare import from_hub
 from rerank_eval.tasks.registry import TaskRef
@@ -54,7 +54,7 @@ class Job:
         size: Size of embedded tasks.
         held: The lock under which it is done; None where nobody else can be at it.
         workers: Says what computes for it in this process's place; empty where this process does.
-        makers: Says what computed its scores, those that an earlier run left in the score store among them.
+        computed_on: Says what computed its scores, those that an earlier run left in the score cache among them.
     """
 
     row: RunSpec
@@ -63,9 +63,9 @@ class Job:
     results_dir: Path
     inputs: dict[str, Any]
     size: Any
-    held: Held | None = None
+    held: HeldLock | None = None
     workers: Callable[[], list[dict[str, Any]]] = list
-    makers: Callable[[], list[str]] = list
+    computed_on: Callable[[], list[str]] = list
 
     def meta(self) -> ModelMeta:
         """Return the identity as mteb files the result under it; of a split of its own, apart from the usual one's."""
@@ -73,7 +73,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedJob:
     """What a job came to.
 
     Attributes:
@@ -95,7 +95,7 @@ class Finished:
     work: Mapping[str, float]
 
 
-def manifest(job: Job, finished: Finished, mteb_json: Path) -> Manifest:
+def manifest(job: Job, finished: FinishedJob, mteb_json: Path) -> Manifest:
     """Describe a finished job.
 
     Args:
@@ -147,7 +147,7 @@ def manifest(job: Job, finished: Finished, mteb_json: Path) -> Manifest:
             "timings": {**_timings(finished), "mteb_result": file_digest(mteb_json)},
             "environment": environment()
             | ({"workers": workers} if (workers := job.workers()) else {})
-            | ({"scores_made_by": makers} if (makers := job.makers()) else {}),
+            | ({"scores_made_by": devices} if (devices := job.computed_on()) else {}),
             **finished.facts,
         }
     )
@@ -161,7 +161,7 @@ def _source(task: Any) -> dict[str, str]:
     return {"kind": "hub" if from_hub(task) else "local"}
 
 
-def _cell_scores(finished: Finished) -> list[dict[str, Any]]:
+def _cell_scores(finished: FinishedJob) -> list[dict[str, Any]]:
     """Tell each cell's score, not rounded, beside mteb's own, which mteb rounds to five digits."""
     counts = finished.judged.per_query.groupby(["subset", "split"]).size()
     cells = []
@@ -183,7 +183,7 @@ def _cell_scores(finished: Finished) -> list[dict[str, Any]]:
     return cells
 
 
-def _timings(finished: Finished) -> dict[str, Any]:
+def _timings(finished: FinishedJob) -> dict[str, Any]:
     bar = finished.bar
     seconds = max(bar.seconds, 1e-9)
     timings: dict[str, Any] = {

@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def maker(device: str, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def computed_on(device: str, workers: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """Say what computes scores, in a line for each kind of device: shards keep it, so that a result can tell.
 
     Args:

@@ -171,7 +171,7 @@ def is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """Tell whether a row's result on a task is complete, as it was written, and made from the same inputs.
 
     A file that was torn or altered since would be read by rerankers, comparisons and reports as if it were the result;
-    it is told, and the result made anew, mostly from the score store.
+    it is told, and the result made anew, mostly from the score cache.
 
     Args:
         folder: The row's folder for the task.

@@ -17,7 +17,7 @@ from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import Plan, RunSpec
 from rerank_eval.pipeline.progress import Reporter
-from rerank_eval.pipeline.provenance import maker
+from rerank_eval.pipeline.provenance import computed_on
 from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
@@ -182,14 +182,14 @@ class Runner:
             row.score_identity,
             row.config.store,
             check=check,
-            computed_on=lambda: maker(row.config.device, self._workers()),
+            computed_on=lambda: computed_on(row.config.device, self._workers()),
         )
         config = row.config.reranker
         assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
         prompting = Prompting(row.recipe, row.instructions)
         policy = make_policy(config, row.ref, prompting)
         model = CrossEncoder(self._load_engine(row, config, prompting), job.meta(), policy, cache=cache)
-        job = replace(job, makers=lambda: sorted(cache.devices))
+        job = replace(job, computed_on=lambda: sorted(cache.devices))
         stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 
     def _load_engine(self, row: RunSpec, config: RerankerConfig, prompting: Prompting) -> Engine:
@@ -219,13 +219,13 @@ class Runner:
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
             f"{name} {percent(score)}, {seconds:.1f} s{_reservations(manifest)}"
         )
-        makers = manifest.environment.computed_on
-        if len(makers) > 1:
+        devices = manifest.environment.computed_on
+        if len(devices) > 1:
             logger.warning(
                 "%s: the score cache's pairs were computed by %d: %s; their last digits may differ",
                 job.task.name,
-                len(makers),
-                "; ".join(makers),
+                len(devices),
+                "; ".join(devices),
             )
         marked = manifest.special_tokens
         if marked.pairs and marked.mode == "keep":

@@ -11,7 +11,7 @@ import mteb
 from rerank_eval.errors import DataError
 from rerank_eval.metrics.compute import Cell, Qrels, TaskMetrics
 from rerank_eval.pipeline import results
-from rerank_eval.pipeline.manifest import Finished, Job, manifest
+from rerank_eval.pipeline.manifest import FinishedJob, Job, manifest
 from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.rerank_search import RerankSearch
@@ -63,7 +63,7 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
     prompts = backend.prompts(task.metadata)
     if prompts is not None:
         facts["instruction"] = {"setting": job.row.identity["instruction"], **prompts}
-    _write(job, Finished(task, result, judged, bar, started, facts, work))
+    _write(job, FinishedJob(task, result, judged, bar, started, facts, work))
     prepare.unload(task)
 
 
@@ -105,7 +105,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Report
         "instruction": model.policy.summary(counts.instructions),
         "digest": judged.digest,
     }
-    _write(job, Finished(task, result, judged, bar, started, facts, model.work))
+    _write(job, FinishedJob(task, result, judged, bar, started, facts, model.work))
     prepare.unload(task)
 
 
@@ -199,7 +199,7 @@ def _judged(recorder: Recorder, task: Any) -> TaskMetrics:
     return results.judge(recorder, judgements(task), task.metadata.main_score, prepare.changed_judgements(task))
 
 
-def _write(job: Job, finished: Finished) -> None:
+def _write(job: Job, finished: FinishedJob) -> None:
     """Write everything, the manifest last."""
     if job.held is not None:
         job.held.check()

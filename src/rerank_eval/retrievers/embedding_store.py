@@ -26,7 +26,7 @@ from rerank_eval.errors import StorageError
 from rerank_eval.files import load_json, set_aside, storage_error, sweep, write_json
 from rerank_eval.names import digest, slug
 from rerank_eval.store import LOCK
-from rerank_eval.store.locks import Held, locked
+from rerank_eval.store.locks import HeldLock, locked
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class EmbeddingStore:
         return StoredVectors(entry.final, (entry.rows, dim))
 
     def _ensure(
-        self, entry: _Entry, texts: Texts, embed: EmbedBlocks, advance: Callable[[int], None], held: Held
+        self, entry: _Entry, texts: Texts, embed: EmbedBlocks, advance: Callable[[int], None], held: HeldLock
     ) -> None:
         sweep(entry.folder)
         if entry.final.exists():

@@ -26,7 +26,7 @@ from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import RunSpec
-from rerank_eval.pipeline.provenance import maker
+from rerank_eval.pipeline.provenance import computed_on
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
 from rerank_eval.rerankers.rerank_search import RerankSearch
@@ -198,7 +198,9 @@ class _Lab:
                 row.score_identity,
                 row.config.store,
                 check=check,
-                computed_on=lambda: maker(row.config.device, self.cluster.devices if self.cluster is not None else ()),
+                computed_on=lambda: computed_on(
+                    row.config.device, self.cluster.devices if self.cluster is not None else ()
+                ),
             )
             model = self._reranker(row, cache)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:

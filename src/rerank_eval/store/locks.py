@@ -27,7 +27,7 @@ _LOOKS = 3
 """How often a lease is looked at before it counts as lost: who examines it moves it aside for a moment."""
 
 
-class Held:
+class HeldLock:
     """A lock that this process holds.
 
     Args:
@@ -67,7 +67,7 @@ class Held:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] | None = None) -> Iterator[Held | None]:
+def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] | None = None) -> Iterator[HeldLock | None]:
     """Hold a lock.
 
     Args:
@@ -96,7 +96,7 @@ def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] | None 
         yield None
         return
     try:
-        yield Held(lease)
+        yield HeldLock(lease)
     finally:
         try:
             lease.release()

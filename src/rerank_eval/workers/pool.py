@@ -110,7 +110,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Finished:
+class BlockResult:
     """A block has its answer."""
 
     block: Block
@@ -210,7 +210,7 @@ class Pool:
             member.since = time.monotonic()
         member.sent.append((block, member.actor.run.remote(block.reference)))
 
-    def wait(self) -> list[Finished | Lost]:
+    def wait(self) -> list[BlockResult | Lost]:
         """Wait until something happens, or a second.
 
         Returns:
@@ -236,7 +236,7 @@ class Pool:
         self._check_alive()
         return events
 
-    def _receive(self, member: Member, reference: Any) -> Finished | Lost | None:
+    def _receive(self, member: Member, reference: Any) -> BlockResult | Lost | None:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
@@ -263,7 +263,7 @@ class Pool:
         self._places.setdefault((loaded.host, loaded.device), set()).add(member.number)
         logger.info("worker %d ready in %.1f s: %s, %s", member.number, loaded.seconds, member.where, loaded.device)
 
-    def _take(self, member: Member, answer: BlockDone) -> Finished:
+    def _take(self, member: Member, answer: BlockDone) -> BlockResult:
         block, _ = member.sent.popleft()
         member.since = time.monotonic()
         block.reference = None
@@ -275,7 +275,7 @@ class Pool:
         tally.tokens += block.weight
         tally.busy += answer.seconds
         self._rates.append(block.weight / max(answer.seconds, 1e-6))
-        return Finished(block, answer.answer)
+        return BlockResult(block, answer.answer)
 
     def _lose(self, member: Member, why: str) -> Lost:
         """End a worker and start its successor, unless several of its number could not even load while others work."""

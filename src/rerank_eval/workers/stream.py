@@ -10,7 +10,7 @@ from typing import Any
 
 from rerank_eval.errors import DeviceError
 from rerank_eval.workers.blocks import Block, Cutter
-from rerank_eval.workers.pool import DEATHS, Finished, Lost, Pool, describe
+from rerank_eval.workers.pool import DEATHS, BlockResult, Lost, Pool, describe
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class _Stream:
     def take_in(self) -> None:
         """Wait for what happens next and note it."""
         for event in self._pool.wait():
-            if isinstance(event, Finished):
+            if isinstance(event, BlockResult):
                 self._open -= 1
                 self._done[event.block.start] = self._pool.spec.unpack(event.answer)
             else:
