@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
 
 # Two processes of one thread each do the tests in half the time of one process of two threads.
-PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 
 # TASK and SET take several values, separated by blanks.
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")

@@ -8,6 +8,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+import pytest
 from hypothesis import settings
 
 from rerank_eval.engine.quiet import hush
@@ -17,3 +18,12 @@ hush()
 # Two processes share the cores: how long an example takes says nothing about what is tested. pytest-timeout ends hangs.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+_LONGEST = ("workers", "pipeline", "crash", "mirror", "tasks", "test_api.py", "training", "models", "engine")
+"""Folders and files of tests that take longest, first: begun last, one of them would keep one core busy alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; a file's own order stays."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.split("/")[1].split("::")[0], len(places)))

@@ -72,7 +72,9 @@ print(peak[0] - base)
 """
 
 
-@pytest.mark.parametrize(("dtype", "copies"), [("bfloat16", 0.35), ("float32", 2.35)])
+@pytest.mark.parametrize(
+    ("dtype", "copies"), [pytest.param("bfloat16", 0.35, marks=pytest.mark.slow), ("float32", 2.35)]
+)
 def test_loading_shards_never_holds_the_weights_twice(demo, tmp_path, dtype, copies):
     """In the file's dtype the weights are the file's own pages; in float32 one copy of twice the size."""
     import torch
