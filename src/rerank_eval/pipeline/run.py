@@ -6,7 +6,10 @@ import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import Engine
@@ -25,7 +28,7 @@ from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.loading import load_backend
 from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.store.cache import ScoreCache
-from rerank_eval.store.locks import locked
+from rerank_eval.store.locks import HeldLock, locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.workers.cluster import Cluster, open_cluster
@@ -175,34 +178,20 @@ class Runner:
 
     def _rerank(self, job: Job) -> None:
         row = job.row
-        check = job.held.check if job.held is not None else None
-        cache = ScoreCache(
-            self.plan.results_dir,
-            row.ref.label,
-            row.score_identity,
-            row.config.store,
-            check=check,
-            computed_on=lambda: computed_on(row.config.device, self._workers()),
-        )
-        config = row.config.reranker
-        assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
-        prompting = Prompting(row.recipe, row.instructions)
-        policy = make_policy(config, row.ref, prompting)
-        model = CrossEncoder(self._load_engine(row, config, prompting), job.meta(), policy, cache=cache)
+        cache = score_cache(row, self.plan.results_dir, job.held, self._cluster)
+        model = cross_encoder(row, self._load_engine(row), job.meta(), cache)
         job = replace(job, computed_on=lambda: sorted(cache.devices))
         stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
 
-    def _load_engine(self, row: RunSpec, config: RerankerConfig, prompting: Prompting) -> Engine:
+    def _load_engine(self, row: RunSpec) -> Engine:
         """Load a reranker, or keep the one in memory when only its instruction differs."""
+        config, prompting = _reranker_of(row)
         settings = config.model_dump(mode="json", exclude={"instruction"})
         key = digest([settings, prompting.recipe.name, row.ref.revision, row.config.device])
         if self._engine is None or self._engine[0] != key:
             self._engine = None
             gc.collect()
-            if self._cluster is not None:
-                self._engine = (key, self._cluster.engine(config, row.ref, prompting))
-            else:
-                self._engine = (key, load_reranking_engine(config, row.ref, row.config.device, prompting))
+            self._engine = (key, load_engine(row, self._cluster))
         return self._engine[1]
 
     def _note(self, job: Job) -> None:
@@ -236,6 +225,56 @@ class Runner:
                 marked.pairs,
                 ", ".join(list(marked.found)[:_TOKENS_SHOWN]),
             )
+
+
+def score_cache(row: RunSpec, results_dir: Path, held: HeldLock | None, cluster: Cluster | None) -> ScoreCache:
+    """Return where a reranker's scores are kept between runs.
+
+    Args:
+        row: The reranker's run.
+        results_dir: Folder of all results.
+        held: The lock under which it is scored; None where nobody else can be at it.
+        cluster: The workers that score, or None for this process.
+    """
+    return ScoreCache(
+        results_dir,
+        row.ref.label,
+        row.score_identity,
+        row.config.store,
+        check=held.check if held is not None else None,
+        computed_on=lambda: computed_on(row.config.device, cluster.devices if cluster is not None else ()),
+    )
+
+
+def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
+    """Load a reranker's model, in this process or in workers.
+
+    Args:
+        row: The reranker's run.
+        cluster: The workers, or None.
+    """
+    config, prompting = _reranker_of(row)
+    if cluster is not None:
+        return cluster.engine(config, row.ref, prompting)
+    return load_reranking_engine(config, row.ref, row.config.device, prompting)
+
+
+def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCache) -> CrossEncoder:
+    """Return a reranker with its run's instructions, as mteb evaluates it.
+
+    Args:
+        row: The reranker's run.
+        engine: Its model, loaded.
+        meta: Identity under which mteb files results.
+        cache: Where its scores are kept.
+    """
+    config, prompting = _reranker_of(row)
+    return CrossEncoder(engine, meta, make_policy(config, row.ref, prompting), cache=cache)
+
+
+def _reranker_of(row: RunSpec) -> tuple[RerankerConfig, Prompting]:
+    assert row.config.reranker is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
+    return row.config.reranker, Prompting(row.recipe, row.instructions)
 
 
 def _reservations(manifest: Manifest) -> str:

@@ -26,14 +26,11 @@ from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import RunSpec
-from rerank_eval.pipeline.provenance import computed_on
-from rerank_eval.rerankers.cross_encoder import CrossEncoder
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+from rerank_eval.pipeline.run import cross_encoder, load_engine, score_cache
 from rerank_eval.rerankers.rerank_search import RerankSearch
 from rerank_eval.results.recorder import Recorder
 from rerank_eval.session.choice import read_config
 from rerank_eval.session.start import Session, start
-from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import locked
 from rerank_eval.tables import simple
 from rerank_eval.tasks import prepare
@@ -191,18 +188,10 @@ class _Lab:
             pairs += sum(map(len, data["top_ranked"].values()))
         lock = row.lock(self.plan.results_dir, self.job.task.name)
         with locked(lock, waiting=self._waiting) as held:  # as a run does: it may be at the very same pairs
-            check = held.check if held is not None else None
-            cache = ScoreCache(
-                self.plan.results_dir,
-                row.ref.label,
-                row.score_identity,
-                row.config.store,
-                check=check,
-                computed_on=lambda: computed_on(
-                    row.config.device, self.cluster.devices if self.cluster is not None else ()
-                ),
-            )
-            model = self._reranker(row, cache)
+            if self.engine is None:
+                self.engine = load_engine(row, self.cluster)
+            cache = score_cache(row, self.plan.results_dir, held, self.cluster)
+            model = cross_encoder(row, self.engine, row.meta(), cache)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
                 model.advance = bar.advance
                 stages.evaluate(RerankSearch(model), self.task)
@@ -220,16 +209,6 @@ class _Lab:
         frame = results.judge(recorder, scored, measure).per_query
         keys = zip(frame["subset"], frame["split"], frame["query_id"], strict=True)
         return dict(zip(keys, frame[measure].tolist(), strict=True))
-
-    def _reranker(self, row: RunSpec, cache: ScoreCache) -> CrossEncoder:
-        config = row.config.reranker
-        assert config is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
-        prompting = Prompting(row.recipe, row.instructions)
-        if self.engine is None and self.cluster is not None:
-            self.engine = self.cluster.engine(config, row.ref, prompting)
-        if self.engine is None:
-            self.engine = load_reranking_engine(config, row.ref, row.config.device, prompting)
-        return CrossEncoder(self.engine, row.meta(), make_policy(config, row.ref, prompting), cache=cache)
 
     def _tell(self, done: int) -> None:
         rows = []
