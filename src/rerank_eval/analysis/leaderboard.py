@@ -7,8 +7,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rerank_eval.analysis import cards, render, tables
 from rerank_eval.errors import ConfigError
+from rerank_eval.files import sweep
+from rerank_eval.names import did_you_mean
+from rerank_eval.results.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
+from rerank_eval.store import LOCK
+from rerank_eval.store.locks import locked
+from rerank_eval.tasks.suites import suite_tasks
 from rerank_eval.typed import command
+
+Records = list[ResultRecord]
 
 
 def show_leaderboard(
@@ -25,21 +34,8 @@ def show_leaderboard(
     Raises:
         ConfigError: The folder holds no results, or the file has no markers.
     """
-    from rerank_eval.analysis import render, tables
-    from rerank_eval.files import sweep
-    from rerank_eval.results.records import load_manifests, of_one_revision, of_present_candidates
-    from rerank_eval.store import LOCK
-    from rerank_eval.store.locks import locked
-    from rerank_eval.tasks.suites import load_suites
-
-    records, left_out = of_one_revision(load_manifests(results_dir), revisions)
-    records, stale = of_present_candidates(records)
-    if not records:
-        raise ConfigError(
-            f"{results_dir}: no results there; run `{command('eval')}` first, or name another folder with --results"
-        )
-    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
-    board = tables.leaderboard(records, suites)
+    records, left_out, stale = _comparable(results_dir, revisions)
+    board = tables.leaderboard(records, suite_tasks())
     console.print()
     console.print(render.to_rich(board))
     if left_out:
@@ -67,23 +63,13 @@ def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
     Raises:
         ConfigError: The folder holds no results, or the layout or the model is unknown.
     """
-    from rerank_eval.analysis import cards, render, tables
-    from rerank_eval.names import did_you_mean
-    from rerank_eval.results.records import load_manifests, of_one_revision, of_present_candidates
-    from rerank_eval.tasks.suites import load_suites
-
-    records, _ = of_one_revision(load_manifests(results_dir), {})
-    records, _ = of_present_candidates(records)
-    if not records:
-        raise ConfigError(
-            f"{results_dir}: no results there; run `{command('eval')}` first, or name another folder with --results"
-        )
+    records, _, _ = _comparable(results_dir, {})
     if model is not None:
         known = sorted({record.label for record in records})
         records = [record for record in records if model.lower() in {record.label.lower(), record.model.lower()}]
         if not records:
             raise ConfigError(f"--model {model!r}: has no result in {results_dir}; {did_you_mean(model, known)}")
-    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    suites = suite_tasks()
     plain = {"md": render.to_markdown, "csv": render.to_csv, "tex": render.to_latex}
     if layout in plain:
         return plain[layout](tables.leaderboard(records, suites))
@@ -92,3 +78,14 @@ def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
     if layout == "model-index":
         return cards.to_model_index(records)
     raise ConfigError(f"--format {layout!r}: {did_you_mean(layout, [*plain, 'card', 'model-index'])}")
+
+
+def _comparable(results_dir: Path, revisions: Mapping[str, str]) -> tuple[Records, Records, Records]:
+    """Return results that may stand under each other, those on other data, and those of candidates that changed."""
+    records, left_out = of_one_revision(load_manifests(results_dir), revisions)
+    records, stale = of_present_candidates(records)
+    if not records:
+        raise ConfigError(
+            f"{results_dir}: no results there; run `{command('eval')}` first, or name another folder with --results"
+        )
+    return records, left_out, stale

@@ -22,7 +22,7 @@ from rerank_eval.results.records import ResultRecord, load_manifests, of_one_rev
 from rerank_eval.results.runs import Stored, find_run
 from rerank_eval.results.verification import Verdict, verify_result
 from rerank_eval.store.agreement import agreement
-from rerank_eval.tasks.suites import load_suites
+from rerank_eval.tasks.suites import suite_tasks
 from rerank_eval.typed import command
 from rerank_eval.visible import one_line
 
@@ -136,7 +136,7 @@ def _tell_leaderboard(results_dir: Path, console: Console) -> bool:
             f"note: {results_dir}: no leaderboard is there; `{command('leaderboard')}` makes it", markup=False
         )
         return True
-    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    suites = suite_tasks()
     best = dict.fromkeys(found, False)
     for records in _choices(load_manifests(results_dir)):
         rendered = render.render_all(tables.leaderboard(records, suites), results_dir)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from rerank_eval.results.runs import read_stored
 from rerank_eval.session.choice import choose_config, read_config
 from rerank_eval.session.comparison import ComparisonRequest, make_comparison
 from rerank_eval.session.start import start
-from rerank_eval.tasks.suites import load_suites
+from rerank_eval.tasks.suites import suite_tasks
 from rerank_eval.visible import make_console
 
 Evaluated = str | os.PathLike[str] | RerankerConfig | CrossEncoder
@@ -66,7 +66,7 @@ class Results:
             for record in load_manifests(self.results_dir)
             if record.identity in self.identities and record.task in self.tasks
         ]
-        suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+        suites = suite_tasks()
         return tables.leaderboard(records, suites).frame
 
     def per_query(self) -> pd.DataFrame:
@@ -155,18 +155,15 @@ def evaluate(
         elif isinstance(what, RerankerConfig):
             changes = {"reranker": what.model_dump(mode="json")}
         elif isinstance(what, str | os.PathLike):
-            name = os.fspath(what)
-            path = Path(name) if is_config(name) else None
-            changes = {"reranker.model": name} if path is None else {}
+            path, changes = _config_or_model(os.fspath(what))
         elif what is not None:
             raise ConfigError(
                 f"evaluate: a {type(what).__name__} cannot be evaluated; pass a config's file, a model's name, or "
                 "what rerank_eval.load_reranker returns"
             )
-        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (changes | settings).items()]
         chosen, _ = choose_config(names, path)
         folder = None if results_dir is None else Path(results_dir)
-        loaded = read_config(chosen, names, overrides, folder)
+        loaded = read_config(chosen, names, _overrides(changes | settings), folder)
         session = start(loaded, make_console(quiet=True))
         plan, _ = session.run()
         session.tracker.finish()
@@ -248,15 +245,21 @@ def load_reranker(
         if isinstance(model, RerankerConfig):
             config: RerankerConfig | None = _changed(model, settings)
         else:
-            name, changes = os.fspath(model), {f"reranker.{key}": value for key, value in settings.items()}
-            path = Path(name) if is_config(name) else choose_config((), None)[0]
-            if not is_config(name):
-                changes["reranker.model"] = name
-            overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
-            config = read_config(path, (), overrides).runs[0].reranker
+            path, changes = _config_or_model(os.fspath(model))
+            changes |= {f"reranker.{key}": value for key, value in settings.items()}
+            config = read_config(path or choose_config((), None)[0], (), _overrides(changes)).runs[0].reranker
         if config is None:
             raise ConfigError(f"{model}: reranker: is null; there is nothing to score with")
         return load_cross_encoder(config, device)
+
+
+def _config_or_model(name: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the config that a name stands for, or the setting that makes it the reranker's model."""
+    return (Path(name), {}) if is_config(name) else (None, {"reranker.model": name})
+
+
+def _overrides(changes: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
 
 
 def _changed(config: RerankerConfig, settings: dict[str, Any]) -> RerankerConfig:

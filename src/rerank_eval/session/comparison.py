@@ -22,7 +22,7 @@ from rerank_eval.names import did_you_mean, digest, slug
 from rerank_eval.results.runs import RunFile, Stored, find_run, named, read_stored, stored_rows
 from rerank_eval.session.choice import read_config
 from rerank_eval.tasks.registry import resolve
-from rerank_eval.tasks.suites import load_suites
+from rerank_eval.tasks.suites import suite_tasks
 from rerank_eval.typed import command
 
 RESULTS = Path("results")
@@ -88,7 +88,7 @@ def make_comparison(request: ComparisonRequest, console: Console) -> tuple[Compa
     tasks = _tasks(request, list(configs.values()))
     rows = list(_unique(_rows(request, configs, results_dir)))
     runs = load_runs(list(named(rows)), tasks=tasks, measure=measure, qrels=request.qrels)
-    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    suites = suite_tasks()
     baselines = own_retrievers(rows) if request.against else None
     comparison = compare(runs, suites, seed=request.seed, baselines=baselines, missing=request.missing)
     return comparison, results_dir, slug(request.name) if request.name else _name(request, rows)
@@ -305,7 +305,7 @@ def write_page(request: ComparisonRequest, output: Path | None, console: Console
         raise ConfigError(
             f"{root}: no results to report; run `{command('eval')}` first, or name another with --results"
         )
-    suites = {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
+    suites = suite_tasks()
     baselines = _baselines(request, rows)
     terms = Terms(request.seed, baselines, measure, request.missing)
     page = build_report(tables.leaderboard(records, suites), rows, suites, terms)

@@ -95,3 +95,12 @@ def load_suites() -> dict[str, Suite]:
             raise ConfigError(f"{path}: {problem}") from None
         found[suite.name] = suite
     return {name: found[name] for name in [*(n for n in _ORDER if n in found), *sorted(set(found) - set(_ORDER))]}
+
+
+def suite_tasks() -> dict[str, list[str]]:
+    """Return the names of each suite's tasks.
+
+    Raises:
+        ConfigError: As for `load_suites`.
+    """
+    return {name: [task.name for task in suite.tasks] for name, suite in load_suites().items()}
