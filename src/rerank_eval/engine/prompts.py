@@ -319,14 +319,14 @@ def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
     )
 
 
-def _added_token_at(left: str, right: str, markers: Sequence[str]) -> bool:
+def _added_token_at(left: str, right: str, special: Sequence[str]) -> bool:
     """Say whether an added token ends `left` or begins `right`, whatever text stands before `left`."""
-    if any(right.startswith(marker) for marker in markers):
+    if any(right.startswith(token) for token in special):
         return True
     # An added token that overlaps the last one's beginning would be cut out in its place.
     return any(
-        left.endswith(last) and not any(_overlaps(other, last) for other in markers if other != last)
-        for last in markers
+        left.endswith(last) and not any(_overlaps(other, last) for other in special if other != last)
+        for last in special
     )
 
 

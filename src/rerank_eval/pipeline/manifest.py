@@ -136,7 +136,7 @@ def manifest(job: Job, finished: FinishedJob, mteb_json: Path) -> Manifest:
                 "candidates": "native" if finished.facts["native"] else f"top {first.config.retriever.top_k}",
             },
             "scores": {
-                "main": mean_of_cells([CellPart(**cell) for cell in cells]),
+                "main": mean_of_cells(cells),
                 **finished.judged.summary,
                 "cells": cells,
             },
@@ -161,7 +161,7 @@ def _source(task: Any) -> dict[str, str]:
     return {"kind": "hub" if from_hub(task) else "local"}
 
 
-def _cell_scores(finished: FinishedJob) -> list[dict[str, Any]]:
+def _cell_scores(finished: FinishedJob) -> list[CellPart]:
     """Tell each cell's score, not rounded, beside mteb's own, which mteb rounds to five digits."""
     counts = finished.judged.per_query.groupby(["subset", "split"]).size()
     cells = []
@@ -178,8 +178,8 @@ def _cell_scores(finished: FinishedJob) -> list[dict[str, Any]]:
                     ours,
                     theirs,
                 )
-            told = {"subset": cell[0], "split": split, "main": ours, "mteb": theirs, "n_queries": int(counts[cell])}
-            cells.append(told)
+            subset, number = cell[0], int(counts[cell])
+            cells.append(CellPart(subset=subset, split=split, main=ours, mteb=theirs, n_queries=number))
     return cells
 
 

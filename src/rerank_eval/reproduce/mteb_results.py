@@ -19,7 +19,6 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.files import load_json
 from rerank_eval.metrics.registry import agree
 from rerank_eval.results.locate import mteb_files
-from rerank_eval.results.manifest import Manifest
 from rerank_eval.visible import one_line
 
 Cell = tuple[str, str]
@@ -198,13 +197,11 @@ def _check_owner(folders: Sequence[Path], names: tuple[str, str], problems: list
 def _unrounded(root: Path) -> dict[Path, dict[Cell, float]]:
     """Read the scores of our own results, which mteb's files of them have rounded to five digits."""
     found: dict[Path, dict[Cell, float]] = {}
-    for folder, file in mteb_files(root):
-        manifest = Manifest.find(folder)
-        if manifest is not None:
-            own = {(cell.split, cell.subset): cell.main for cell in manifest.scores.cells}
-            # Manifests of older releases have mteb's values, but for the mean of all cells.
-            main = manifest.scores.unrounded(manifest.task.main_score)
-            found[file] = own if len(own) != 1 else dict.fromkeys(own, main)
+    for _, file, manifest in mteb_files(root):
+        own = {(cell.split, cell.subset): cell.main for cell in manifest.scores.cells}
+        # Manifests of older releases have mteb's values, but for the mean of all cells.
+        main = manifest.scores.unrounded(manifest.task.main_score)
+        found[file] = own if len(own) != 1 else dict.fromkeys(own, main)
     return found
 
 

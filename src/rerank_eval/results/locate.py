@@ -75,14 +75,14 @@ def _of_mteb(path: Path) -> list[Path]:
     own = path.resolve()
     if not own.is_relative_to((root / _MTEB).resolve()):
         return []
-    told = dict(mteb_files(root))
-    exact = [folder for folder, file in told.items() if file == own]
+    files = {folder: file for folder, file, _ in mteb_files(root)}
+    exact = [folder for folder, file in files.items() if file == own]
     around = own if path.is_dir() else own.parent
-    return exact or [folder for folder, file in told.items() if file.is_relative_to(around)]
+    return exact or [folder for folder, file in files.items() if file.is_relative_to(around)]
 
 
-def mteb_files(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each result of a results folder with mteb's file of it.
+def mteb_files(root: Path) -> Iterator[tuple[Path, Path, Manifest]]:
+    """Yield each result of a results folder with mteb's file of it, and its manifest.
 
     Args:
         root: The results folder.
@@ -90,4 +90,4 @@ def mteb_files(root: Path) -> Iterator[tuple[Path, Path]]:
     for folder in _beneath(root / RUNS):
         manifest = Manifest.find(folder)
         if manifest is not None and manifest.mteb_result:
-            yield folder, (root / manifest.mteb_result).resolve()
+            yield folder, (root / manifest.mteb_result).resolve(), manifest

@@ -288,7 +288,7 @@ class Manifest(_Part):
         if value.get("schema") != SCHEMA or value.get("complete") is not True:
             raise DataError(f"{path}: schema {value.get('schema')!r}; this release reads {SCHEMA}, finished")
         try:
-            manifest = cls.model_validate(value, strict=False)
+            manifest = cls.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
             raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
