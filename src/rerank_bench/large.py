@@ -265,7 +265,7 @@ def _fill_embeddings(folder: Path, config: Path) -> int:
     from rerank_eval.config import load_config
     from rerank_eval.pipeline.plan import make_plan
     from rerank_eval.retrievers import dense
-    from rerank_eval.retrievers.loading import load_backend
+    from rerank_eval.retrievers.family import load_backend
     from rerank_eval.tasks import prepare
     from rerank_eval.tasks.registry import build
 

@@ -19,7 +19,7 @@ from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.config.schema import RerankerConfig, WorkersConfig
 from rerank_eval.engine.interface import Engine, QueryGroup
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine
+from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.workers.cluster import Cluster
 from rerank_eval.workers.scoring import RayEngine, RerankerSpec
 
@@ -46,17 +46,17 @@ def measure(checkpoints: Path, rounds: int, groups: int) -> dict[str, Any]:
     folder = write_checkpoint(checkpoints / PRESET, SHAPES[PRESET], "float32", "cpu")
     config = RerankerConfig(model=str(folder.absolute()))
     ref = resolve_model(config.model, None, "reranker.model")
-    prompting = Prompting.of(config)
+    prepared = prepare_reranker(config, ref)
     work = list(Texts(AutoTokenizer.from_pretrained(folder), WORKLOADS["short"], DOCUMENTS).groups(0, groups))
     pairs = sum(len(group.documents) for group in work)
     cluster = Cluster(WorkersConfig(block_tokens=BLOCK_TOKENS), "cpu")
-    spec = RerankerSpec(config, ref, "cpu", prompting.recipe)
-    engines: dict[str, Any] = {"process, 1 thread": load_reranking_engine(config, ref, "cpu", prompting)}
+    spec = RerankerSpec(config, ref, "cpu", prepared.prompting.recipe)
+    engines: dict[str, Any] = {"process, 1 thread": load_reranking_engine(config, ref, "cpu", prepared.prompting)}
     for workers in (1, 2):
         pool = cluster.new_pool(spec, workers)
         while not all(member.loaded for member in pool.members):
             pool.wait()
-        engines[f"{workers} worker(s), 1 thread each"] = RayEngine(pool, config, ref)
+        engines[f"{workers} worker(s), 1 thread each"] = RayEngine(pool, prepared)
     torch.set_num_threads(1)
     rates: dict[str, list[float]] = {name: [] for name in engines}
     busy: dict[str, list[float]] = {name: [] for name in engines}

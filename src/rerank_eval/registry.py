@@ -11,13 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar, cast
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean
 
 T = TypeVar("T")
 _OURS = "rerank-eval"
+
+
+def _parts_in(package: str) -> dict[str, str]:
+    folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
+    names = sorted(path.stem for path in folder.glob("[!_]*.py")) if package else []
+    return {name.replace("_", "-"): f"{package}.{name}:PART" for name in names}
 
 
 class Registry(Generic[T]):
@@ -28,13 +35,21 @@ class Registry(Generic[T]):
         noun: What one part is called in messages, such as `metric`.
         builtins: Name -> where the object is, as in an entry point: `rerank_eval.metrics.ndcg:NDCG`.
         needs: Attributes that every object must have: the members of its protocol.
+        folder: A package of ours, each of whose files holds a built-in part as `PART` and has its name, with
+            underscores for hyphens.
     """
 
     def __init__(
-        self, group: str, noun: str, builtins: Mapping[str, str] | None = None, needs: Sequence[str] = ()
+        self,
+        group: str,
+        noun: str,
+        builtins: Mapping[str, str] | None = None,
+        needs: Sequence[str] = (),
+        folder: str = "",
     ) -> None:
-        self.group, self.noun, self.builtins = group, noun, tuple(builtins or ())
-        self._builtins = [EntryPoint(name, value, group) for name, value in (builtins or {}).items()]
+        builtins = {**(builtins or {}), **_parts_in(folder)}
+        self.group, self.noun, self.builtins = group, noun, tuple(builtins)
+        self._builtins = [EntryPoint(name, value, group) for name, value in builtins.items()]
         self._needs = tuple(needs)
         self._objects: dict[str, T] = {}
         self._registered: list[str] = []
@@ -90,6 +105,11 @@ class Registry(Generic[T]):
             self._objects[key] = self._load(points)
         return self._objects[key]
 
+    def source(self, name: str) -> str | None:
+        """Return where a declared part is, as `package.module:object`; None where the running program registered it."""
+        points = self._declared().get(self._key(name))
+        return points[0].value if points else None
+
     def _key(self, name: str) -> str:
         return name.lower()
 
@@ -122,6 +142,12 @@ class Registry(Generic[T]):
         if lacking:
             raise ConfigError(f"{self.noun} {name!r}: {source} has no {', '.join(lacking)}, so that it is none")
         return cast("T", part)
+
+
+RERANKERS: Registry[Any] = Registry("rerank_eval.rerankers", "reranker", folder="rerank_eval.rerankers.families")
+"""Rerankers by name, and families of them: see `rerank_eval.rerankers.family`."""
+RETRIEVERS: Registry[Any] = Registry("rerank_eval.retrievers", "retriever", folder="rerank_eval.retrievers.families")
+"""Retrievers by name, and families of them: see `rerank_eval.retrievers.family`."""
 
 
 def _package(point: EntryPoint) -> str:

@@ -21,7 +21,7 @@ from rerank_eval.errors import DeviceError, ModelError, OfflineError, RerankEval
 from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.rerankers.cross_encoder import score_groups, work_of
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from tests.mirror.hub_layout import Repository
 from tests.tiny_classifiers import (
     POSITIONS,
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused_before_loading(
 def test_an_own_instruction_stands_behind_the_query(folders: dict[str, Path]) -> None:
     config = RerankerConfig(model=str(folders["bge"]))
     scorer = scorer_of(folders["bge"])
-    policy = make_policy(config, resolved(folders["bge"]), Prompting.of(config))
+    policy = prepare_reranker(config, resolved(folders["bge"])).policy
     origins = [policy.choose("only vises", None), policy.choose(None, object())]
     own, nothing = (text for _, text in origins)
     assert (own, nothing) == ("only vises", None)
@@ -208,7 +208,7 @@ def test_an_own_instruction_stands_behind_the_query(folders: dict[str, Path]) ->
     assert summary["place"] == "behind the query"
     assert summary["examples"] == ["only vises", None]
     without_own = config.model_copy(update={"instruction": "none"})
-    assert make_policy(without_own, resolved(folders["bge"]), Prompting.of(without_own)).choose("x", None)[1] is None
+    assert prepare_reranker(without_own, resolved(folders["bge"])).policy.choose("x", None)[1] is None
 
 
 def test_more_than_one_label_is_no_reranker(tmp_path: Path) -> None:

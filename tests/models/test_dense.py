@@ -21,7 +21,7 @@ from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.resolve import ModelRef, resolve_model
 from rerank_eval.retrievers.dense import DenseBackend, PackedBackend, _CorpusTexts
 from rerank_eval.retrievers.embedders import embedding_engine, takes_qwen3_instructions
-from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend
 from tests.models.test_retriever import SmallTask, search
 from tests.tiny_embedding import write_qwen3_embedding

@@ -17,7 +17,7 @@ from rerank_eval.errors import ModelError
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.retrievers import dense as module
 from rerank_eval.retrievers.dense import DenseBackend
-from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import CandidateSearch
 
 DOCUMENTS = {

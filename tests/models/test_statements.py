@@ -21,13 +21,11 @@ from rerank_eval.doctor.sources import find_models
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ModelError
 from rerank_eval.models.demo import SHIPPED
-from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.models.statements import check_reranker
 from rerank_eval.rerankers import load_reranker
-from rerank_eval.rerankers.loading import load_reranking_engine
+from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.retrievers.embedders import embedding_engine
-from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.family import load_backend
 from tests.models.checkpoints import CARD_DEFAULT, PAIR_TEMPLATE, TRANSFORMER, as_cross_encoder, copy_of, edit
 from tests.tiny_classifiers import bert, save
 
@@ -52,7 +50,7 @@ def load(folder: Path, **settings: Any) -> Any:
 def notes(folder: Path, **settings: Any) -> tuple[str, ...]:
     config = RerankerConfig(model=str(folder), **settings)
     ref = resolve_model(config.model, None, "reranker.model")
-    return check_reranker(config, ref, find_recipe(config.recipe, "reranker.recipe")).notes
+    return prepare_reranker(config, ref).ref.notes
 
 
 def margin(engine: Any, instruction: str | None = CARD_DEFAULT) -> float:
@@ -423,6 +421,6 @@ def test_what_is_no_encoder_is_refused_as_a_retriever(tmp_path: Path, kind: str)
 def test_settled_checkpoints_are_left_alone() -> None:
     config = RerankerConfig(model="demo:qwen3-python")
     ref = resolve_model(config.model, None, "reranker.model")
-    assert check_reranker(config, ref, find_recipe("card", "")) == ref
+    assert prepare_reranker(config, ref).ref == ref
     scores = [margin(load(SHIPPED, instruction="default")) for _ in range(2)]
     assert np.ptp(scores) == 0

@@ -18,10 +18,10 @@ import yaml
 from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig, load_config
 from rerank_eval.errors import ModelError
-from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.pipeline.plan import Plan, RunSpec, make_plan, reranker_identity
 from rerank_eval.rerankers import load_reranker
+from rerank_eval.rerankers.loading import prepare_reranker
 from tests.mirror.hub_layout import Repository
 from tests.models.test_retriever import DOCUMENTS, QUERIES, SmallTask
 from tests.pipeline.folders import write_beir_folder
@@ -206,5 +206,5 @@ def test_a_causal_reranker_s_identity_is_what_it_was(options: dict[str, Any], di
     ref = ModelRef(name, "Qwen3-Reranker-0.6B", name, "c" * 40, "hub", "Qwen3ForCausalLM")
     first = RunSpec("retriever", 0, run, ref, {"stage": "retriever", "model": "x"})
     config = RerankerConfig(model=name, **options)
-    identity = reranker_identity(config, ref, first, recipe=find_recipe(config.recipe, "reranker.recipe"))
+    identity = reranker_identity(prepare_reranker(config, ref), first)
     assert RunSpec("reranker", 0, run, ref, identity, first).digest == digest

@@ -13,9 +13,9 @@ from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.special_tokens import SpecialTokens
-from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.pipeline.plan import reranker_identity
+from rerank_eval.rerankers.loading import prepare_reranker
 from rerank_eval.rerankers.special_token_counts import SpecialTokenCounts
 from rerank_eval.store import score_identity
 from tests.pipeline.folders import write_beir_folder
@@ -106,9 +106,7 @@ def _identity(config: RerankerConfig) -> dict[str, Any]:
         digest = "0" * 12
 
     first: Any = First()
-    return reranker_identity(
-        config, resolve_model("demo:qwen3-random", None, ""), first, recipe=find_recipe("card", "")
-    )
+    return reranker_identity(prepare_reranker(config, resolve_model("demo:qwen3-random", None, "")), first)
 
 
 def test_the_default_is_no_part_of_an_identity() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup
-from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.pipeline.plan import reranker_identity
+from rerank_eval.rerankers.loading import prepare_reranker
 from rerank_eval.store import score_identity
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.shards import PairDigests, ScoredQuery, read_owner
@@ -32,7 +32,7 @@ def identity(**settings: Any) -> dict[str, Any]:
     first: Any = First()
     ref = ModelRef("org/words", "words", "org/words", "c" * 40, "hub", "Qwen3ForCausalLM")
     config = RerankerConfig(model="org/words", engine="reference", **settings)
-    return score_identity(reranker_identity(config, ref, first, recipe=find_recipe("card", "")))
+    return score_identity(reranker_identity(prepare_reranker(config, ref), first))
 
 
 @pytest.mark.parametrize(

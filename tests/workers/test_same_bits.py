@@ -19,7 +19,7 @@ from rerank_eval.errors import ModelError
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers.cross_encoder import work_of
 from rerank_eval.rerankers.loading import Prompting, load_reranking_engine
-from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend, SearchRequest
 from rerank_eval.workers.cluster import Cluster, portable
 from rerank_eval.workers.pool import Pool

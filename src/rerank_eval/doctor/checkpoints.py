@@ -53,9 +53,9 @@ def folder_of(ref: ModelRef) -> Path | None:
         ref: The model, resolved.
 
     Returns:
-        The folder, a snapshot of the hub's cache among them; None for BM25 and for what is not in the cache.
+        The folder, a snapshot of the hub's cache among them; None for BM25, Python code, and what is not in the cache.
     """
-    if ref.source == BM25:
+    if ref.source == BM25 or ref.origin == "python":
         return None
     if ref.origin != "hub":
         return Path(ref.source)

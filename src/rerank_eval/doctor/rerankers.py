@@ -24,7 +24,7 @@ from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.quantize import weights_dtype
 from rerank_eval.models.resolve import DEMO_NAME
 from rerank_eval.rerankers.cross_encoder import score_groups
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.typed import command
 
 GAP = 1.0
@@ -118,9 +118,9 @@ def score_pairs(config: RerankerConfig, subject: Subject, device: str) -> tuple[
         ModelError: It cannot be loaded, or a score is not finite.
         DeviceError: The device's memory does not suffice.
     """
-    prompting = Prompting.of(config)
-    engine = load_reranking_engine(config, subject.ref, device, prompting)
-    _, instruction = make_policy(config, subject.ref, prompting).choose(None, None)
+    prepared = prepare_reranker(config, subject.ref)
+    engine = load_reranking_engine(config, subject.ref, device, prepared.prompting)
+    _, instruction = prepared.policy.choose(None, None)
     groups = [QueryGroup(pair.query, instruction, [pair.relevant, pair.irrelevant]) for pair in known_pairs(subject)]
     margins = np.array([result.margins for result in score_groups(engine, groups)])
     causal = engine.causal

@@ -11,10 +11,11 @@ from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of,
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.errors import ModelError, RerankEvalError
 from rerank_eval.models.needs import fetch_command, hub_models
-from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import on_hub, resolve_model
-from rerank_eval.models.statements import check_reranker, check_retriever
 from rerank_eval.names import digest
+from rerank_eval.rerankers.family import Prompting
+from rerank_eval.rerankers.loading import prepare_reranker
+from rerank_eval.retrievers.family import Chosen, retriever_settings
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
 from rerank_eval.typed import command
@@ -152,9 +153,9 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
         try:
             ref = resolve_model(config.model, config.revision, f"{loaded.path}: {role}.model", loaded.base.model_folder)
             if isinstance(config, RerankerConfig):
-                ref = check_reranker(config, ref, find_recipe(config.recipe, f"{loaded.path}: reranker.recipe"))
+                ref = prepare_reranker(config, ref, Prompting.of(config, f"{loaded.path}: reranker")).ref
             else:
-                check_retriever(config, ref)
+                retriever_settings(Chosen(config, ref))
         except RerankEvalError as error:
             fetch = f"run `{fetch_command(loaded)}` where there is a network, or " if on_hub(config.model) else ""
             remedy = f"{fetch}correct {role}.model, or the files that are named"
@@ -170,7 +171,7 @@ def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
     notes = f"; {'; '.join(ref.notes)}" if ref.notes else ""
     found = f"{ref.name}, revision {ref.revision}, {ref.origin}, {ref.architecture or 'no weights'}{notes}"
     if folder is None:
-        if ref.origin == "built-in":
+        if ref.origin in {"built-in", "python"}:
             yield ok(subject.label, found)
             return
         yield warning(subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it")

@@ -18,6 +18,11 @@ ARITHMETIC: int = 1
 that scores and embeddings of before are not served for what would now come out."""
 
 
+def arithmetic() -> dict[str, int]:
+    """Return the engine's arithmetic as it stands in identities: from its second one on."""
+    return {} if ARITHMETIC == 1 else {"arithmetic": ARITHMETIC}
+
+
 @dataclass(frozen=True)
 class QueryGroup:
     """One query and the documents to score for it.

@@ -68,6 +68,8 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
     Raises:
         ModelError: The config's is longer than the model's positions, or a classifier's is not known.
     """
+    if ref.origin == "python":
+        return MAX_LENGTH  # for estimates alone: nothing is cut
     positions = _positions(ref)
     if config.max_length is not None:
         if positions is not None and config.max_length > positions:
@@ -153,7 +155,7 @@ def _is_new(config: Mapping[str, Any]) -> bool:
     )
 
 
-def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
+def check_settings(config: RerankerConfig, ref: ModelRef) -> None:
     """Refuse settings that do not fit a sequence classifier, before anything is loaded.
 
     Args:

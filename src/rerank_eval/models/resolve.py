@@ -7,12 +7,11 @@ import hashlib
 import importlib.util
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rerank_eval.config.schema import BM25, BUILT_IN_MODELS, DEMO_RERANKER, MINILM, RANDOM_RERANKER
+from rerank_eval.config.schema import BM25, DEMO_RERANKER, HUB_NAME, MINILM, RANDOM_RERANKER
 from rerank_eval.downloads import DownloadError, files_in, verify
 from rerank_eval.errors import ModelError, OfflineError, StorageError
 from rerank_eval.files import at_home, load_json, write_json
@@ -26,7 +25,10 @@ from rerank_eval.models.contents import (
     contents,
     read_folder,
 )
+from rerank_eval.models.python_objects import resolve_object
+from rerank_eval.models.ref import ModelRef as ModelRef  # noqa: PLC0414
 from rerank_eval.names import digest, nearest
+from rerank_eval.registry import RERANKERS, RETRIEVERS
 from rerank_eval.typed import command
 
 _RETRIEVERS, _RERANKERS = {"dense", "sparse", "late-interaction"}, {"cross-encoder"}
@@ -35,39 +37,6 @@ _MISSPELT = 0.85
 """How alike, by difflib, a name and a known one are before one is taken for the other: most models are not known."""
 DEMO_NAME = "rerank-eval/qwen3-python"
 """Name in results of the small reranker that comes with the project."""
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A model whose files are known to be in reach.
-
-    Attributes:
-        name: `org/name`, the name under which results are filed.
-        label: Short name for tables.
-        source: What a loader is given: a hub name or a folder.
-        revision: Commit on the hub, package version, or digest of a local folder's weights.
-        origin: Where it comes from; `mirror` is a hub model whose files are in a folder.
-        architecture: First entry of `architectures` in its config.json, empty for BM25.
-        notes: What a reader of a table has to know, in plain words.
-    """
-
-    name: str
-    label: str
-    source: str
-    revision: str
-    origin: Literal["built-in", "local", "hub", "mirror"]
-    architecture: str = ""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def published(self) -> bool:
-        """Whether `name` and `revision` are the hub's, so that mteb's entry of that name is about this model."""
-        return self.origin in {"hub", "mirror"}
-
-    @property
-    def load_revision(self) -> str | None:
-        """The revision that a hub loader is given; None for anything that is not on the hub."""
-        return self.revision if self.origin == "hub" else None
 
 
 def cache_dir() -> Path:
@@ -91,22 +60,23 @@ def resolve_model(name: str, revision: str | None, where: str, model_root: Path 
         ModelError: The folder holds no usable safetensors checkpoint, or a package is missing.
         OfflineError: The model is on the hub, is not in the cache, and the hub cannot be reached.
     """
-    if name == BM25:
-        return ModelRef("mteb/baseline-bm25s", "BM25", name, f"bm25s-{version('bm25s')}", "built-in")
-    if name == MINILM:
-        return _minilm(where)
-    if name == DEMO_RERANKER:
-        return _demo_reranker()
-    if name == RANDOM_RERANKER:
-        return _random_reranker()
+    if name in _BUILT_IN:
+        return _BUILT_IN[name](where)
+    code = resolve_object(name, where, RERANKERS if where.endswith("reranker.model") else RETRIEVERS)
+    if code is not None:
+        return code
     if not on_hub(name):
         return _local(at_home(name), where)
     return _hub(name, revision, where) if model_root is None else _mirrored(name, revision, where, model_root)
 
 
 def on_hub(name: str) -> bool:
-    """Tell whether a model's name in a config means a repository of the hub, rather than a built-in or a folder."""
-    return not (name in BUILT_IN_MODELS or name.startswith((".", "/", "~")) or (Path(name) / CONFIG).is_file())
+    """Tell whether a model's name in a config means a repository of the hub, rather than a folder or something else."""
+    return HUB_NAME.match(name) is not None and not (Path(name) / CONFIG).is_file()
+
+
+def _bm25(_where: str) -> ModelRef:
+    return ModelRef("mteb/baseline-bm25s", "BM25", BM25, f"bm25s-{version('bm25s')}", "built-in")
 
 
 def _minilm(where: str) -> ModelRef:
@@ -128,7 +98,7 @@ def _minilm(where: str) -> ModelRef:
     )
 
 
-def _demo_reranker() -> ModelRef:
+def _demo_reranker(_where: str) -> ModelRef:
     from rerank_eval.models.demo import SHIPPED, demo_revision
 
     note = "trained by this project on Python functions alone (docs/training.md): no guide to rerankers on other texts"
@@ -143,7 +113,7 @@ def _demo_reranker() -> ModelRef:
     )
 
 
-def _random_reranker() -> ModelRef:
+def _random_reranker(_where: str) -> ModelRef:
     from rerank_eval.models.demo import build_demo_reranker, demo_revision
 
     folder = build_demo_reranker(cache_dir() / "models" / "qwen3-random")
@@ -157,6 +127,9 @@ def _random_reranker() -> ModelRef:
         "Qwen3ForCausalLM",
         (note,),
     )
+
+
+_BUILT_IN = {BM25: _bm25, MINILM: _minilm, DEMO_RERANKER: _demo_reranker, RANDOM_RERANKER: _random_reranker}
 
 
 def _local(folder: Path, where: str) -> ModelRef:

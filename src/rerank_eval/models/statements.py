@@ -15,7 +15,7 @@ from typing import Any
 from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
-from rerank_eval.models.architectures import check_classifier, implementation, is_classifier
+from rerank_eval.models.architectures import check_settings, implementation
 from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping
 from rerank_eval.models.contents import MODULES, ROOT
 from rerank_eval.models.pair_templates import (
@@ -37,8 +37,8 @@ CHANGES_TEXTS = ("do_lower_case", "query_length", "document_length", "query_expa
 """Keys of sentence_bert_config.json by which sentence-transformers changes texts before they are tokenised."""
 
 
-def check_reranker(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
-    """Hold a reranker's settings against what its checkpoint says.
+def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
+    """Hold a causal reranker's settings against what its checkpoint says.
 
     Args:
         config: The reranker's section of the config.
@@ -52,19 +52,25 @@ def check_reranker(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> Mod
         ModelError: What the checkpoint says is not what would be computed; one line that says what to set.
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
-    _refuse_encoders(ref)
-    classifier = is_classifier(config, ref)
-    _refuse_quantised(ref, "reranker.model")
-    _refuse_modules(ref, ["Transformer"] if classifier else ["Transformer", "LogitScore"])
-    _check_texts(ref, "sequence-classification" if classifier else "text-generation")
-    if classifier:
-        _check_classifier(ref)
-        check_classifier(config, ref)
-        return ref
+    _check_files(ref, ["Transformer", "LogitScore"], "text-generation")
     _check_code(config, ref)
     _check_activation(ref)
     notes = [*_check_answers(ref, recipe), *_check_prompt(config, ref, recipe)]
     return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref
+
+
+def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
+    """Refuse a sequence classifier of which other scores would come out than its checkpoint says, as `check_causal`."""
+    _check_files(ref, ["Transformer"], "sequence-classification")
+    _check_pairs(ref)
+    check_settings(config, ref)
+
+
+def _check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
+    refuse_encoders(ref)
+    _refuse_quantised(ref, "reranker.model")
+    _refuse_modules(ref, known)
+    _check_texts(ref, task)
 
 
 def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
@@ -144,7 +150,12 @@ def _refuse_quantised(ref: ModelRef, where: str) -> None:
         )
 
 
-def _refuse_encoders(ref: ModelRef) -> None:
+def refuse_encoders(ref: ModelRef) -> None:
+    """Refuse as a reranker what is an encoder by its modules.
+
+    Raises:
+        ModelError: It is one.
+    """
     if "Pooling" in [kind for kind, _ in modules(ref)]:
         raise ModelError(
             f"reranker.model: {ref.name} is an encoder (Pooling in its {MODULES}); name it as retriever.model"
@@ -205,7 +216,7 @@ def _check_code(config: RerankerConfig, ref: ModelRef) -> None:
         )
 
 
-def _check_classifier(ref: ModelRef) -> None:
+def _check_pairs(ref: ModelRef) -> None:
     """Refuse a sequence classifier that says that it reads more than the bare pair, or ranks otherwise."""
     config = read_mapping(ref, "config.json")
     kind, name = str(config.get("model_type")), f"reranker.model: {ref.name}"

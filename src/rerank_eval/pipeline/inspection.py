@@ -16,7 +16,8 @@ from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
 from rerank_eval.metrics.registry import percent
 from rerank_eval.names import did_you_mean
-from rerank_eval.rerankers.loading import Prompting, make_policy
+from rerank_eval.rerankers.family import Prepared
+from rerank_eval.rerankers.loading import prepare_reranker
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.results.runs import Stored, find_run, stored_rows
@@ -318,55 +319,52 @@ class _View:
         frame = frame[(frame["query_id"] == query) & (frame["subset"] == cell[0]) & (frame["split"] == cell[1])]
         return dict(zip(frame["doc_id"], frame["rank"].astype(int).tolist(), strict=True))
 
-    def _prompting(self) -> tuple[RerankerConfig, Prompting] | None:
+    def _prepared(self) -> Prepared | None:
+        """Prepare the run's reranker anew; None for a retriever's run."""
         section = self.manifest.config.get("reranker")
         if section is None:
             return None
+        from rerank_eval.models.resolve import resolve_model
+
         config = RerankerConfig.model_validate(section)
-        return config, Prompting.of(config)
+        return prepare_reranker(
+            config, resolve_model(config.model, config.revision, "reranker.model", self.request.model_root)
+        )
 
     def _instruction(self, said: str | None) -> tuple[str | None, str]:
-        found = self._prompting()
-        if found is None:
+        prepared = self._prepared()
+        if prepared is None:
             prompt = self.manifest.instruction.get("query")
             return (prompt, "") if prompt else (None, "none: a retriever")
-        config, prompting = found
-        identity = self.manifest.settings
-        same = identity.get("recipe") in {None, prompting.recipe.name} and (
-            prompting.instructions is None or prompting.instructions.identity == identity["instruction"]
+        identity, instructions = self.manifest.settings, prepared.prompting.instructions
+        same = identity.get("recipe") in {None, prepared.prompting.recipe.name} and (
+            instructions is None or instructions.identity == identity["instruction"]
         )
         if not same:
             return None, "its recipe's or instructions' file has changed since"
-        policy = make_policy(config, self._model(config), prompting)
-        return policy.choose(said, self.data().metadata)[1], "none"
-
-    def _model(self, config: RerankerConfig) -> Any:
-        from rerank_eval.models.resolve import resolve_model
-
-        return resolve_model(config.model, config.revision, "reranker.model", self.request.model_root)
+        return prepared.policy.choose(said, self.data().metadata)[1], "none"
 
     def _prompt(
         self, text: str, said: str | None, rows: Sequence[Mapping[str, Any]], console: Console
     ) -> dict[str, Any]:
         """Render a candidate's prompt by the tokenizer alone: no weights are loaded."""
         from rerank_eval.engine.prompts import PromptTokenizer
-        from rerank_eval.models.architectures import effective_max_length, is_classifier
         from rerank_eval.models.checkpoint import load_tokenizer
 
-        found = self._prompting()
-        if found is None or is_classifier(found[0], self._model(found[0])):
+        prepared = self._prepared()
+        if prepared is None or not prepared.causal or prepared.max_length is None:
             raise ConfigError("--render: this run's model reads no prompt; it is for causal rerankers")
         rank = self.request.render or 1
         if not 1 <= rank <= len(rows):
             raise ConfigError(f"--render {rank}: the query has {len(rows)} candidates")
-        config, prompting = found
-        ref = self._model(config)
         prompts = PromptTokenizer(
-            load_tokenizer(ref), prompting.recipe, effective_max_length(config, ref), config.special_tokens
+            load_tokenizer(prepared.ref),
+            prepared.prompting.recipe,
+            prepared.max_length,
+            prepared.config.special_tokens,
         )
-        policy = make_policy(config, ref, prompting)
-        _, chosen = policy.choose(said, self.data().metadata)
-        prompt = prompts.render(policy.query_text(text, said), rows[rank - 1]["text"], chosen)
+        _, chosen = prepared.policy.choose(said, self.data().metadata)
+        prompt = prompts.render(prepared.policy.query_text(text, said), rows[rank - 1]["text"], chosen)
         console.rule(f"prompt of rank {rank}")
         console.print(prompt.text, markup=False)
         console.rule()

@@ -9,18 +9,17 @@ from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
-from rerank_eval.config.schema import BM25, spelled_before
-from rerank_eval.engine import interface
-from rerank_eval.engine.recipe import Recipe
+from rerank_eval.config import LoadedConfig, RunConfig
+from rerank_eval.config.schema import BM25
+from rerank_eval.engine.interface import arithmetic
 from rerank_eval.files import at_home
-from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
-from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.resolve import ModelRef, resolve_model
-from rerank_eval.models.statements import check_reranker, check_retriever
-from rerank_eval.names import digest, slug, task_folder, without_split
-from rerank_eval.retrievers.embedders import embedding_engine
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import resolve_model
+from rerank_eval.names import canonical_json, digest, slug, task_folder, without_split
+from rerank_eval.rerankers.family import Prepared, Prompting
+from rerank_eval.rerankers.loading import prepare_reranker
+from rerank_eval.retrievers.family import Chosen, retriever_settings
 from rerank_eval.store import LOCK, STORE, score_identity
 from rerank_eval.tasks.registry import TaskRef, resolve
 
@@ -36,9 +35,9 @@ class RunSpec:
         ref: The model that this row is about.
         retriever: For a reranker, the row whose candidates it reorders.
         identity: All that can change a score of this row on given data, and nothing else.
-        recipe: For a causal reranker, its prompt recipe; read once, so that a file that changes while a run goes on
-            changes nothing.
-        instructions: The instruction set that the config names, likewise; None where it names none.
+        instructions: The instruction set that the config names, or None; read once, so that a file that changes while a
+            run goes on changes nothing.
+        prepared: For a reranker, its settings as they were checked, with the recipe likewise.
     """
 
     kind: str
@@ -47,8 +46,8 @@ class RunSpec:
     ref: ModelRef
     identity: dict[str, Any]
     retriever: RunSpec | None = None
-    recipe: Recipe | None = None
     instructions: InstructionSet | None = None
+    prepared: Prepared | None = None
 
     @property
     def digest(self) -> str:
@@ -59,11 +58,11 @@ class RunSpec:
     def detail(self) -> str:
         """The settings that tell this row from others of the same model, for a table."""
         if self.kind == "retriever":
-            shown = ["dtype", "instruction", "max_length"]
+            shown = ["dtype", "instruction", "max_length", "options"]
             if self.config.retriever.engine != "auto":
                 shown.append("engine")
         else:
-            shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length", "markers"]
+            shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length", "markers", "options"]
         parts = []
         for key in shown:
             value = self.identity.get(key)
@@ -136,13 +135,15 @@ class RunSpec:
 
 
 _UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
-_NAMED = {"instruction", "max_length", "engine", "head", "markers"}
-_FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers")
+_NAMED = {"instruction", "max_length", "engine", "head", "markers", "options"}
+_FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers", "options")
 _SHOWN = 24
 
 
 def _shown(value: Any) -> Any:
     """Show an instruction's own text by its beginning, and a digest that tells two of the same beginning apart."""
+    if isinstance(value, dict):
+        return canonical_json(value)
     if not isinstance(value, str) or shown_instruction(value) == value:
         return value
     return f'"{value[:_SHOWN].rstrip()}..." ({digest(value, 4)})'
@@ -200,27 +201,28 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             resolved[key] = resolve_model(name, revision, where, loaded.base.model_folder)
         return resolved[key]
 
-    def instructions(section: RetrieverConfig | RerankerConfig, where: str) -> InstructionSet | None:
-        found = find_instruction_set(section.instruction, where)
-        if found is not None:
-            found.check([task.base for task in tasks], where)
-        return found
+    def check(instructions: InstructionSet | None, where: str) -> None:
+        if instructions is not None:
+            instructions.check([task.base for task in tasks], where)
 
     for run in loaded.runs:
         # Files that the config names are read before any model's name is looked up: that may take the hub's time.
-        own = instructions(run.retriever, f"{loaded.path}: retriever.instruction")
-        recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
-        theirs = None if run.reranker is None else instructions(run.reranker, f"{loaded.path}: reranker.instruction")
-        ref = model(run.retriever.model, run.retriever.revision, f"{loaded.path}: retriever.model")
-        check_retriever(run.retriever, ref)
-        first = RunSpec("retriever", 0, run, ref, retriever_identity(run.retriever, ref, own), instructions=own)
+        where = f"{loaded.path}: retriever"
+        instructions = find_instruction_set(run.retriever.instruction, f"{where}.instruction")
+        check(instructions, f"{where}.instruction")
+        prompting = None if run.reranker is None else Prompting.of(run.reranker, f"{loaded.path}: reranker")
+        check(prompting.instructions if prompting else None, f"{loaded.path}: reranker.instruction")
+        chosen = Chosen(
+            run.retriever, model(run.retriever.model, run.retriever.revision, f"{where}.model"), instructions
+        )
+        first = RunSpec("retriever", 0, run, chosen.ref, retriever_identity(chosen), instructions=instructions)
         first = retrievers.setdefault(first.digest, first)
-        if run.reranker is None or recipe is None:
+        if run.reranker is None:
             continue
         ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
-        ref = check_reranker(run.reranker, ref, recipe)
-        identity = reranker_identity(run.reranker, ref, first, recipe=recipe, instructions=theirs)
-        second = RunSpec("reranker", 0, run, ref, identity, first, recipe, theirs)
+        ready = prepare_reranker(run.reranker, ref, prompting)
+        identity = reranker_identity(ready, first)
+        second = RunSpec("reranker", 0, run, ready.ref, identity, first, ready.prompting.instructions, ready)
         rerankers.setdefault(second.digest, second)
     rows = _ordered(list(retrievers.values()), list(rerankers.values()))
     return Plan(loaded, tuple(tasks), tuple(rows), at_home(loaded.base.results_dir))
@@ -237,16 +239,16 @@ def _ordered(retrievers: Sequence[RunSpec], rerankers: Sequence[RunSpec]) -> lis
     return rows
 
 
-def retriever_identity(
-    config: RetrieverConfig, ref: ModelRef, instructions: InstructionSet | None = None
-) -> dict[str, Any]:
+def retriever_identity(chosen: Chosen) -> dict[str, Any]:
     """Return all that can change a candidate list on given data.
 
     Args:
-        config: The retriever's section.
-        ref: The model, resolved.
-        instructions: The instruction set that it names, or None.
+        chosen: The retriever.
+
+    Raises:
+        ModelError: See `retrievers.family.Family.identity`.
     """
+    config, ref = chosen.config, chosen.ref
     identity: dict[str, Any] = {
         "stage": "retriever",
         "model": ref.name,
@@ -256,62 +258,23 @@ def retriever_identity(
     }
     if config.own_document != "auto":
         identity["own_document"] = config.own_document
-    if config.model != BM25:
-        identity |= {"dtype": config.dtype, "instruction": config.instruction, "max_length": config.max_length}
-        if instructions is not None:
-            identity["instruction"] = instructions.identity
-        identity |= {"engine": embedding_engine(config, ref), **_arithmetic()}
-    return identity
+    return identity | dict(retriever_settings(chosen))
 
 
-def _arithmetic() -> dict[str, Any]:
-    """Return the engine's arithmetic, which stands in identities from its second one on."""
-    return {} if interface.ARITHMETIC == 1 else {"arithmetic": interface.ARITHMETIC}
-
-
-def reranker_identity(
-    config: RerankerConfig,
-    ref: ModelRef,
-    retriever: RunSpec,
-    *,
-    recipe: Recipe,
-    instructions: InstructionSet | None = None,
-) -> dict[str, Any]:
+def reranker_identity(prepared: Prepared, retriever: RunSpec) -> dict[str, Any]:
     """Return all that can change a reranker's scores on given data.
 
     Args:
-        config: The reranker's section.
-        ref: The model, resolved.
+        prepared: The reranker.
         retriever: The row whose candidates it reorders.
-        recipe: The prompt recipe that it names.
-        instructions: The instruction set that it names, or None.
     """
-    # The key `markers` and old values stay: another spelling would be another digest, and nothing would be found again.
-    identity: dict[str, Any] = {
+    instructions = prepared.prompting.instructions
+    return {
         "stage": "reranker",
-        "model": ref.name,
-        "revision": ref.revision,
-        "dtype": config.dtype,
-        "instruction": config.instruction if instructions is None else instructions.identity,
-        "max_length": effective_max_length(config, ref),
+        "model": prepared.ref.name,
+        "revision": prepared.ref.revision,
+        "instruction": prepared.config.instruction if instructions is None else instructions.identity,
         "candidates": retriever.digest,
+        **prepared.identity,
+        **arithmetic(),
     }
-    if is_classifier(config, ref):
-        identity |= _classifier_identity(config, ref)
-    else:
-        identity |= {"recipe": recipe.name, "engine": config.engine, "head": spelled_before(config.head)}
-        if config.compile is not None:  # fused arithmetic rounds elsewhere
-            identity["compile"] = config.compile
-    if config.special_tokens != "keep":
-        identity["markers"] = spelled_before(config.special_tokens)
-    return identity | _arithmetic()
-
-
-def _classifier_identity(config: RerankerConfig, ref: ModelRef) -> dict[str, Any]:
-    """Return what changes a sequence classifier's scores only sometimes, so that it stands only then."""
-    own: dict[str, Any] = {}
-    if config.engine != "packed":  # padding moves the last bits
-        own["engine"] = config.engine
-    if implementation(ref) == "own code" and config.code_revision:
-        own["code_revision"] = config.code_revision
-    return own

@@ -11,7 +11,6 @@ from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
-from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.metrics.registry import percent
@@ -23,9 +22,10 @@ from rerank_eval.pipeline.progress import Reporter
 from rerank_eval.pipeline.provenance import computed_on
 from rerank_eval.pipeline.tracking import Guarded
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+from rerank_eval.rerankers.family import Prepared
+from rerank_eval.rerankers.loading import load_reranking_engine
 from rerank_eval.results.manifest import Manifest
-from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.locks import HeldLock, locked
@@ -185,9 +185,9 @@ class Runner:
 
     def _load_engine(self, row: RunSpec) -> Engine:
         """Load a reranker, or keep the one in memory when only its instruction differs."""
-        config, prompting = _reranker_of(row)
-        settings = config.model_dump(mode="json", exclude={"instruction"})
-        key = digest([settings, prompting.recipe.name, row.ref.revision, row.config.device])
+        prepared = _reranker_of(row)
+        settings = prepared.config.model_dump(mode="json", exclude={"instruction"})
+        key = digest([settings, prepared.prompting.recipe.name, row.ref.revision, row.config.device])
         if self._engine is None or self._engine[0] != key:
             self._engine = None
             gc.collect()
@@ -253,10 +253,10 @@ def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
         row: The reranker's run.
         cluster: The workers, or None.
     """
-    config, prompting = _reranker_of(row)
+    prepared = _reranker_of(row)
     if cluster is not None:
-        return cluster.engine(config, row.ref, prompting)
-    return load_reranking_engine(config, row.ref, row.config.device, prompting)
+        return cluster.engine(prepared)
+    return load_reranking_engine(prepared.config, row.ref, row.config.device, prepared.prompting)
 
 
 def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCache) -> CrossEncoder:
@@ -268,13 +268,12 @@ def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCac
         meta: Identity under which mteb files results.
         cache: Where its scores are kept.
     """
-    config, prompting = _reranker_of(row)
-    return CrossEncoder(engine, meta, make_policy(config, row.ref, prompting), cache=cache)
+    return CrossEncoder(engine, meta, _reranker_of(row).policy, cache=cache)
 
 
-def _reranker_of(row: RunSpec) -> tuple[RerankerConfig, Prompting]:
-    assert row.config.reranker is not None and row.recipe is not None  # noqa: S101, PT018 - a reranker row has both
-    return row.config.reranker, Prompting(row.recipe, row.instructions)
+def _reranker_of(row: RunSpec) -> Prepared:
+    assert row.prepared is not None  # noqa: S101 - a reranker's row has it
+    return row.prepared
 
 
 def _reservations(manifest: Manifest) -> str:

@@ -32,17 +32,14 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     from mteb.models.model_meta import ModelMeta
 
     from rerank_eval.config.schema import spelled_before
-    from rerank_eval.models.architectures import effective_max_length
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.rerankers.cross_encoder import CrossEncoder
-    from rerank_eval.rerankers.loading import Prompting, load_reranking_engine, make_policy
+    from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 
     ref = resolve_model(config.model, config.revision, "reranker.model")
+    prepared = prepare_reranker(config, ref)
     settings = config.model_dump(mode="json", include={"dtype", "recipe", "instruction", "engine"})
-    settings["head"] = spelled_before(config.head)  # mteb names results by these
-    settings["max_length"] = effective_max_length(config, ref)
-    if config.special_tokens != "keep":
-        settings["markers"] = spelled_before(config.special_tokens)
+    settings |= {"head": spelled_before(config.head), **prepared.identity}  # mteb names results by these
     meta = ModelMeta.create_empty(
         overwrites={
             "name": ref.name,
@@ -51,9 +48,8 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
             "experiment_kwargs": settings,
         }
     )
-    prompting = Prompting.of(config)
-    engine = load_reranking_engine(config, ref, device, prompting)
-    return CrossEncoder(engine, meta, make_policy(config, ref, prompting), config=config)
+    engine = load_reranking_engine(config, ref, device, prepared.prompting)
+    return CrossEncoder(engine, meta, prepared.policy, config=config)
 
 
 __all__ = ["load_reranker"]

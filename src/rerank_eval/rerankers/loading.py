@@ -1,24 +1,15 @@
-"""How a reranker is loaded: from a section of the config to an engine and a policy of instructions."""
+"""How a reranker is loaded: from a section of the config to an engine."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine
-from rerank_eval.engine.loading import load_engine, resolve_device
+from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.quiet import settle
-from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import DeviceError, ModelError
-from rerank_eval.models.architectures import effective_max_length, is_classifier
-from rerank_eval.models.checkpoint import checkpoint_folder
-from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set
-from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.statements import check_reranker
-from rerank_eval.rerankers.classifiers import load_classifier
-from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.rerankers.family import Prepared, Prompting, family_of
 
 
 def check_device(device: str, otherwise: str = "") -> None:
@@ -37,36 +28,28 @@ def check_device(device: str, otherwise: str = "") -> None:
         raise DeviceError(f"device: {error}{otherwise}") from error
 
 
-@dataclass(frozen=True)
-class Prompting:
-    """What a config's names of recipe and instructions stand for.
+def prepare_reranker(config: RerankerConfig, ref: ModelRef, prompting: Prompting | None = None) -> Prepared:
+    """Hold a reranker's settings against what its files say, before anything is loaded.
 
-    Attributes:
-        recipe: The prompt recipe.
-        instructions: The instruction set, or None where the setting names none.
+    Args:
+        config: The reranker's section of the config.
+        ref: The model, resolved.
+        prompting: Recipe and instructions, where they were looked up before.
+
+    Raises:
+        ConfigError: A recipe or an instruction set that the config names is missing or malformed.
+        ModelError: What would be computed is not what the files say; one line that says what to set.
+        OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
-
-    recipe: Recipe
-    instructions: InstructionSet | None = None
-
-    @classmethod
-    def of(cls, config: RerankerConfig) -> Prompting:
-        """Look a config's names up.
-
-        Args:
-            config: The reranker's section of the config.
-
-        Raises:
-            ConfigError: A name stands for nothing, or a file is malformed.
-        """
-        instructions = find_instruction_set(config.instruction, "reranker.instruction")
-        return cls(find_recipe(config.recipe, "reranker.recipe"), instructions)
+    if config.options and ref.origin != "python":
+        raise ModelError(f"reranker.options: {ref.name} is no Python code, so that nothing takes them; take them out")
+    return family_of(config, ref).prepare(config, ref, prompting or Prompting.of(config))
 
 
 def load_reranking_engine(
     config: RerankerConfig, ref: ModelRef, device: str, prompting: Prompting | None = None
 ) -> Engine:
-    """Load a reranker.
+    """Load a reranker; its checkpoint is checked once more, as the last chance before code of it could run.
 
     Args:
         config: The reranker's section of the config.
@@ -83,46 +66,5 @@ def load_reranking_engine(
     """
     settle()
     check_device(device)
-    chosen = prompting or Prompting.of(config)
-    check_reranker(config, ref, chosen.recipe)  # last chance before code of the checkpoint could run
-    if is_classifier(config, ref):
-        return load_classifier(config, ref, device)
-    folder = checkpoint_folder(ref, "reranker.model")
-    try:
-        return load_engine(
-            folder,
-            revision=ref.load_revision,
-            dtype=config.dtype,
-            device=device,
-            recipe=chosen.recipe,
-            engine=config.engine,
-            head=config.head,
-            max_length=effective_max_length(config, ref),
-            batch_size=config.batch_size,
-            token_budget=config.token_budget or 0,
-            compile_layers=config.compile,
-            trust_remote_code=config.trust_remote_code,
-            special_tokens=config.special_tokens,
-        )
-    except (EngineError, OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error
-
-
-def make_policy(config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> InstructionPolicy:
-    """Return the policy by which a reranker's instructions are chosen.
-
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
-        prompting: Its recipe and instructions.
-    """
-    if is_classifier(config, ref):
-        # These models take no instruction, so only a query's own is used.
-        return InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
-    return InstructionPolicy(
-        config.instruction,
-        prompting.recipe.default_instruction,
-        reads_task_prompt=prompting.recipe.reads_task_prompt,
-        joins_own=prompting.recipe.joins_query_and_instruction,
-        instructions=prompting.instructions,
-    )
+    prepared = prepare_reranker(config, ref, prompting)
+    return family_of(config, ref).load(prepared, device)

@@ -329,8 +329,7 @@ def over_packed(
         "engine": "packed",
         "dtype": config.dtype,
         "max_length": encoder.model.max_length,
+        **interface.arithmetic(),
     }
-    if interface.ARITHMETIC != 1:
-        identity["arithmetic"] = interface.ARITHMETIC
     store = TemporaryStore() if results_dir is None else EmbeddingStore(results_dir / "embeddings")
     return PackedBackend(encoder, store, ref.label, identity, config.batch_size)

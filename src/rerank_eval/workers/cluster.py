@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.config.schema import BM25, RerankerConfig, RetrieverConfig, WorkersConfig
+from rerank_eval.config.schema import BM25, RetrieverConfig, WorkersConfig
 from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import ConfigError, DeviceError
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
-from rerank_eval.rerankers.loading import Prompting
+from rerank_eval.rerankers.family import Prepared
 from rerank_eval.retrievers.embedders import embedding_engine
-from rerank_eval.retrievers.loading import load_backend
+from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.workers.messages import Spec
 from rerank_eval.workers.pool import Pool, PoolSettings
@@ -131,21 +131,21 @@ class Cluster:
             self._pool.close()
             self._pool = None
 
-    def engine(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Engine:
+    def engine(self, prepared: Prepared) -> Engine:
         """Load a reranker in every worker; see `load_reranking_engine`."""
         from rerank_eval.workers.scoring import RayEngine, RerankerSpec
 
-        spec = RerankerSpec(config, portable(ref), self.device, prompting.recipe)
-        return RayEngine(self.pool(spec), config, ref)
+        spec = RerankerSpec(prepared.config, portable(prepared.ref), self.device, prepared.prompting.recipe)
+        return RayEngine(self.pool(spec), prepared)
 
     def backend(
         self, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None, instructions: InstructionSet | None
     ) -> Backend:
-        """Load a retriever in every worker; see `load_backend`. BM25 stays in this process."""
+        """Load a retriever in every worker; see `load_backend`. BM25 and Python code stay in this process."""
         from rerank_eval.workers.remote_encoder import EncoderSpec, RemoteDenseBackend
         from rerank_eval.workers.retrieval import EmbedderSpec, RemoteEmbedder, packed_backend
 
-        if config.model == BM25:
+        if config.model == BM25 or ref.origin == "python":
             self.end_pool()
             return load_backend(config, ref, "cpu", results_dir, instructions)
         packed, ref = embedding_engine(config, ref) == "packed", portable(ref)

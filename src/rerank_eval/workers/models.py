@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 from rerank_eval.errors import ModelError
@@ -25,7 +26,9 @@ def on_this_host(ref: ModelRef, name: str, where: str) -> ModelRef:
     """
     if ref.origin == "hub":
         return ref
-    if ref.origin == "built-in":
+    if ref.origin == "python":
+        here = _code_on_this_host(ref, name, where)
+    elif ref.origin == "built-in":
         here = resolve_model(name, None, where)
     elif not (Path(ref.source) / "config.json").is_file():
         raise ModelError(
@@ -38,7 +41,18 @@ def on_this_host(ref: ModelRef, name: str, where: str) -> ModelRef:
         here = resolve_model(ref.source, None, where)
     if here.revision != ref.revision:
         raise ModelError(
-            f"{where}: {here.source} on host {socket.gethostname()} holds other weights ({here.revision}) than the "
-            f"driver's ({ref.revision}); copy the driver's there"
+            f"{where}: {here.source} on host {socket.gethostname()} holds other weights or code ({here.revision}) than "
+            f"the driver's ({ref.revision}); copy the driver's there"
         )
     return here
+
+
+def _code_on_this_host(ref: ModelRef, name: str, where: str) -> ModelRef:
+    if not ref.source:
+        raise ModelError(
+            f"{where}: {name} is an object of the process that started the run, which workers cannot reach; name its "
+            "class as python:MODULE:CLASS, or run without workers"
+        )
+    if ref.folder not in sys.path:
+        sys.path.append(ref.folder)
+    return resolve_model(name, None, where)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.interface import Engine, EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
 from rerank_eval.engine.recipe import Recipe
-from rerank_eval.models.architectures import effective_max_length, is_classifier
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.names import digest
 from rerank_eval.rerankers.cross_encoder import score_groups
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine
+from rerank_eval.rerankers.family import Prepared, Prompting
+from rerank_eval.rerankers.loading import load_reranking_engine
 from rerank_eval.workers.blocks import tokens_of
 from rerank_eval.workers.messages import Spec
 from rerank_eval.workers.models import on_this_host
@@ -94,19 +94,18 @@ class RayEngine:
 
     Args:
         pool: The workers, started with a `RerankerSpec`.
-        config: The reranker's section of the config.
-        ref: The model, resolved.
+        prepared: The reranker.
 
     Attributes:
         pool: The workers.
         causal: See `Engine.causal`.
     """
 
-    def __init__(self, pool: Pool, config: RerankerConfig, ref: ModelRef) -> None:
+    def __init__(self, pool: Pool, prepared: Prepared) -> None:
         self.pool = pool
-        self.causal = not is_classifier(config, ref)
+        self.causal = prepared.causal
         self.settings: Mapping[str, str | int] = {}
-        self._longest = effective_max_length(config, ref)
+        self._longest = prepared.max_length
 
     @functools.cached_property
     def special_tokens(self) -> SpecialTokenFinder:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
+from rerank_eval.config.schema import BM25
 from rerank_eval.errors import DataError
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.retrievers.family import Chosen
 from rerank_eval.retrievers.retriever import SearchRequest
 
 
@@ -45,3 +49,22 @@ class Bm25Backend:
 
     def prompts(self, task_metadata: Any) -> None:
         """See `Backend.prompts`; BM25 has none."""
+
+
+class Bm25:
+    """See the module; `Family` says what each method does."""
+
+    def serves(self, ref: ModelRef) -> bool:
+        """See `Family.serves`."""
+        return ref.source == BM25
+
+    def identity(self, chosen: Chosen) -> dict[str, Any]:
+        """See `Family.identity`."""
+        return {}
+
+    def load(self, chosen: Chosen, device: str, results_dir: Path | None) -> Bm25Backend:
+        """See `Family.load`."""
+        return Bm25Backend()
+
+
+PART = Bm25()

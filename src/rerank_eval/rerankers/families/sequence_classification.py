@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.config.schema import RerankerConfig, spelled_before
 from rerank_eval.engine import bidirectional
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.encoders import is_packable
@@ -21,45 +21,58 @@ from rerank_eval.models.architectures import (
 )
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping, weight_files
 from rerank_eval.models.conversions import State, convert
-from rerank_eval.models.resolve import ModelRef
-from rerank_eval.models.statements import check_pairs_apart
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.statements import check_classifier, check_pairs_apart
+from rerank_eval.rerankers.family import Prepared, Prompting
+from rerank_eval.rerankers.instructions import InstructionPolicy
 
 
-def load_classifier(config: RerankerConfig, ref: ModelRef, device: str) -> PairClassifier:
-    """Load a sequence-classification reranker that `statements.check_reranker` has let through.
+class SequenceClassification:
+    """See the module; `Family` says what each method does."""
 
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
-        device: `auto` or a torch device.
+    def serves(self, ref: ModelRef) -> bool:
+        """See `Family.serves`."""
+        return ref.architecture.endswith("ForSequenceClassification")
 
-    Returns:
-        The engine, with weights in memory.
+    def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
+        """See `Family.prepare`."""
+        check_classifier(config, ref)
+        max_length = effective_max_length(config, ref)
+        identity: dict[str, Any] = {"dtype": config.dtype, "max_length": max_length}
+        # What changes scores only sometimes stands in the identity only then.
+        if config.engine != "packed":  # padding moves the last bits
+            identity["engine"] = config.engine
+        if implementation(ref) == "own code" and config.code_revision:
+            identity["code_revision"] = config.code_revision
+        if config.special_tokens != "keep":
+            identity["markers"] = spelled_before(config.special_tokens)
+        # These models take no instruction, so only a query's own is used.
+        policy = InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
+        return Prepared(config, ref, prompting, policy, identity, max_length=max_length)
 
-    Raises:
-        ModelError: A setting does not fit the model, or it cannot be loaded.
-        OfflineError: A file has to come from the hub and the hub cannot be reached.
-    """
-    folder = checkpoint_folder(ref, "reranker.model")
-    sources = code_sources(config, ref) if implementation(ref) == "own code" else {}
-    try:
-        network = _load_network(config, ref, folder, sources)
-        tokenizer = _load_tokenizer(config, ref, folder, network.config)
-        check_pairs_apart(ref.name, tokenizer)
-        if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
-            raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
-        return PairClassifier(
-            network.to(resolve_device(device)).eval(),
-            tokenizer,
-            max_length=effective_max_length(config, ref),
-            token_budget=config.token_budget or 0,
-            batch_size=config.batch_size if config.engine == "reference" else 0,
-            special_tokens=config.special_tokens,
-        )
-    except ModelError:
-        raise
-    except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
-        raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
+    def load(self, prepared: Prepared, device: str) -> PairClassifier:
+        """See `Family.load`."""
+        config, ref = prepared.config, prepared.ref
+        folder = checkpoint_folder(ref, "reranker.model")
+        sources = code_sources(config, ref) if implementation(ref) == "own code" else {}
+        try:
+            network = _load_network(config, ref, folder, sources)
+            tokenizer = _load_tokenizer(config, ref, folder, network.config)
+            check_pairs_apart(ref.name, tokenizer)
+            if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
+                raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
+            return PairClassifier(
+                network.to(resolve_device(device)).eval(),
+                tokenizer,
+                max_length=prepared.max_length or 0,
+                token_budget=config.token_budget or 0,
+                batch_size=config.batch_size if config.engine == "reference" else 0,
+                special_tokens=config.special_tokens,
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
+            raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
 
 
 def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: dict[str, str]) -> Any:
@@ -155,3 +168,6 @@ def _load_tokenizer(config: RerankerConfig, ref: ModelRef, folder: Path, network
     if "--" in str(code):
         raise EngineError("its tokenizer is Python code of another repository, which is not run")
     return AutoTokenizer.from_pretrained(folder, config=network_config, trust_remote_code=config.trust_remote_code)
+
+
+PART = SequenceClassification()

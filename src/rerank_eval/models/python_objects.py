@@ -1,0 +1,208 @@
+"""Models that are Python code: `python:my_module:MyReranker`, what an installed package declares, or a live object.
+
+Their identity is the code itself. What it reads beside that, such as weights, is known only by the attribute
+`revision` of the class or object, a string that its author changes with them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rerank_eval.config.schema import PYTHON_NAME, RerankerConfig, RetrieverConfig
+from rerank_eval.errors import ModelError
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.names import digest
+from rerank_eval.registry import Registry
+
+_CODE = (".py", ".so", ".pyd")
+_READ = {"model", "options", "instruction", "kind", "top_k", "candidates", "own_document"}
+"""Keys of a section that mean something for Python code too."""
+
+
+def resolve_object(name: str, where: str, registry: Registry[Any]) -> ModelRef | None:
+    """Find the Python object that a model's name stands for, and digest its code; the module is imported.
+
+    Args:
+        name: A name as a config may hold it.
+        where: Config key for error messages.
+        registry: Where packages and the program declare such names.
+
+    Returns:
+        The model; its `source` is `module:object`, or empty for an object of the running program, and its `folder` is
+        the folder from which the module is imported. None where the name stands for no Python object.
+
+    Raises:
+        ModelError: It is not to be had: no such module or attribute, or importing it failed.
+    """
+    match = PYTHON_NAME.match(name)
+    if match is None and (name not in registry or name in registry.builtins):
+        return None
+    source = f"{match[1]}:{match[2]}" if match else registry.source(name)
+    if source is None:
+        part = registry.get(name, where)
+        revision = getattr(part, "revision", None)
+        parts = [type(part).__qualname__, _of_this_process(name) if revision is None else str(revision)]
+        return _ref(name, name, "", f"object-{digest(parts, 16)}", stated=revision is not None)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    module, _, attribute = source.partition(":")
+    part = import_object(source, name, where)
+    folder, code = _code_of(module, name, where)
+    revision = getattr(part, "revision", None)
+    facts = [module, attribute, code, None if revision is None else str(revision)]
+    title, label = (f"{module}.{attribute}", attribute) if match else (name, name)
+    return _ref(title, label, source, f"python-{digest(facts, 16)}", str(folder), stated=revision is not None)
+
+
+def _ref(title: str, label: str, source: str, revision: str, folder: str = "", *, stated: bool) -> ModelRef:
+    code = "its code is part of the result's identity" if source else "nothing of it is reused by another process"
+    note = f"Python code that states no revision: {code}, weights and data that it reads are not"
+    return ModelRef(f"python/{title}", label, source, revision, "python", "", () if stated else (note,), folder)
+
+
+@functools.cache
+def _of_this_process(name: str) -> str:
+    return f"{name}-{uuid.uuid4()}"
+
+
+def import_object(source: str, name: str, where: str) -> Any:
+    """Import `module:object`.
+
+    Args:
+        source: Module and attribute.
+        name: The model's name, for error messages.
+        where: Config key for error messages.
+
+    Raises:
+        ModelError: There is no such module or attribute, or importing it failed.
+    """
+    module, _, attribute = source.partition(":")
+    try:
+        part = importlib.import_module(module)
+        for one in attribute.split("."):
+            part = getattr(part, one)
+        return part
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise ModelError(
+                f"{where}: {name}: there is no module {error.name}; install its package, or run in the folder that "
+                f"holds {error.name.partition('.')[0]}.py"
+            ) from None
+        raise ModelError(f"{where}: {name}: {module} imports {error.name}, which is not installed") from None
+    except AttributeError as error:
+        known = sys.modules.get(module)
+        if known is not None and not hasattr(known, attribute.partition(".")[0]):
+            raise ModelError(f"{where}: {name}: module {module} has no {attribute}") from None
+        raise ModelError(f"{where}: {name}: importing {module} failed (AttributeError: {error})") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
+        raise ModelError(f"{where}: {name}: importing {module} failed ({type(error).__name__}: {error})") from error
+
+
+def _code_of(module: str, name: str, where: str) -> tuple[Path, dict[str, str]]:
+    """Return the folder that a module is imported from, and digests of its code: its package, and modules beside it."""
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    origin = None if spec is None else spec.origin
+    if origin is None or not Path(origin).is_file():
+        raise ModelError(f"{where}: {name}: {top} is no module in a file, so that its code has no digest")
+    file = Path(origin).absolute()
+    folder = file.parent.parent if file.name == "__init__.py" else file.parent
+    found: dict[str, str] = {}
+    _add(top, folder, found, follow=not {"site-packages", "dist-packages"} & set(folder.parts))
+    return folder, found
+
+
+def _add(top: str, folder: Path, found: dict[str, str], *, follow: bool) -> None:
+    """Digest a module or package, and what it imports from the folder that it lies in itself."""
+    package = folder / top
+    files = [path for path in folder.glob(f"{top}.*") if path.suffix in _CODE]
+    files += [path for path in package.rglob("*") if path.suffix in _CODE] if package.is_dir() else []
+    for path in sorted(files):
+        key = path.relative_to(folder).as_posix()
+        if key in found:
+            continue
+        data = path.read_bytes()
+        found[key] = hashlib.sha256(data).hexdigest()
+        for other in sorted(_imported(data)) if follow and path.suffix == ".py" else ():
+            if other != top and ((folder / f"{other}.py").is_file() or (folder / other / "__init__.py").is_file()):
+                _add(other, folder, found, follow=follow)
+
+
+def _imported(data: bytes) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(data)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def find_object(config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: str, registry: Registry[Any]) -> Any:
+    """Return a resolved model's class, function or object, and refuse keys that mean nothing to it.
+
+    Args:
+        config: The section of the config that names it.
+        ref: The model, resolved.
+        where: `reranker` or `retriever`.
+        registry: Where the running program's objects are.
+
+    Raises:
+        ModelError: A key has a value that nothing reads, or the object is not to be had.
+    """
+    for key, field in type(config).model_fields.items():
+        if key not in _READ and getattr(config, key) != field.default:
+            raise ModelError(
+                f"{where}.{key}: {ref.label} is Python code, which does not read it; take it out, or pass it on by "
+                f"{where}.options"
+            )
+    if not ref.source:
+        return registry.get(config.model, f"{where}.model")
+    return import_object(ref.source, config.model, f"{where}.model")
+
+
+def make_object(part: Any, options: Mapping[str, Any], device: str, name: str, where: str) -> Any:
+    """Make an object of a class; anything else is returned as it is.
+
+    Args:
+        part: The class, function or object.
+        options: Keyword arguments of the class.
+        device: What a parameter `device` of the class is given where `options` has none.
+        name: The model's name, for error messages.
+        where: `reranker` or `retriever`.
+
+    Raises:
+        ModelError: The class raised an exception, or there is no class to take the options.
+    """
+    if not isinstance(part, type):
+        if options:
+            raise ModelError(f"{where}.options: {name} is no class, so that nothing takes them; take them out")
+        return part
+    try:
+        if "device" in inspect.signature(part).parameters:
+            options = {"device": device, **options}
+        return part(**options)
+    except Exception as error:  # whatever somebody's class does when it is made
+        raise ModelError(
+            f"{where}.model: {name} could not be made with the options {dict(options)} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's parameters, `self` not among them; none where it does not say."""
+    try:
+        return [name for name in inspect.signature(function).parameters if name != "self"]
+    except (TypeError, ValueError):
+        return []

@@ -1,0 +1,77 @@
+"""Causal language models that answer yes or no to a prompt: Qwen3-Reranker and its kin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rerank_eval.config.schema import RerankerConfig, spelled_before
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import Engine
+from rerank_eval.engine.loading import load_engine
+from rerank_eval.errors import ModelError
+from rerank_eval.models.architectures import effective_max_length
+from rerank_eval.models.checkpoint import checkpoint_folder
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.statements import check_causal
+from rerank_eval.rerankers.family import Prepared, Prompting
+from rerank_eval.rerankers.instructions import InstructionPolicy
+
+
+class Causal:
+    """See the module; `Family` says what each method does."""
+
+    def serves(self, ref: ModelRef) -> bool:
+        """See `Family.serves`."""
+        return ref.architecture.endswith("ForCausalLM")
+
+    def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
+        """See `Family.prepare`."""
+        recipe = prompting.recipe
+        ref = check_causal(config, ref, recipe)
+        max_length = effective_max_length(config, ref)
+        # The key `markers` and old values stay: another spelling would be another digest, and nothing found again.
+        identity: dict[str, Any] = {
+            "dtype": config.dtype,
+            "max_length": max_length,
+            "recipe": recipe.name,
+            "engine": config.engine,
+            "head": spelled_before(config.head),
+        }
+        if config.compile is not None:  # fused arithmetic rounds elsewhere
+            identity["compile"] = config.compile
+        if config.special_tokens != "keep":
+            identity["markers"] = spelled_before(config.special_tokens)
+        policy = InstructionPolicy(
+            config.instruction,
+            recipe.default_instruction,
+            reads_task_prompt=recipe.reads_task_prompt,
+            joins_own=recipe.joins_query_and_instruction,
+            instructions=prompting.instructions,
+        )
+        return Prepared(config, ref, prompting, policy, identity, causal=True, max_length=max_length)
+
+    def load(self, prepared: Prepared, device: str) -> Engine:
+        """See `Family.load`."""
+        config, ref = prepared.config, prepared.ref
+        folder = checkpoint_folder(ref, "reranker.model")
+        try:
+            return load_engine(
+                folder,
+                revision=ref.load_revision,
+                dtype=config.dtype,
+                device=device,
+                recipe=prepared.prompting.recipe,
+                engine=config.engine,
+                head=config.head,
+                max_length=prepared.max_length,
+                batch_size=config.batch_size,
+                token_budget=config.token_budget or 0,
+                compile_layers=config.compile,
+                trust_remote_code=config.trust_remote_code,
+                special_tokens=config.special_tokens,
+            )
+        except (EngineError, OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error
+
+
+PART = Causal()

@@ -1,0 +1,159 @@
+"""Rerankers that are Python code: a class or object with `score` or `predict`, or a function.
+
+    class MyReranker:
+        revision = "1"  # changed with whatever it reads, such as weights
+
+        def score(self, query, documents, instruction):
+            return [...]  # a number for each document; higher is better
+
+`instruction` may be left out. `predict(pairs)` takes (query, document) pairs, as sentence-transformers' CrossEncoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores
+from rerank_eval.engine.memory import is_out_of_memory
+from rerank_eval.errors import ModelError
+from rerank_eval.models.python_objects import find_object, make_object, parameters
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.registry import RERANKERS
+from rerank_eval.rerankers.family import Prepared, Prompting
+from rerank_eval.rerankers.instructions import InstructionPolicy
+
+logger = logging.getLogger(__name__)
+
+
+class _NoSpecialTokens:
+    """Whatever Python code makes of special tokens, it is not known here."""
+
+    def found(self, text: str) -> tuple[str, ...]:
+        """See `SpecialTokenFinder.found`."""
+        return ()
+
+
+class ObjectEngine:
+    """A Python reranker as an engine.
+
+    Args:
+        part: The object or function.
+        label: Its name, for error messages.
+
+    Attributes:
+        causal, settings, special_tokens, stats: See `Engine`.
+    """
+
+    def __init__(self, part: Any, label: str) -> None:
+        self.causal = False
+        self.settings: Mapping[str, str | int] = {}
+        self.special_tokens = _NoSpecialTokens()
+        self.stats = EngineStats()
+        self._part = part
+        self._label = label
+        self._takes_instruction = takes_instruction(part)
+
+    def score(self, group: QueryGroup) -> Scores:
+        """See `Engine.score`.
+
+        Raises:
+            EngineError: The code raised an exception, or returned something else than a number for each document.
+        """
+        count, started = len(group.documents), time.perf_counter()
+        if count == 0:
+            return Scores.empty()
+        try:
+            answer = self._ask(group)
+        except Exception as error:  # whatever somebody's code does
+            if is_out_of_memory(error):
+                raise
+            logger.debug("%s failed", self._label, exc_info=True)
+            raise EngineError(f"{self._label} raised {type(error).__name__}: {error}") from error
+        try:
+            values = np.asarray(answer.tolist() if hasattr(answer, "tolist") else answer, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise EngineError(f"{self._label} returned no list of numbers but {str(answer)[:60]!r}") from None
+        if values.shape != (count,):
+            raise EngineError(f"{self._label} returned shape {values.shape} for {count} documents, not ({count},)")
+        scores = Scores.empty(count)
+        scores.scores[:], scores.margins[:] = values, values
+        self.stats += EngineStats(pairs=count, groups=1, seconds=time.perf_counter() - started)
+        return scores
+
+    def _ask(self, group: QueryGroup) -> Any:
+        function = scoring_function(self._part)
+        if self._takes_instruction:
+            return function(group.query, list(group.documents), instruction=group.instruction)
+        query = _with_instruction(group.query, group.instruction)
+        if hasattr(self._part, "score") or function is self._part:
+            return function(query, list(group.documents))
+        return function([(query, document) for document in group.documents])
+
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
+        """See `Engine.score_groups`."""
+        return map(self.score, groups)
+
+    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+        """See `Engine.render`; what the code makes of its texts is not known, so there are no tokens."""
+        return RenderedPrompt(f"{_with_instruction(query, instruction)}\n{document}", (), truncated=False)
+
+
+def _with_instruction(query: str, instruction: str | None) -> str:
+    return f"{query} {instruction}" if instruction else query
+
+
+def scoring_function(part: Any) -> Any:
+    """Return what scores: `score`, else `predict`, else the function itself; None where there is none of them."""
+    for name in ("score", "predict"):
+        if hasattr(part, name):
+            return getattr(part, name)
+    return part if not isinstance(part, type) and parameters(part)[:2] == ["query", "documents"] else None
+
+
+def takes_instruction(part: Any) -> bool:
+    """Tell whether a reranker's `score` has a parameter `instruction`."""
+    by_pairs = hasattr(part, "predict") and not hasattr(part, "score")
+    return not by_pairs and "instruction" in parameters(scoring_function(part))
+
+
+class PythonObject:
+    """See the module; `Family` says what each method does."""
+
+    def serves(self, ref: ModelRef) -> bool:
+        """See `Family.serves`."""
+        return ref.origin == "python"
+
+    def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
+        """See `Family.prepare`."""
+        part = find_object(config, ref, "reranker", RERANKERS)
+        if scoring_function(part) is None:
+            raise ModelError(
+                f"reranker.model: {ref.label} has neither score(query, documents) nor predict(pairs), so that it is no "
+                "reranker"
+            )
+        if takes_instruction(part):
+            policy = InstructionPolicy(config.instruction, None, instructions=prompting.instructions, place="its own")
+        elif config.instruction in {"task", "none"}:
+            policy = InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
+        else:
+            raise ModelError(
+                f"reranker.instruction: {ref.label} takes no instruction; give its score a parameter `instruction`, or "
+                "set this to task (a query's own, FollowIR's kind, then stands behind the query) or none"
+            )
+        return Prepared(config, ref, prompting, policy, {"options": config.options} if config.options else {})
+
+    def load(self, prepared: Prepared, device: str) -> ObjectEngine:
+        """See `Family.load`."""
+        config, label = prepared.config, prepared.ref.label
+        part = find_object(config, prepared.ref, "reranker", RERANKERS)
+        return ObjectEngine(make_object(part, config.options, device, label, "reranker"), label)
+
+
+PART = PythonObject()
