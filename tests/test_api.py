@@ -81,6 +81,27 @@ def test_a_loaded_reranker_scores_and_is_evaluated(results: rerank_eval.Results)
     assert reranker.score("nothing to rank", []).shape == (0,)
     again = rerank_eval.evaluate(reranker, TASK, results_dir="results", **SMALL)
     assert again.identities == results.identities
+    before = reranker.engine.stats.pairs
+    rerank_eval.evaluate(reranker, TASK, results_dir="by-the-loaded", **SMALL)
+    assert reranker.engine.stats.pairs == before + 3 * results.per_query()["query_id"].nunique()
+
+
+class Longest:
+    """Long documents first."""
+
+    def score(self, query: str, documents: list[str]) -> list[int]:
+        return [len(document) for document in documents]
+
+
+def test_an_object_of_one_s_own_is_evaluated_and_compared(results: rerank_eval.Results) -> None:
+    mine = Longest()
+    first = rerank_eval.evaluate(mine, TASK, results_dir="results", **SMALL)
+    assert rerank_eval.evaluate(mine, TASK, results_dir="results", **SMALL).identities == first.identities
+    assert rerank_eval.evaluate(Longest(), TASK, results_dir="results", **SMALL).identities != first.identities
+    assert "Longest" in repr(first)
+    [row] = rerank_eval.compare(results, first).table().to_dict("records")
+    means = first.per_query().groupby("identity")["ndcg_at_10"].mean()
+    assert row["mean"] == pytest.approx(means[first.identities[-1]])
 
 
 def test_a_mistake_is_an_error_of_ours(results: rerank_eval.Results) -> None:

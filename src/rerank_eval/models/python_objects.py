@@ -159,7 +159,8 @@ def find_object(config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: 
         registry: Where the running program's objects are.
 
     Raises:
-        ModelError: A key has a value that nothing reads, or the object is not to be had.
+        ModelError: A key has a value that nothing reads, the class does not take the options, or the object is not to
+            be had.
     """
     for key, field in type(config).model_fields.items():
         if key not in _READ and getattr(config, key) != field.default:
@@ -167,37 +168,47 @@ def find_object(config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: 
                 f"{where}.{key}: {ref.label} is Python code, which does not read it; take it out, or pass it on by "
                 f"{where}.options"
             )
-    if not ref.source:
-        return registry.get(config.model, f"{where}.model")
-    return import_object(ref.source, config.model, f"{where}.model")
+    source, model = ref.source, config.model
+    part = import_object(source, model, f"{where}.model") if source else registry.get(model, f"{where}.model")
+    if not isinstance(part, type):
+        if config.options:
+            raise ModelError(f"{where}.options: {ref.label} is no class, so that nothing takes them; take them out")
+        return part
+    try:
+        inspect.signature(part).bind(**_arguments(part, config.options, ""))
+    except TypeError as error:
+        raise ModelError(f"{where}.options: {ref.label} cannot be made with {config.options}: {error}") from None
+    except ValueError:  # a class in C that does not say what it takes
+        pass
+    return part
 
 
 def make_object(part: Any, options: Mapping[str, Any], device: str, name: str, where: str) -> Any:
     """Make an object of a class; anything else is returned as it is.
 
     Args:
-        part: The class, function or object.
+        part: The class, function or object, as `find_object` returned it.
         options: Keyword arguments of the class.
         device: What a parameter `device` of the class is given where `options` has none.
         name: The model's name, for error messages.
         where: `reranker` or `retriever`.
 
     Raises:
-        ModelError: The class raised an exception, or there is no class to take the options.
+        ModelError: The class raised an exception.
     """
     if not isinstance(part, type):
-        if options:
-            raise ModelError(f"{where}.options: {name} is no class, so that nothing takes them; take them out")
         return part
     try:
-        if "device" in inspect.signature(part).parameters:
-            options = {"device": device, **options}
-        return part(**options)
+        return part(**_arguments(part, options, device))
     except Exception as error:  # whatever somebody's class does when it is made
         raise ModelError(
             f"{where}.model: {name} could not be made with the options {dict(options)} "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _arguments(part: type, options: Mapping[str, Any], device: str) -> dict[str, Any]:
+    return {**({"device": device} if "device" in parameters(part) else {}), **options}
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:

@@ -71,9 +71,12 @@ class Runner:
         plan: What to do.
         reporter: Shows what happens.
         tracker: Told of each result, or None.
+        loaded: A reranker in memory, which serves the runs of its settings; None loads each.
     """
 
-    def __init__(self, plan: Plan, reporter: Reporter, tracker: Guarded | None = None) -> None:
+    def __init__(
+        self, plan: Plan, reporter: Reporter, tracker: Guarded | None = None, loaded: CrossEncoder | None = None
+    ) -> None:
         self.plan = plan
         self.tracker = tracker or Guarded(None, reporter.say)
         self.reporter = reporter
@@ -81,6 +84,9 @@ class Runner:
         self._fingerprints: dict[str, str] = {}
         self._backend: tuple[str, Backend] | None = None
         self._engine: tuple[str, Engine] | None = None
+        if loaded is not None and loaded.config is not None:
+            rows = [row for row in plan.rerankers() if row.config.reranker == loaded.config]
+            self._engine = (_engine_key(rows[0]), loaded.engine) if rows else None
         self._cluster: Cluster | None = None
 
     def run(self) -> Outcome:
@@ -185,9 +191,7 @@ class Runner:
 
     def _load_engine(self, row: RunSpec) -> Engine:
         """Load a reranker, or keep the one in memory when only its instruction differs."""
-        prepared = _reranker_of(row)
-        settings = prepared.config.model_dump(mode="json", exclude={"instruction"})
-        key = digest([settings, prepared.prompting.recipe.name, row.ref.revision, row.config.device])
+        key = _engine_key(row)
         if self._engine is None or self._engine[0] != key:
             self._engine = None
             gc.collect()
@@ -269,6 +273,13 @@ def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCac
         cache: Where its scores are kept.
     """
     return CrossEncoder(engine, meta, _reranker_of(row).policy, cache=cache)
+
+
+def _engine_key(row: RunSpec) -> str:
+    """Digest what one model in memory serves: all settings but the instruction."""
+    prepared = _reranker_of(row)
+    settings = prepared.config.model_dump(mode="json", exclude={"instruction"})
+    return digest([settings, prepared.prompting.recipe.name, row.ref.revision, row.config.device])
 
 
 def _reranker_of(row: RunSpec) -> Prepared:

@@ -49,7 +49,7 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
         }
     )
     engine = load_reranking_engine(config, ref, device, prepared.prompting)
-    return CrossEncoder(engine, meta, prepared.policy, config=config)
+    return CrossEncoder(engine, meta, prepared.policy, config=config, device=device)
 
 
 __all__ = ["load_reranker"]

@@ -170,6 +170,7 @@ class CrossEncoder:
             were stored.
         cache: Where scores are kept between runs; None keeps nothing.
         config: The settings that it was loaded with, or None.
+        device: The device that it was loaded to.
 
     Attributes:
         recorder: Scores of each cell.
@@ -186,6 +187,7 @@ class CrossEncoder:
         advance: Callable[[int, int, int], None] | None = None,
         cache: ScoreCache | None = None,
         config: RerankerConfig | None = None,
+        device: str = "auto",
     ) -> None:
         self.engine = engine
         self.mteb_model_meta = meta
@@ -193,6 +195,7 @@ class CrossEncoder:
         self.advance = advance
         self.cache = cache
         self.config = config
+        self.device = device
         self.recorder = Recorder()
         self.counts = Counts()
         self.special_tokens = SpecialTokenCounts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -23,8 +24,10 @@ from rerank_eval.engine.quiet import settle
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.metrics.registry import two_digits
 from rerank_eval.models.recipes import explain
+from rerank_eval.registry import RERANKERS
 from rerank_eval.rerankers import load_reranker as load_cross_encoder
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
+from rerank_eval.rerankers.families.python_object import scoring_function
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.records import load_manifests
 from rerank_eval.results.runs import read_stored
@@ -34,8 +37,9 @@ from rerank_eval.session.start import start
 from rerank_eval.tasks.suites import suite_tasks
 from rerank_eval.visible import make_console
 
-Evaluated = str | os.PathLike[str] | RerankerConfig | CrossEncoder
-"""A config's file or name, a model's name, a reranker's settings, or a reranker that `load_reranker` returned."""
+Evaluated = str | os.PathLike[str] | RerankerConfig | CrossEncoder | object
+"""A config's file or name, a model's name, a reranker's settings, a reranker that `load_reranker` returned, or an
+object of your own with `score(query, documents)` or `predict(pairs)`."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,9 @@ def evaluate(
     """Retrieve, rerank and score, as `rerank-eval eval` does; what is done already is not done again.
 
     Args:
-        what: A config's file, a model's name, a reranker's settings, or a reranker that `load_reranker` returned
-            (its settings count; the run loads its weights itself). None takes the default config.
+        what: A config's file, a model's name, a reranker's settings, a reranker that `load_reranker` returned, or an
+            object or function of your own (see `rerankers.families.python_object`). An object's results are reused by
+            another process only where it has an attribute `revision`. None takes the default config.
         tasks: Suites, tasks or BEIR folders in place of the config's.
         results_dir: Results folder in place of the config's.
         **settings: Further keys of the config, such as `device="cpu"`, `retriever={"model": "bm25"}` or
@@ -144,28 +149,12 @@ def evaluate(
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     with _quiet():
-        path: Path | None = None
-        changes: dict[str, Any] = {}
-        if isinstance(what, CrossEncoder):
-            if what.config is None:
-                raise ConfigError(
-                    "evaluate: this reranker is not from rerank_eval.load_reranker; pass its model's name"
-                )
-            changes = {"reranker": what.config.model_dump(mode="json")}
-        elif isinstance(what, RerankerConfig):
-            changes = {"reranker": what.model_dump(mode="json")}
-        elif isinstance(what, str | os.PathLike):
-            path, changes = _config_or_model(os.fspath(what))
-        elif what is not None:
-            raise ConfigError(
-                f"evaluate: a {type(what).__name__} cannot be evaluated; pass a config's file, a model's name, or "
-                "what rerank_eval.load_reranker returns"
-            )
+        path, changes = _asked(what)
         chosen, _ = choose_config(names, path)
         folder = None if results_dir is None else Path(results_dir)
         loaded = read_config(chosen, names, _overrides(changes | settings), folder)
         session = start(loaded, make_console(quiet=True))
-        plan, _ = session.run()
+        plan, _ = session.run(loaded=what if isinstance(what, CrossEncoder) else None)
         session.tracker.finish()
     return Results(
         plan.results_dir,
@@ -251,6 +240,39 @@ def load_reranker(
         if config is None:
             raise ConfigError(f"{model}: reranker: is null; there is nothing to score with")
         return load_cross_encoder(config, device)
+
+
+def _asked(what: Evaluated | None) -> tuple[Path | None, dict[str, Any]]:
+    """Return the config that is asked for, and what it changes of it."""
+    if what is None:
+        return None, {}
+    if isinstance(what, str | os.PathLike):
+        return _config_or_model(os.fspath(what))
+    if isinstance(what, CrossEncoder):
+        if what.config is None:
+            raise ConfigError("evaluate: this reranker is not from rerank_eval.load_reranker; pass its model's name")
+        return None, {"reranker": what.config.model_dump(mode="json"), "device": what.device}
+    if isinstance(what, RerankerConfig):
+        return None, {"reranker": what.model_dump(mode="json")}
+    if scoring_function(what) is None:
+        raise ConfigError(
+            f"evaluate: a {type(what).__name__} cannot be evaluated; pass a config's file, a model's name, what "
+            "rerank_eval.load_reranker returns, or an object with score(query, documents)"
+        )
+    return None, {"reranker": RerankerConfig(model=_registered(what)).model_dump(mode="json")}
+
+
+def _registered(part: object) -> str:
+    """Return the name of an object of this process, under which a config can name it."""
+    title = getattr(part, "__name__", type(part).__name__)
+    for number in itertools.count(1):
+        name = title if number == 1 else f"{title}-{number}"
+        if name not in RERANKERS:
+            RERANKERS.register(name, part)
+            return name
+        if RERANKERS.source(name) is None and RERANKERS.get(name) is part:
+            return name
+    raise AssertionError
 
 
 def _config_or_model(name: str) -> tuple[Path | None, dict[str, Any]]:

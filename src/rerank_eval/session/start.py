@@ -20,6 +20,7 @@ from rerank_eval.pipeline.plan import Plan
 from rerank_eval.pipeline.progress import Reporter, leave_nothing, open_log
 from rerank_eval.pipeline.run import Outcome, Runner
 from rerank_eval.pipeline.tracking import Guarded, make_tracker
+from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.rerankers.loading import check_device
 
 
@@ -39,11 +40,14 @@ class Session:
     tracker: Guarded
     log: Path
 
-    def run(self, runs: Sequence[RunConfig] | None = None) -> tuple[Plan, Outcome]:
+    def run(
+        self, runs: Sequence[RunConfig] | None = None, *, loaded: CrossEncoder | None = None
+    ) -> tuple[Plan, Outcome]:
         """Compute what is missing.
 
         Args:
             runs: Only these of the config's runs, or variants of them; None for all.
+            loaded: A reranker in memory, which serves the runs of its settings.
 
         Returns:
             The plan of these runs, and what was computed.
@@ -52,7 +56,7 @@ class Session:
             RerankEvalError: Any problem that a user can mend; finished tasks stay on disk.
         """
         plan = self.plan if runs is None else complete_plan(_part(self.plan.loaded, runs))
-        runner = Runner(plan, self.reporter, self.tracker)
+        runner = Runner(plan, self.reporter, self.tracker, loaded)
         try:
             return plan, runner.run()
         except RerankEvalError:

@@ -52,7 +52,10 @@ class ObjectBackend:
         """
         corpus = {row["id"]: _corpus_to_dict(row)["text"] for row in request.corpus}
         batches = create_dataloader(
-            request.queries, request.context["task_metadata"], prompt_type=PromptType.query, batch_size=_BATCH
+            request.queries,
+            task_metadata=request.context["task_metadata"],
+            prompt_type=PromptType.query,
+            batch_size=_BATCH,
         )
         texts = [text for batch in batches for text in batch["text"]]
         queries = dict(zip(request.queries["id"], texts, strict=True))
