@@ -54,8 +54,6 @@ def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def overlap_runs(project: Path, results: str = "results") -> dict[Any, tuple[dict[str, Any], pd.DataFrame]]:
-    project: Path, results: str = "results"
-) -> dict[tuple[int, float], tuple[dict[str, Any], pd.DataFrame]]:
     """(top_k, penalty) -> manifest and scores of each run of the reranker."""
     found = {}
     for path in (project / results / "runs").rglob("manifest.json"):
