@@ -115,7 +115,7 @@ def _rates(found: Mapping[str, Any], driver: Mapping[str, Any]) -> str:
     speeds = {row["speed"]: row["rate"] for row in driver["rows"]}
     rates = {
         "hand out blocks and take scores in": ceiling(driver),
-        "read pairs, look for markers, look up and keep scores": found["read_pairs_per_second"],
+        "read pairs, look for special tokens, look up and keep scores": found["read_pairs_per_second"],
         "**both, one after the other: the ceiling while scoring**": together(found, driver),
         "prepare and judge (mteb, before and after scoring)": found["judged_pairs_per_second"],
         "write a table of scores": found["table_pairs_per_second"],

@@ -103,8 +103,8 @@ def _fail(message: str, code: int) -> int:
 
 def _log(message: str, *, exc_info: bool = False) -> None:
     """Write how a run ended to its log file, where it has one by now; the console has it already."""
-    own = logging.getLogger("rerank_eval")
-    record = own.makeRecord(own.name, logging.ERROR, __file__, 0, message, (), sys.exc_info() if exc_info else None)
-    for handler in own.handlers:
+    ours = logging.getLogger("rerank_eval")
+    record = ours.makeRecord(ours.name, logging.ERROR, __file__, 0, message, (), sys.exc_info() if exc_info else None)
+    for handler in ours.handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)

@@ -62,7 +62,9 @@ def test_counted_told_and_escaped(project: Path, capsys: pytest.CaptureFixture[s
     assert set(kept["markers"]["found"]) == {"<|im_end|>", "<|im_start|>", "<think>", "</think>"}
     assert f"tools: {kept['markers']['pairs']} pairs hold special tokens (" in printed
     board = (project / "results" / "leaderboard.md").read_text()
-    assert f"markers in the texts of {kept['markers']['pairs']} pairs (tools {kept['markers']['pairs']})" in board
+    assert (
+        f"special tokens in the texts of {kept['markers']['pairs']} pairs (tools {kept['markers']['pairs']})" in board
+    )
     assert "\\<think\\>" in board
     assert "markers" not in kept["identity"]["reranker"]
 
@@ -77,7 +79,7 @@ def test_counted_told_and_escaped(project: Path, capsys: pytest.CaptureFixture[s
     assert neutral["counts"]["prompt_tokens"] > kept["counts"]["prompt_tokens"]
     assert neutral["markers"] == kept["markers"] | {"mode": "neutralise"}
     board = (project / "results" / "leaderboard.md").read_text()
-    assert "markers=neutralise" in board
+    assert "special\\_tokens=escape" in board
     assert "read as plain text" in board
 
 

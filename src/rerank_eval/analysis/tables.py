@@ -107,7 +107,7 @@ def _marked(row: Sequence[ResultRecord]) -> list[str]:
     where = [f"{one_line(record.task)} {record.marked}" for record in tasks]
     read = "read as plain text" if tasks[0].neutralised else "read as tokens, so that a text can close its own turn"
     return [
-        f"markers in the texts of {sum(record.marked for record in tasks)} pairs ({some(where)}): "
+        f"special tokens in the texts of {sum(record.marked for record in tasks)} pairs ({some(where)}): "
         f"{some(list(markers))}; {read}"
     ]
 

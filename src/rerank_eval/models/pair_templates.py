@@ -61,8 +61,8 @@ def _rendered(template: str, roles: tuple[str, str]) -> str | None:
 def written(ref: ModelRef, instruction: str | None) -> str:
     """Return the prompt that a checkpoint's chat template writes for a pair, as sentence-transformers calls it."""
     saved = read_mapping(ref, "sentence_bert_config.json")
-    told = as_mapping(as_mapping(saved.get("processing_kwargs")).get("chat_template"))
-    options = {str(key): value for key, value in told.items() if key not in _SIZES}
+    kwargs = as_mapping(as_mapping(saved.get("processing_kwargs")).get("chat_template"))
+    options = {str(key): value for key, value in kwargs.items() if key not in _SIZES}
     turns = [("system", instruction)] if instruction is not None else []
     turns += [("query", QUERY), ("document", DOCUMENT)]
     structured = as_mapping(as_mapping(saved.get("modality_config")).get("message")).get("format") == "structured"

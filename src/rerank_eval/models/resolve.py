@@ -355,7 +355,7 @@ def _similar(name: str, where: str) -> str:
     if name in MODEL_REGISTRY:
         return ""
     kinds = {"retriever.model": _RETRIEVERS, "reranker.model": _RERANKERS}
-    wanted = next((own for key, own in kinds.items() if where.endswith(key)), None)
+    wanted = next((kind for key, kind in kinds.items() if where.endswith(key)), None)
     known = [one for one, meta in MODEL_REGISTRY.items() if wanted is None or wanted & set(meta.model_type)]
     best = nearest(name, known, cutoff=_MISSPELT)
     return "" if best is None else f" (did you mean {best!r}?)"

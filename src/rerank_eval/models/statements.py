@@ -252,8 +252,12 @@ def _check_activation(ref: ModelRef) -> None:
     """Refuse an activation that may change the order of logits, or tie them."""
     config = read_mapping(ref, "config.json")
     saved = read_mapping(ref, "config_sentence_transformers.json")
-    own = as_mapping(config.get("sentence_transformers"))
-    stated = [saved.get("activation_fn"), own.get("activation_fn"), config.get("sbert_ce_default_activation_function")]
+    in_config = as_mapping(config.get("sentence_transformers"))
+    stated = [
+        saved.get("activation_fn"),
+        in_config.get("activation_fn"),
+        config.get("sbert_ce_default_activation_function"),
+    ]
     for activation in stated:
         if activation is not None and str(activation).rsplit(".", 1)[-1] not in _MONOTONE:
             raise ModelError(
@@ -296,8 +300,8 @@ def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
         )
     asked = [tokenizer.encode(word, add_special_tokens=False) for word in (recipe.yes, recipe.no)]
     if asked == [[yes], [no]]:
-        told = writes_pairs(ref) or default_prompt(ref) is not None
-        return [] if told else [f"its files name no prompt; recipe {recipe.name} was taken"]
+        has_prompt = writes_pairs(ref) or default_prompt(ref) is not None
+        return [] if has_prompt else [f"its files name no prompt; recipe {recipe.name} was taken"]
     words = [_decoded(tokenizer, one) for one in (yes, no)]
     problem = (
         f"{name} answers with {_token(tokenizer, yes)} and {_token(tokenizer, no)} by its {path}, recipe {recipe.name} "
@@ -333,10 +337,10 @@ def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list
                 "(default_prompt_name); set reranker.recipe to a YAML file with the prompt that is meant"
             )
         return [f"{problem}; the config names the recipe"]
-    stated, own = written(ref, INSTRUCTION), recipe.prompt(QUERY, DOCUMENT, INSTRUCTION)
+    stated, ours = written(ref, INSTRUCTION), recipe.prompt(QUERY, DOCUMENT, INSTRUCTION)
     default = written(ref, default_prompt(ref))
-    if stated != own:
-        problem = f"its chat template writes another prompt than recipe {recipe.name}: {first_difference(stated, own)}"
+    if stated != ours:
+        problem = f"its chat template writes another prompt than recipe {recipe.name}: {first_difference(stated, ours)}"
         remedy = "set reranker.recipe to a YAML file with the checkpoint's prompt, or with `extends: card` to keep this"
     elif default != recipe.prompt(QUERY, DOCUMENT, recipe.default_instruction) and _may_default(config):
         problem = f"its default instruction is not that of recipe {recipe.name}, {recipe.default_instruction[:60]!r}"

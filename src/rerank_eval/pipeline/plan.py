@@ -10,7 +10,7 @@ from typing import Any
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RunConfig
-from rerank_eval.config.schema import BM25
+from rerank_eval.config.schema import BM25, renamed
 from rerank_eval.engine.interface import arithmetic
 from rerank_eval.files import at_home
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
@@ -68,7 +68,8 @@ class RunSpec:
             value = self.identity.get(key)
             if value is None or (key in _UNREMARKABLE and value == _UNREMARKABLE[key]):
                 continue
-            parts.append(f"{key}={_shown(value)}" if key in _NAMED else str(value))
+            [(name, today)] = renamed({key: value})[0].items()
+            parts.append(f"{name}={_shown(today)}" if key in _NAMED else str(value))
         first = self.retriever or self
         if first.identity["candidates"] != "auto":
             parts.append(f"candidates={first.identity['candidates']}")

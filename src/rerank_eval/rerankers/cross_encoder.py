@@ -323,14 +323,16 @@ class CrossEncoder:
             asked = read.popleft()
             assert isinstance(asked, _Asked)  # noqa: S101 - what is known was taken out before
             scores, fresh = asked.joined(result)
-            own, rows = asked.candidates, np.flatnonzero(fresh).tolist()
+            query, rows = asked.candidates, np.flatnonzero(fresh).tolist()
             # mteb would accept NaN and infinities in silence.
-            check_finite(self.mteb_model_meta.name or "reranker", own.query_id, own.document_ids, scores.scores)
+            check_finite(self.mteb_model_meta.name or "reranker", query.query_id, query.document_ids, scores.scores)
             if cell is not None and asked.digests is not None:
-                ids = [own.document_ids[row] for row in rows]
+                ids = [query.document_ids[row] for row in rows]
                 documents = [asked.digests.documents[row] for row in rows]
-                cell.add(ScoredQuery(own.query_id, ids, asked.digests.query, documents, scores.take(rows)))
-            yield Reranked(own.query_id, own.document_ids, scores, len(scores) - len(rows), int(result.tokens.sum()))
+                cell.add(ScoredQuery(query.query_id, ids, asked.digests.query, documents, scores.take(rows)))
+            yield Reranked(
+                query.query_id, query.document_ids, scores, len(scores) - len(rows), int(result.tokens.sum())
+            )
         yield from known_first()
 
 

@@ -42,11 +42,11 @@ class InstructionPolicy:
         self.instructions = instructions
         self.place = place
 
-    def choose(self, own: str | None, task_metadata: Any) -> tuple[str, str | None]:
+    def choose(self, query_instruction: str | None, task_metadata: Any) -> tuple[str, str | None]:
         """Choose the instruction of one query.
 
         Args:
-            own: The query's own instruction, as instruction-following tasks give it.
+            query_instruction: The query's own, as instruction-following tasks give it.
             task_metadata: mteb's `TaskMetadata` of the task at hand, or None.
 
         Returns:
@@ -62,21 +62,21 @@ class InstructionPolicy:
             return "none", None
         if self.setting == "default":
             return "default", self.default
-        if own:
-            return "query", own
+        if query_instruction:
+            return "query", query_instruction
         if self.instructions is None:
             return self._of_task(task_metadata) if self.reads_task_prompt else ("default", self.default)
         return self._of_set(self.instructions, task_metadata)
 
-    def query_text(self, query: str, own: str | None) -> str:
+    def query_text(self, query: str, query_instruction: str | None) -> str:
         """Return the query as the model reads it.
 
         Args:
             query: The query's text.
-            own: The query's own instruction, or None.
+            query_instruction: The query's own instruction, or None.
         """
         reads_own = self.setting == "task" or self.instructions is not None
-        return f"{query} {own}" if own and self.joins_own and reads_own else query
+        return f"{query} {query_instruction}" if query_instruction and self.joins_own and reads_own else query
 
     def _of_task(self, task_metadata: Any) -> tuple[str, str | None]:
         prompt = task_prompt(task_metadata)

@@ -84,10 +84,10 @@ class RerankSearch:
                     f"{where}: candidate {str(error.args[0])!r} of query {query_id!r} is not in the corpus; run again "
                     "after deleting the retriever's results on this task"
                 ) from None
-            own = row["instruction"] if instructed else None
+            instruction = row["instruction"] if instructed else None
             text = row["text"]
             query = text if isinstance(text, str) else str(_convert_conv_history_to_query(dict(row))["query"])
-            yield Candidates(query_id, query, own, ids, _texts(self._corpus, numbers))
+            yield Candidates(query_id, query, instruction, ids, _texts(self._corpus, numbers))
 
 
 def _rows(corpus: Any, wanted: set[str]) -> dict[str, int]:
