@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,18 @@ def test_what_reads_results_never_imports_torch(name):
         reached.add(module)
         assert "torch" not in imports(module)[1], module
         waiting += imports(module)[0]
+
+
+def test_whatever_the_product_imports_is_a_dependency_that_it_declares():
+    """The wheel's test shares the dependencies of the environment, so that it would not see what is not declared."""
+    project = tomllib.loads((SOURCES.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *(one for name in extras if name not in {"dev", "docs"} for one in extras[name])]
+    declared = {re.split(r"[\[<>=! ]", one)[0].lower().replace("_", "-") for one in asked}
+    distributions = packages_distributions()
+    for module in sorted(modules()):
+        if not module.startswith("rerank_eval"):
+            continue
+        for name in sorted(imports(module)[1] - set(sys.stdlib_module_names)):
+            found = {one.lower().replace("_", "-") for one in distributions.get(name, [name])}
+            assert found & declared, f"{module} imports {name}, which pyproject.toml does not declare"
