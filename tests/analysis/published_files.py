@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.reproduce.published import load_per_task, load_published, load_subsets
+from rerank_eval.reproduce.published import load_per_task, load_published
 from rerank_eval.reproduce.verdicts import Rules
 from rerank_eval.tasks.suites import load_suites
 
@@ -16,7 +16,7 @@ SPREAD = 0.004
 
 def make_rules() -> Rules:
     published = load_published()
-    return Rules(published, load_per_task(published), load_suites(), load_subsets())
+    return Rules(published, load_per_task(published), load_suites())
 
 
 def task_names() -> dict[str, str]:
@@ -60,7 +60,7 @@ def write_published(root: Path, folder: str = "results") -> Path:
     revision = root / folder / RETRIEVER.replace("/", "__") / rules.per_task.revision
     for name, task in rules.tasks(rules.published.suites).items():
         known = rules.per_task.tasks[name]
-        scores = known.scores or cells_around(known.main_score, task.splits, tuple(rules.subsets[name]))
+        scores = known.scores or cells_around(known.main_score, task.splits, task.subset_names)
         write_task(revision, name, scores, mteb_version=known.mteb_version, dataset_revision=known.dataset_revision)
     (revision / "model_meta.json").write_text(json.dumps({"name": RETRIEVER, "revision": rules.per_task.revision}))
     return revision

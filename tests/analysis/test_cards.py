@@ -7,11 +7,13 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from rerank_eval.analysis.cards import CARD_SUITES, to_card, to_model_index
+from rerank_eval.analysis.cards import to_card, to_model_index
 from rerank_eval.errors import ConfigError
 from rerank_eval.results.records import ResultRecord
+from rerank_eval.tasks.suites import published_suites
 
-SUITES = {name: [f"{name}-1", f"{name}-2"] for name in CARD_SUITES}
+NAMES = ["MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR"]
+SUITES = {name: [f"{name}-1", f"{name}-2"] for name in NAMES}
 
 
 def record(task: str, main: float, **changes: Any) -> ResultRecord:
@@ -44,9 +46,13 @@ def test_the_card_s_table_averages_whole_suites_alone() -> None:
     records += [record(f"FollowIR-{n}", 0.05 * n, identity="c1", **first) for n in (1, 2)]
     lines = to_card(records, SUITES).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["Model", "Param", *CARD_SUITES]
+    assert cells[0] == ["Model", "Param", *NAMES]
     assert cells[2] == ["Qwen3-Embedding-0.6B", "0.6B", "–", "–", "–", "–", "–", "7.50"]
     assert cells[3] == ["Qwen3-Reranker-4B", "4B", "65.00", "–", "–", "–", "–", "–"]
+
+
+def test_the_columns_are_the_suites_with_published_numbers_in_the_card_s_order() -> None:
+    assert published_suites() == NAMES
 
 
 def test_two_runs_of_a_model_are_told_apart_and_escaped() -> None:

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mteb
 import pytest
 import yaml
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.reproduce import published as module
 from rerank_eval.shipped import evals_root
-from rerank_eval.tasks.suites import load_suites
 from tests.analysis.published_files import make_rules
 
 CARD = """
@@ -44,22 +42,6 @@ def test_the_retrievers_tasks_average_to_its_row_but_for_the_cut_after_two_decim
         scores = [rules.per_task.tasks[task.name].main_score for task in rules.suites[suite].tasks]
         mean = 100 * sum(scores) / len(scores)
         assert row.scores[suite] == pytest.approx(int(mean * 100) / 100), suite
-
-
-def test_the_subsets_that_count_are_the_installed_mtebs() -> None:
-    subsets = module.load_subsets()
-    seen = set()
-    for name in SUITES:
-        suite = load_suites()[name]
-        if suite.benchmark is None:
-            theirs = {task.name: mteb.get_task(task.name) for task in suite.tasks}
-        else:
-            theirs = {task.metadata.name: task for task in mteb.get_benchmark(suite.benchmark).tasks}
-        for task in suite.tasks:
-            assert sorted(subsets[task.name]) == sorted(theirs[task.name].hf_subsets), task.name
-            assert len(subsets[task.name]) == task.subsets
-            seen.add(task.name)
-    assert seen == set(subsets)
 
 
 def test_the_published_cells_are_all_that_count_save_for_mldr() -> None:
@@ -101,13 +83,6 @@ def _task(**changes: Any) -> Callable[[Path], None]:
     return apply
 
 
-def _no_subset(folder: Path) -> None:
-    path = folder / "suites" / "cells.json"
-    content = json.loads(path.read_text())
-    content["tasks"]["MLQARetrieval"].pop()
-    path.write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -121,9 +96,6 @@ def _no_subset(folder: Path) -> None:
         (lambda folder: _card(folder).write_text("a: [1"), "model-card.yaml: line "),
         (lambda folder: _card(folder).unlink(), "model-card.yaml: no such config file"),
         (_task(main_score=70.9), "qwen3-embedding-0.6b.json: tasks.ArguAna.main_score: "),
-        (_no_subset, "cells.json: tasks.MLQARetrieval: needs the names of 49 subset(s)"),
-        (lambda folder: (folder / "suites" / "cells.json").write_text("{"), "cells.json: not valid JSON"),
-        (lambda folder: (folder / "suites" / "cells.json").unlink(), "cells.json: cannot be read"),
     ],
 )
 def test_a_malformed_file_names_file_and_key_in_one_line(

@@ -210,7 +210,7 @@ def write_experiment(root: Path, model: str, settings: dict[str, Any], suite: st
         write_task(
             folder,
             one.name,
-            cells_around(score / 100, one.splits, tuple(RULES.subsets[one.name])),
+            cells_around(score / 100, one.splits, one.subset_names),
             mteb_version="2.26.24",
         )
     (folder / "model_meta.json").write_text(json.dumps({"name": model, "experiment_kwargs": settings}))

@@ -41,10 +41,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return command(project, "eval", "--config", "run.yaml", *(part for one in options for part in ("--set", one)))
+
+
+def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(PLUGIN), str(ROOT / "src")])
-    parts = [part for option in options for part in ("--set", option)]
     return subprocess.run(
-        [sys.executable, "-m", "rerank_eval", "eval", "--config", "run.yaml", *parts],
+        [sys.executable, "-m", "rerank_eval", *arguments],
         cwd=project,
         env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
         capture_output=True,
@@ -97,6 +100,13 @@ def test_what_is_done_is_found_again_and_scores_come_from_the_cache(
     assert deeper.returncode == 0, deeper.stderr
     runs = overlap_runs(project)
     assert [runs[key][0]["timings"]["stored_pairs"] for key in ((20, 0.01), (25, 0.01), (25, 0.02))] == [0, 12 * 20, 0]
+
+
+def test_a_package_s_suite_is_listed_and_a_broken_one_is_left_out(project: Path) -> None:
+    listed = command(project, "tasks", "Two-Tasks")
+    assert listed.returncode == 0, listed.stderr
+    assert "PyFunctionRetrieval" in listed.stdout
+    assert "suite 'broken' of an installed package: benchmark: Field required; it is left out" in listed.stderr
 
 
 @pytest.mark.slow

@@ -102,7 +102,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     suite = yaml.safe_load((ROOT / "evals" / "suites" / "embedded.yaml").read_text())
     suite["tasks"] = [task for task in suite["tasks"] if task["name"] == TASK]
     (evals / "suites" / "embedded.yaml").write_text(yaml.safe_dump(suite))
-    (evals / "suites" / "cells.json").write_text(json.dumps({"source": "a test", "tasks": {TASK: ["default"]}}))
     build_demo_reranker(tmp_path / "models" / "tiny")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "configs" / "mine.yaml").write_text(

@@ -25,12 +25,11 @@ def benchmark_tasks(suite: Suite) -> dict[str, Any]:
     return {task.metadata.name: task for task in tasks if task.metadata.type == kind}
 
 
-def differences(suite: Suite, cells: Mapping[str, Sequence[str]], theirs: Mapping[str, Any]) -> list[str]:
+def differences(suite: Suite, theirs: Mapping[str, Any]) -> list[str]:
     """Compare a suite with mteb's tasks.
 
     Args:
         suite: The suite.
-        cells: Task -> subsets, as cells.json has them.
         theirs: Name -> mteb's task.
 
     Returns:
@@ -40,16 +39,16 @@ def differences(suite: Suite, cells: Mapping[str, Sequence[str]], theirs: Mappin
     found = [f"{suite.name}: {name} is no longer in {suite.benchmark}" for name in ours.keys() - theirs.keys()]
     found += [f"{suite.name}: {name} is new in {suite.benchmark}" for name in theirs.keys() - ours.keys()]
     for name in ours.keys() & theirs.keys():
-        for what, own, other in _facts(ours[name], cells.get(name, ()), theirs[name]):
+        for what, own, other in _facts(ours[name], theirs[name]):
             if own != other:
                 found.append(f"{suite.name}: {name}: {what}: the suite has {_shown(own, other)}")
     return sorted(found)
 
 
-def _facts(ours: SuiteTask, cells: Sequence[str], theirs: Any) -> Iterator[tuple[str, Any, Any]]:
+def _facts(ours: SuiteTask, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
     yield "splits", sorted(ours.splits), sorted(theirs.eval_splits)
     yield "subsets", ours.subsets, len(theirs.hf_subsets)
-    yield "subsets in cells.json", sorted(cells), sorted(theirs.hf_subsets)
+    yield "subset_names", sorted(ours.subset_names), sorted(theirs.hf_subsets)
     yield "main_score", ours.main_score, theirs.metadata.main_score
     counted = count(theirs, ours.splits)
     if counted is not None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import mteb
 import pytest
 
 from rerank_eval.errors import ConfigError
-from rerank_eval.shipped import evals_root
 from rerank_eval.tasks import suites as module
 from rerank_eval.tasks.embedded import EMBEDDED
 from rerank_eval.tasks.suites import load_suites
@@ -26,11 +24,6 @@ PAIRS = {
 }
 
 
-def subsets() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = json.loads((evals_root() / "suites" / "cells.json").read_text())["tasks"]
-    return found
-
-
 @pytest.mark.parametrize("name", PAIRS)
 def test_totals(name: str) -> None:
     suite = load_suites()[name]
@@ -44,13 +37,9 @@ def test_the_installed_mteb_defines_the_same_benchmark(name: str) -> None:
     """Tasks, splits, subsets by name, main scores, and by mteb's statistics queries and pairs."""
     suite = load_suites()[name]
     theirs = benchmark_tasks(suite)
-    found = differences(suite, subsets(), theirs)
+    found = differences(suite, theirs)
     assert not found, "\n".join(found)
     assert all(count(theirs[task.name], task.splits) is not None for task in suite.tasks)
-
-
-def test_every_task_of_the_suites_has_its_subsets_listed_and_no_other() -> None:
-    assert sorted(subsets()) == sorted({task.name for name in PAIRS for task in load_suites()[name].tasks})
 
 
 def _renamed(theirs: dict[str, Any]) -> str:
@@ -74,7 +63,7 @@ def _other_subsets(theirs: dict[str, Any]) -> str:
     task = mteb.get_task("TRECCOVID")
     task.hf_subsets = ["default", "new"]
     theirs["TRECCOVID"] = task
-    return r"TRECCOVID: subsets in cells\.json: the suite has not \['new'\], but \[\]\n.*: the suite has 1, mteb 2$"
+    return r"TRECCOVID: subset_names: the suite has not \['new'\], but \[\]\n.*: the suite has 1, mteb 2$"
 
 
 @pytest.mark.parametrize("change", [_renamed, _another_split, _another_score, _other_subsets])
@@ -82,14 +71,14 @@ def test_a_change_of_mteb_s_is_told_with_suite_task_and_values(change: Callable[
     suite = load_suites()["MTEB-R"]
     theirs = benchmark_tasks(suite)
     words = change(theirs)
-    assert re.search(words, "\n".join(differences(suite, subsets(), theirs)))
+    assert re.search(words, "\n".join(differences(suite, theirs)))
 
 
 def test_other_counts_than_mteb_s_are_told() -> None:
     suite = load_suites()["MTEB-R"]
     first = suite.tasks[0].model_copy(update={"queries": 1, "pairs": 100})
     changed = suite.model_copy(update={"tasks": (first, *suite.tasks[1:])})
-    assert differences(changed, subsets(), benchmark_tasks(suite)) == [
+    assert differences(changed, benchmark_tasks(suite)) == [
         "MTEB-R: ArguAna: pairs: the suite has 100, mteb 140600",
         "MTEB-R: ArguAna: queries: the suite has 1, mteb 1406",
     ]
@@ -108,6 +97,12 @@ def test_a_malformed_suite_names_file_and_key(tmp_path: Path, monkeypatch: pytes
     )
     monkeypatch.setenv("RERANK_EVAL_EVALS", str(tmp_path))
     with pytest.raises(ConfigError, match=r"mine\.yaml: tasks: "):
+        module.load_suites.__wrapped__()
+    two = "name: T, splits: [test], subsets: 2, subset_names: [a], main_score: map, queries: 1, pairs: 1"
+    (tmp_path / "suites" / "mine.yaml").write_text(
+        f"name: Mine\nbenchmark: null\nsource: me\naverage: mean\ntasks: [{{{two}}}]\n"
+    )
+    with pytest.raises(ConfigError, match=r"mine\.yaml: tasks\.0: .*subset_names of T: needs the names of 2 subset"):
         module.load_suites.__wrapped__()
     monkeypatch.setenv("RERANK_EVAL_EVALS", str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match="RERANK_EVAL_EVALS"):

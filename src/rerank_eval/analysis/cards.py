@@ -11,16 +11,14 @@ from rerank_eval.metrics.registry import percent, shown
 from rerank_eval.results.records import ResultRecord
 from rerank_eval.tables import MISSING, Row, Table
 
-CARD_SUITES = ("MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")
-"""Columns of the model card's table."""
-
 
 def to_card(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]]) -> str:
     """Render the model card's table: one row a run, one column a suite, main scores x 100.
 
     Args:
         records: Results of one revision of each task's data.
-        suites: Suite -> its tasks. A suite that lacks a task has no score; nothing is averaged over what is there.
+        suites: Suite -> its tasks, of the table's columns. A suite that lacks a task has no score; nothing is averaged
+            over what is there.
 
     Returns:
         Markdown.
@@ -34,9 +32,9 @@ def to_card(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]]
         first = row[0]
         words = f" ({first.detail})" if labels.count(first.label) > 1 and first.detail else ""
         scores = {record.task: record.main for record in row}
-        cells = [_mean([scores.get(task, math.nan) for task in suites.get(name, ())]) for name in CARD_SUITES]
+        cells = [_mean([scores.get(task, math.nan) for task in tasks]) for tasks in suites.values()]
         lines.append(Row([first.label + words, _size(first.model), *cells]))
-    return Table(["Model", "Param", *CARD_SUITES], "lr" + "r" * len(CARD_SUITES), lines).markdown() + "\n"
+    return Table(["Model", "Param", *suites], "lr" + "r" * len(suites), lines).markdown() + "\n"
 
 
 def _mean(values: Sequence[float]) -> str:

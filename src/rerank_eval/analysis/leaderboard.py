@@ -14,7 +14,7 @@ from rerank_eval.names import did_you_mean
 from rerank_eval.results.records import ResultRecord, load_manifests, of_one_revision, of_present_candidates
 from rerank_eval.store import LOCK
 from rerank_eval.store.locks import locked
-from rerank_eval.tasks.suites import suite_tasks
+from rerank_eval.tasks.suites import published_suites, suite_tasks
 from rerank_eval.typed import command
 
 Records = list[ResultRecord]
@@ -74,7 +74,7 @@ def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
     if layout in plain:
         return plain[layout](tables.leaderboard(records, suites))
     if layout == "card":
-        return cards.to_card(records, suites)
+        return cards.to_card(records, {name: suites[name] for name in published_suites()})
     if layout == "model-index":
         return cards.to_model_index(records)
     raise ConfigError(f"--format {layout!r}: {did_you_mean(layout, [*plain, 'card', 'model-index'])}")

@@ -164,11 +164,6 @@ class PerTask(_Data):
     """Task -> its score."""
 
 
-class _TaskSubsets(_Data):
-    source: str
-    tasks: dict[str, tuple[str, ...]]
-
-
 def load_published(name: str = MODEL_CARD) -> Published:
     """Read a published table.
 
@@ -202,19 +197,6 @@ def load_per_task(published: Published) -> PerTask:
     if scores.hub != published.retriever:
         raise ConfigError(f"{path}: hub: is {scores.hub}, but the table's retriever is {published.retriever}")
     return scores
-
-
-def load_subsets() -> dict[str, tuple[str, ...]]:
-    """Read which subsets of each task count.
-
-    Returns:
-        Task -> its subsets, all of which count on every split of its suite.
-
-    Raises:
-        ConfigError: The file is missing or malformed.
-    """
-    path = evals_root() / "suites" / "cells.json"
-    return _validated(_TaskSubsets, _json(path), path).tasks
 
 
 def _json(path: Path) -> Any:

@@ -24,7 +24,7 @@ from rerank_eval.names import did_you_mean, some
 from rerank_eval.reproduce import table as reproduction
 from rerank_eval.reproduce.choice import Filter
 from rerank_eval.reproduce.mteb_results import ResultsFolder, models_in, read_results
-from rerank_eval.reproduce.published import Published, load_per_task, load_published, load_subsets
+from rerank_eval.reproduce.published import Published, load_per_task, load_published
 from rerank_eval.reproduce.verdicts import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Rules, Verdict, Verdicts
 from rerank_eval.session.choice import read_config
 from rerank_eval.tasks.suites import load_suites
@@ -79,7 +79,7 @@ def reproduce(request: ReproductionRequest, console: Console) -> None:
         RerankEvalError: A run failed; what was done before stays.
     """
     published = load_published()
-    rules = Rules(published, load_per_task(published), load_suites(), load_subsets())
+    rules = Rules(published, load_per_task(published), load_suites())
     models = _chosen(request.models, [model.name for model in published.models], "--model")
     suites = _chosen(request.suites, published.suites, "--suite")
     gate = Gate(rules, models, suites, console)

@@ -93,13 +93,11 @@ class Rules:
         published: The table.
         per_task: The retriever's published score on every task.
         suites: Suite -> its definition.
-        subsets: Task -> subsets that count.
     """
 
     published: Published
     per_task: PerTask
     suites: Mapping[str, Suite]
-    subsets: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
         """Check that the data files fit together.
@@ -111,8 +109,8 @@ class Rules:
             if name not in self.suites:
                 raise ConfigError(f"published suite {name!r} is not defined; {did_you_mean(name, self.suites)}")
             for task in self.suites[name].tasks:
-                if len(set(self.subsets.get(task.name, ()))) != task.subsets:
-                    raise ConfigError(f"cells.json: tasks.{task.name}: needs the names of {task.subsets} subset(s)")
+                if not task.subset_names:
+                    raise ConfigError(f"suite {name}: {task.name}: subset_names: needs the names of its subsets")
                 if task.name not in self.per_task.tasks:
                     raise ConfigError(f"{self.published.per_task}: tasks.{task.name} is missing")
 
@@ -230,7 +228,7 @@ class Rules:
         return abs(mean - known.main_score) <= _SLACK
 
     def _cells(self, task: SuiteTask) -> list[Cell]:
-        return [(split, subset) for split in task.splits for subset in self.subsets[task.name]]
+        return [(split, subset) for split in task.splits for subset in task.subset_names]
 
     def _mean(self, suite: Suite, files: Mapping[str, TaskFile]) -> float:
         means = []

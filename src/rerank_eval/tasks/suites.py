@@ -1,14 +1,21 @@
-"""Suites: named lists of mteb tasks, as data under `evals/suites`."""
+"""Suites: named lists of mteb tasks, as data under `evals/suites` or in an installed package."""
 
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerank_eval.errors import ConfigError
+from rerank_eval.registry import Registry
 from rerank_eval.shipped import evals_root
+
+logger = logging.getLogger(__name__)
 
 
 class SuiteTask(BaseModel):
@@ -22,12 +29,26 @@ class SuiteTask(BaseModel):
     """Splits that count."""
     subsets: int = Field(ge=1)
     """Number of subsets, all of which count."""
+    subset_names: tuple[str, ...] = ()
+    """Their names; left out, none are known, or `default` where there is one subset."""
     main_score: str
     """mteb's name of the task's main score."""
     queries: int | None
     """Queries over all splits and subsets; null where they depend on a size setting."""
     pairs: int | None
     """Pairs at 100 candidates a query, fewer where the corpus is smaller; FollowIR's are its own 1000."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_only_subset(cls, data: Any) -> Any:
+        only = isinstance(data, Mapping) and data.get("subsets") == 1 and "subset_names" not in data
+        return {**data, "subset_names": ["default"]} if only else data
+
+    @model_validator(mode="after")
+    def _as_many_names(self) -> SuiteTask:
+        if self.subset_names and len(set(self.subset_names)) != self.subsets:
+            raise ValueError(f"subset_names of {self.name}: needs the names of {self.subsets} subset(s)")
+        return self
 
 
 class PublishedWith(BaseModel):
@@ -50,6 +71,8 @@ class Suite(BaseModel):
 
     name: str
     """Name, as in the model card's table."""
+    place: int = 1000
+    """Suites are listed in the order of their places, then of their names."""
     benchmark: str | None
     """mteb's name of the benchmark that the tasks are taken from."""
     source: str
@@ -72,29 +95,53 @@ class Suite(BaseModel):
         return sum(task.pairs or 0 for task in self.tasks)
 
 
-_ORDER = ("Embedded", "MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")
+SUITES: Registry[Suite | Mapping[str, Any] | str | Path] = Registry("rerank_eval.suites", "suite")
+"""Suites of installed packages: a `Suite`, what stands in a suite's file, or the file."""
 
 
 @functools.cache
 def load_suites() -> dict[str, Suite]:
-    """Read all suites.
+    """Read all suites: the files under `evals/suites`, then those of installed packages.
 
     Returns:
-        Name -> suite; the model card's columns in its order, then any others by name.
+        Name -> suite, in the order of their places.
 
     Raises:
         ConfigError: A file is malformed; names file and key.
     """
-    found: dict[str, Suite] = {}
-    for path in sorted((evals_root() / "suites").glob("*.yaml")):
+    found = [_read(path, str(path)) for path in sorted((evals_root() / "suites").glob("*.yaml"))]
+    names = {suite.name for suite in found}
+    for name in SUITES:
         try:
-            suite = Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-            detail = error.errors()[0] if isinstance(error, ValidationError) else None
-            problem = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" if detail else str(error)
-            raise ConfigError(f"{path}: {problem}") from None
-        found[suite.name] = suite
-    return {name: found[name] for name in [*(n for n in _ORDER if n in found), *sorted(set(found) - set(_ORDER))]}
+            suite = _read(SUITES.get(name), f"suite {name!r} of an installed package")
+            if suite.name in names:
+                raise ConfigError(f"suite {name!r}: a package declares what is {suite.name} here already")
+        except ConfigError as error:  # somebody else's package ends no run that does not name it
+            logger.warning("%s; it is left out", error)
+            continue
+        found.append(suite)
+    return {suite.name: suite for suite in sorted(found, key=lambda suite: (suite.place, suite.name))}
+
+
+def _read(source: Suite | Mapping[str, Any] | str | Path, where: str) -> Suite:
+    if isinstance(source, Suite):
+        return source
+    try:
+        data = yaml.safe_load(Path(source).read_text(encoding="utf-8")) if isinstance(source, str | Path) else source
+        return Suite.model_validate(data)
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        detail = error.errors()[0] if isinstance(error, ValidationError) else None
+        problem = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" if detail else str(error)
+        raise ConfigError(f"{where}: {problem}") from None
+
+
+def published_suites() -> list[str]:
+    """Return the suites with published numbers, which are the columns of the model card's table.
+
+    Raises:
+        ConfigError: As for `load_suites`.
+    """
+    return [name for name, suite in load_suites().items() if suite.published_with is not None]
 
 
 def suite_tasks() -> dict[str, list[str]]:
