@@ -143,16 +143,24 @@ def _text(cell: str | Cell) -> str:
     return cell if isinstance(cell, str) else cell.text
 
 
-def simple(heads: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> str:
+def simple(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    align: str = "",
+    widths: Sequence[int | None] | None = None,
+) -> str:
     """Render a plain table for the terminal.
 
     Args:
         heads: The columns' names.
         rows: The rows.
         align: `l` or `r` for each column; empty: all left.
+        widths: Characters at which a column's texts are wrapped; None for no limit.
     """
     sides = [_SIDES[side] for side in align] or None
-    return tabulate(rows, headers=list(heads), tablefmt="simple", colalign=sides, disable_numparse=True)
+    return tabulate(
+        rows, headers=list(heads), tablefmt="simple", colalign=sides, maxcolwidths=widths, disable_numparse=True
+    )
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from rerank_eval.cli import _run
 from rerank_eval.config import load_config
-from rerank_eval.config.loading import find_config, is_config
+from rerank_eval.config.files import find_config, is_config
 from rerank_eval.errors import ConfigError
 from rerank_eval.shipped import config_names, shipped_config
 

@@ -56,7 +56,7 @@ def compare(
 
         rerank-eval compare 3f2a9c theirs.trec.gz --missing zero
     """
-    from rerank_eval.config.loading import is_config
+    from rerank_eval.config.files import is_config
     from rerank_eval.session.comparison import ComparisonRequest, compare_runs
 
     in_config = not task and any(is_config(one) for one in names)

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 import yaml
-from tabulate import tabulate
 
 from rerank_eval.commands import app, console
-from rerank_eval.config.loading import find_config, flattened, read_yaml
+from rerank_eval.config.files import find_config, read_yaml
+from rerank_eval.config.loading import flattened
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
 from rerank_eval.names import did_you_mean
 from rerank_eval.shipped import config_names, shipped_config
+from rerank_eval.tables import simple
 from rerank_eval.typed import command
 
 _DESCRIPTION_WIDTH = 90
@@ -35,7 +36,7 @@ def configs() -> None:
     widths = [None, _DESCRIPTION_WIDTH, None]
     if not any(row[2] for row in rows):
         heads, widths, rows = heads[:2], widths[:2], [row[:2] for row in rows]
-    console.print(tabulate(rows, headers=heads, tablefmt="simple", maxcolwidths=widths), markup=False)
+    console.print(simple(heads, rows, widths=widths), markup=False)
 
 
 @app.command()

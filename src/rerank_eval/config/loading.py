@@ -7,44 +7,32 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from rerank_eval.config.files import find_config, is_file, is_name, parse_yaml, read_yaml
 from rerank_eval.config.schema import (
     RerankerConfig,
     RetrieverConfig,
     RunConfig,
     UnknownNameError,
     WorkersConfig,
-    is_yaml_file,
     renamed,
 )
 from rerank_eval.errors import ConfigError
-from rerank_eval.names import did_you_mean, nearest
+from rerank_eval.names import did_you_mean
 from rerank_eval.shipped import config_names, shipped_config
 
 logger = logging.getLogger(__name__)
 
-_MAX_BYTES = 1_000_000
 _MAX_FILES = 100
-_CONFIG = "config file"
-_CONFIGS = Path("configs")
-_PIPES = ("/dev/fd/", "/proc/self/fd/")  # what a shell makes of <(command)
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
-_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
-_BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
-_LONGEST_NUMBER = 100
 _DEEPEST = 8
-_BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, OverflowError)
-"""What PyYAML raises besides its own errors: for `!!timestamp x`, `!!bool x`, `!!int ''`."""
-_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 _OPTIONAL_SECTIONS = {"retriever": RetrieverConfig, "reranker": RerankerConfig, "workers": WorkersConfig}
 
 _SHORT = {"workers": "backend"}
@@ -75,147 +63,6 @@ class LoadedConfig:
     overrides: tuple[str, ...] = ()
     told_tasks: tuple[str, ...] = ()
     told_models: tuple[str, ...] = ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few lines of them can expand to gigabytes) and without silent duplicate keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not allowed here: use `extends`", problem_mark=event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        value = super().construct_scalar(node)
-        if isinstance(value, str) and (found := _UNUSABLE.search(value)):
-            raise yaml.MarkedYAMLError(
-                problem=f"holds {found[0]!r}, which is no character of a name or a text", problem_mark=node.start_mark
-            )
-        if node.tag in _NUMBERS and len(value) > _LONGEST_NUMBER:
-            # YAML's numbers to the base of 60 take minutes where they are long, and Python refuses to print long ones.
-            raise yaml.MarkedYAMLError(
-                problem=f"holds a number of {len(value)} characters", problem_mark=node.start_mark
-            )
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == _BOOLEAN:  # a recipe's keys `yes` and `no`, which are truths in YAML 1.1
-                key_node.tag = _TEXT
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def find_config(given: Path) -> tuple[Path, Path]:
-    """Find the config that a path or a name stands for.
-
-    A path stays as it is. A name alone, such as `qwen3-8b`, is a config of this folder if there is one, so that a
-    copy that was edited wins over the config that comes with the package.
-
-    Args:
-        given: A path, or a name: `NAME.yaml` here, `configs/NAME.yaml` here, or a shipped config.
-
-    Returns:
-        What to call it (the path, or the shipped config's name), and the file.
-
-    Raises:
-        ConfigError: No config has this name.
-    """
-    if not _is_name(given):
-        return given, given
-    for here in (Path(f"{given}.yaml"), _CONFIGS / f"{given}.yaml"):
-        if _is_file(here):
-            return here, here
-    if str(given) in config_names():
-        return given, shipped_config(str(given))
-    raise ConfigError(f"{given}: no such {_CONFIG}; {_did_you_mean_file(given, _CONFIG)}")
-
-
-def is_config(given: str) -> bool:
-    """Tell whether an argument that may also name a run stands for a config: a YAML file, or a config's name."""
-    if is_yaml_file(given):
-        return True
-    try:
-        return not Path(given).exists() and _is_name(Path(given)) and bool(find_config(Path(given)))
-    except (ConfigError, OSError):
-        return False
-
-
-def _is_name(given: Path) -> bool:
-    return given.name == str(given) and not is_yaml_file(given.name) and not _is_file(given)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # longer than any name of a file
-        return False
-
-
-def read_yaml(path: Path, what: str = _CONFIG) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
-
-    Args:
-        path: The file, at most 1 MB.
-        what: What it should be, for error messages.
-
-    Returns:
-        The mapping; an empty file gives an empty one.
-
-    Raises:
-        ConfigError: The file is missing, too large, not UTF-8, or not a YAML mapping.
-    """
-    try:
-        # A device has no end and no size, and a pipe may never be written to.
-        if path.exists() and not path.is_file() and not path.is_dir() and not str(path).startswith(_PIPES):
-            raise ConfigError(f"{path}: cannot be read (a device or a pipe, not a {what})")
-        with path.open("rb") as handle:
-            content = handle.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MB; is this a {what}?")
-        text = content.decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such {what}; {_did_you_mean_file(path, what)}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {_yaml_problem(error)}") from None
-    except _BROKEN as error:
-        raise ConfigError(f"{path}: not a usable YAML file ({type(error).__name__})") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: the top level must be `key: value` lines, not a {type(value).__name__}")
-    return value
-
-
-def _did_you_mean_file(path: Path, what: str) -> str:
-    """Suggest a file for one that is not there: beside it, or a config of this folder or a shipped one by its name."""
-    folders = [path.parent, *([_CONFIGS] if what == _CONFIG and path.parent != _CONFIGS else [])]
-    beside = [one for folder in folders for one in sorted(folder.glob("*.y*ml"))]
-    files = {name: name for name in config_names()} if what == _CONFIG else {}
-    files |= {one.stem: one.as_posix() for one in reversed(beside) if one.is_file() and not one.name.startswith(".")}
-    best = nearest(path.stem if is_yaml_file(path.name) else path.name, files)
-    return f"did you mean {files[best]!r}?" if best is not None else did_you_mean(path.as_posix(), files.values())
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}: {problem}" if mark is not None else f"not valid YAML: {problem}"
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, Any] | None = None) -> LoadedConfig:
@@ -265,10 +112,10 @@ def flattened(path: Path) -> dict[str, Any]:
 
 def _parent(name: str, child: Path) -> Path:
     """Return the file that a config extends: one beside it, or a shipped config by its name alone."""
-    if not _is_name(Path(name)) or _is_file(child.parent / name):
+    if not is_name(Path(name)) or is_file(child.parent / name):
         return child.parent / name
     beside = child.parent / f"{name}.yaml"
-    if name in config_names() and (beside == child or not _is_file(beside)):  # a copy may extend what it is named after
+    if name in config_names() and (beside == child or not is_file(beside)):  # a copy may extend what it is named after
         return shipped_config(name)
     return beside
 
@@ -366,8 +213,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"{_COMMAND_LINE} {text!r}: write it as key=value, such as reranker.dtype=float16")
     try:
-        return key.strip(), yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, *_BROKEN):
+        return key.strip(), parse_yaml(raw)
+    except ValueError:
         raise ConfigError(f"{_COMMAND_LINE} {key}: {raw!r} is not valid YAML") from None
 
 

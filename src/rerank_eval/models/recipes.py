@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank_eval.config.loading import read_yaml
+from rerank_eval.config.files import read_yaml
 from rerank_eval.config.schema import is_yaml_file
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.recipe import RECIPES, Recipe, SoftmaxDtype, Truncation

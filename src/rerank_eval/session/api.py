@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from rerank_eval.analysis import compare_render, tables
 from rerank_eval.analysis.compare import SEED, Comparison
 from rerank_eval.config import RerankerConfig
-from rerank_eval.config.loading import is_config
+from rerank_eval.config.files import is_config
 from rerank_eval.engine.quiet import settle
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.metrics.registry import two_digits

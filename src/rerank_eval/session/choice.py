@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rerank_eval.config import LoadedConfig, load_config
-from rerank_eval.config.loading import find_config
+from rerank_eval.config.files import find_config
 
 OFFLINE_CONFIG, HUB_CONFIG = Path("offline"), Path("qwen3-0.6b")
 

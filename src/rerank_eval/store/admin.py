@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
-from tabulate import tabulate
 
 from rerank_eval.config.schema import StoreConfig
 from rerank_eval.errors import ConfigError, DataError
@@ -30,6 +29,7 @@ from rerank_eval.store.shards import (
     read_shard,
     write_table,
 )
+from rerank_eval.tables import simple
 from rerank_eval.typed import command
 
 
@@ -166,20 +166,12 @@ def show(results_dir: Path, name: str | None, console: Console) -> None:
         ConfigError: There is nothing.
     """
     found = find_scored(results_dir, name)
-    rows = [
-        [
-            one.digest,
-            one.label,
-            _settings(one.identity),
-            len(one.tasks),
-            len(one.shards),
-            one.pairs,
-            _megabytes(one.size),
-        ]
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        counts = [f"{count:,}" for count in (len(one.tasks), len(one.shards), one.pairs)]
+        rows.append([one.digest, one.label, _settings(one.identity), *counts, _megabytes(one.size)])
     heads = ["identity", "model", "settings", "tasks", "shards", "pairs", "MB"]
-    console.print(tabulate(rows, headers=heads, tablefmt="simple", intfmt=",", disable_numparse=[0]), markup=False)
+    console.print(simple(heads, rows, "lllrrrr"), markup=False)
     aside, bad = sum(len(one.aside) for one in found), sum(len(one.bad) for one in found)
     if aside or bad:
         console.print(
@@ -213,18 +205,9 @@ def verify(results_dir: Path, name: str | None, console: Console) -> None:
     found = find_scored(results_dir, name)
     sound = pairs = 0
     for one in found:
-        twice = 0
-        for paths in one.cells.values():
-            keys = []
-            for path in paths:
-                try:
-                    keys.append(_keys(read_shard(path)))
-                    sound, pairs = sound + 1, pairs + len(keys[-1])
-                except ShardError as error:
-                    one.bad[path] = str(error)
-            if keys:
-                joined = np.concatenate(keys)
-                twice += len(joined) - len(np.unique(joined))
+        counts = np.array([_twice(paths, one.bad) for paths in one.cells.values()], dtype=int).reshape(-1, 3)
+        shards, rows, twice = counts.sum(axis=0).tolist()
+        sound, pairs = sound + shards, pairs + rows
         if twice:
             console.print(f"{one.label} {one.digest}: {twice:,} pair(s) stand twice; `gc` drops one of each")
         for path, why in one.bad.items():
@@ -277,7 +260,7 @@ def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: b
                     size = sum(_size(path) for path in paths)
                     before += size
                     small = sum(one.shards[path]["rows"] < StoreConfig().block_pairs // 2 for path in paths)
-                    if (small <= 1 and not _some_twice(paths)) or dry_run:
+                    if (small <= 1 and not _twice(paths, {})[2]) or dry_run:
                         after += size
                         dropped += max(0, small - 1) if dry_run else 0
                         continue
@@ -298,16 +281,16 @@ def _free(task: Path, *, dry_run: bool) -> Iterator[bool]:
         yield held is not None
 
 
-def _some_twice(paths: list[Path]) -> bool:
-    """Tell whether a pair stands twice in a cell."""
-    keys = []
+def _twice(paths: list[Path], unsound: dict[Path, str]) -> tuple[int, int, int]:
+    """Read a cell's shards; return how many are sound, their pairs, and how many pairs stand there once more."""
+    keys = [np.zeros(0, np.uint64)]
     for path in paths:
         try:
             keys.append(_keys(read_shard(path)))
-        except ShardError:
-            continue
-    joined = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
-    return len(np.unique(joined)) < len(joined)
+        except ShardError as error:
+            unsound[path] = str(error)
+    joined = np.concatenate(keys)
+    return len(keys) - 1, len(joined), len(joined) - len(np.unique(joined))
 
 
 def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], console: Console) -> list[Path]:
@@ -384,10 +367,10 @@ _EXPORTED = ("query_id", "doc_id", "score", "margin", "truncated", "tokens")
 
 
 def _export_schema() -> pa.Schema:
-    told = [pa.field(name, pa.string()) for name in ("identity", "model", "task", "subset", "split")]
+    names = [pa.field(name, pa.string()) for name in ("identity", "model", "task", "subset", "split")]
     kinds = {"query_id": pa.string(), "doc_id": pa.string(), "score": pa.float64(), "margin": pa.float64()}
     kinds |= {"truncated": pa.bool_(), "tokens": pa.int32()}
-    return pa.schema([*told, *(pa.field(name, kinds[name]) for name in _EXPORTED)])
+    return pa.schema([*names, *(pa.field(name, kinds[name]) for name in _EXPORTED)])
 
 
 def _writer(path: Path, suffix: str) -> Any:
@@ -399,6 +382,6 @@ def _writer(path: Path, suffix: str) -> Any:
 
 
 def _labelled(table: pa.Table, one: Scored, owner: dict[str, Any]) -> pa.Table:
-    told = [one.digest, str(one.identity.get("model", one.label)), owner["task"], owner["subset"], owner["split"]]
-    constant = [pa.array([value] * table.num_rows, pa.string()) for value in told]
+    values = [one.digest, str(one.identity.get("model", one.label)), owner["task"], owner["subset"], owner["split"]]
+    constant = [pa.array([value] * table.num_rows, pa.string()) for value in values]
     return pa.table([*constant, *(table.column(name) for name in _EXPORTED)], schema=_export_schema())
