@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mteb._evaluators.retrieval_metrics import calculate_pmrr
 
-from rerank_eval.metrics.p_mrr import p_mrr, summarise
+from rerank_eval.metrics.measures.p_mrr import p_mrr, summarise
 
 DOCUMENTS = [f"d{number}" for number in range(5)]
 LIST = st.dictionaries(st.sampled_from(DOCUMENTS), st.sampled_from([0.0, 0.25, 1.0]), min_size=1)

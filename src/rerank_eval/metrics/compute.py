@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rerank_eval.metrics import p_mrr as followir
 from rerank_eval.metrics import per_query as metrics
 from rerank_eval.metrics import registry
+from rerank_eval.metrics.measures import p_mrr as followir
 from rerank_eval.metrics.registry import Metric
 
 PAIRS = "scores.parquet"

@@ -69,7 +69,6 @@ METRICS: Registry[Metric | Callable[[str], Metric | None]] = Registry(
         "paired_accuracy": f"{_GROUPS}PAIRED_ACCURACY",
         "robustness_at_10": f"{_GROUPS}ROBUSTNESS",
         "max_over_subqueries": f"{_GROUPS}max_over_subqueries",
-        P_MRR: "rerank_eval.metrics.p_mrr:P_MRR",
         # trec_eval's and ir_measures' names
         "ap": f"{_TREC}MAP",
         "map_cut": f"{_TREC}MAP",
@@ -80,8 +79,9 @@ METRICS: Registry[Metric | Callable[[str], Metric | None]] = Registry(
         "recip_rank": f"{_TREC}MRR",
         "success": f"{_TREC}HIT_RATE",
         "rprec": f"{_TREC}R_PRECISION",
-        "p_mrr": "rerank_eval.metrics.p_mrr:P_MRR",
+        "p_mrr": "rerank_eval.metrics.measures.p_mrr:PART",
     },
+    folder="rerank_eval.metrics.measures",
 )
 """Name -> the metric, or a function that makes it of what stands behind the name: `10` in `ndcg_at_10`."""
 

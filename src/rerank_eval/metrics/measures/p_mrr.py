@@ -65,7 +65,7 @@ class _PMRR:
         return dict(zip(found["pair"], found["p_mrr"].tolist(), strict=True))
 
 
-P_MRR = _PMRR()
+PART = _PMRR()
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Metrics of their own arithmetic, one a file, found by `metrics.registry.METRICS`; each holds its `PART`."""
