@@ -11,9 +11,9 @@ import pandas as pd
 
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.metrics import per_query as metrics
+from rerank_eval.metrics import registry
 from rerank_eval.metrics.compute import CHANGED, PAIRS, QRELS, Cell, Changed, Qrels, cells_of
 from rerank_eval.metrics.groups import Grouped
-from rerank_eval.metrics import registry
 from rerank_eval.metrics.measures import p_mrr
 from rerank_eval.names import slug, some
 from rerank_eval.results import trec
