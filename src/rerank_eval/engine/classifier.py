@@ -76,7 +76,7 @@ class PairClassifier:
         max_length: int,
         token_budget: int = 0,
         batch_size: int = 0,
-        kernel: Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"] = "auto",
+        kernel: str = "auto",
         special_tokens: SpecialTokenMode = "keep",
     ) -> None:
         if token_budget < 0 or batch_size < 0:

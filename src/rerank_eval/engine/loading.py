@@ -15,12 +15,13 @@ from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head, HeadName
 from rerank_eval.engine.interface import Engine
+from rerank_eval.engine.kernels import kernel_names
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe, get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
-from rerank_eval.engine.runner import AttentionName, choose_attention
+from rerank_eval.engine.runner import choose_attention
 from rerank_eval.engine.special_tokens import SpecialTokenMode
 from rerank_eval.engine.waiting import wait_asleep
 
@@ -45,7 +46,7 @@ def load_engine(
     max_length: int | None = None,
     batch_size: int = 16,
     token_budget: int = 0,
-    attention: AttentionName = "auto",
+    attention: str = "auto",
     compile_layers: bool | None = None,
     trust_remote_code: bool = False,
     special_tokens: SpecialTokenMode = "keep",
@@ -64,9 +65,9 @@ def load_engine(
             checkpoint's positions where they are fewer.
         batch_size: Prompts in a batch of the reference engine.
         token_budget: Most tokens in a row of the packed engine; 0 chooses it from free memory.
-        attention: How the packed engine attends: `segments` by SDPA, document by document; `cpu_flash`,
-            `torch_varlen` or `flash_attn` in variable-length calls; `auto` takes the first kernel that proves right on
-            this device, else segments.
+        attention: How the packed engine attends: `segments` by SDPA, document by document; a kernel of `kernels` in
+            variable-length calls; `auto` takes torch_varlen or flash_attn if one proves right on this device, else
+            segments.
         compile_layers: Compile the packed engine's layers with torch.compile; None does so on CUDA.
         trust_remote_code: Let the checkpoint run code of its own.
         special_tokens: Whether special tokens in a text (`<|im_end|>`) stay what they are, as in the recipes' own code
@@ -81,12 +82,12 @@ def load_engine(
     wait_asleep()
     chosen = get_recipe(recipe)
     for name, value, valid in (
-        ("dtype", dtype, DtypeName),
-        ("engine", engine, EngineName),
-        ("attention", attention, AttentionName),
-        ("special_tokens", special_tokens, SpecialTokenMode),
+        ("dtype", dtype, get_args(DtypeName)),
+        ("engine", engine, get_args(EngineName)),
+        ("attention", attention, ("auto", "segments", *kernel_names())),
+        ("special_tokens", special_tokens, get_args(SpecialTokenMode)),
     ):
-        check_choice(name, value, get_args(valid))
+        check_choice(name, value, valid)
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     check_quantization(dtype, target)
     tokenizer, network = _load_checkpoint(str(model), engine, dtype, target, hub)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -19,8 +19,6 @@ from rerank_eval.engine.packing import Pack, Packer
 from rerank_eval.engine.varlen import PROBE_TOLERANCE, choose_kernel, prepare_row, probe
 
 logger = logging.getLogger(__name__)
-
-AttentionName = Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"]
 
 ROW_MULTIPLE = 256
 """On a GPU a row's length is filled up to a multiple of this, so that few shapes are ever seen: a matrix product's
@@ -192,7 +190,7 @@ def _pays_to_share_roots(pack: Pack) -> bool:
     return pack.without_shared_roots().tokens > ROOT_SHARING_PAYS_FROM * pack.tokens
 
 
-def choose_attention(attention: AttentionName, base: PreTrainedModel) -> str | None:
+def choose_attention(attention: str, base: PreTrainedModel) -> str | None:
     """Choose a variable-length kernel for a model on its device.
 
     Args:
