@@ -17,7 +17,7 @@ from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
 from rerank_eval.engine.pairs import PairTokenizer
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokens
 from rerank_eval.models.qwen_vocabulary import ADDED_TOKENS, BPE_TOKENS, build_qwen_tokenizer
 from tests.tiny_classifiers import bert_tokenizer

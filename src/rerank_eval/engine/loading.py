@@ -19,7 +19,8 @@ from rerank_eval.engine.kernels import kernel_names
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
-from rerank_eval.engine.recipe import MAX_LENGTH, Recipe, get_recipe
+from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
+from rerank_eval.engine.recipes import get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
 from rerank_eval.engine.runner import choose_attention
 from rerank_eval.engine.special_tokens import SpecialTokenMode
