@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_eval.engine import attention
 from rerank_eval.engine.errors import EngineError
@@ -24,12 +24,12 @@ from rerank_eval.engine.loading import (
     DtypeName,
     check_attention,
     check_choice,
-    check_complete,
     check_positions,
+    load_checkpoint,
     resolve_device,
 )
 from rerank_eval.engine.packing import Pack, Part, plan_packs
-from rerank_eval.engine.prompts import TokenizedGroup, encodable
+from rerank_eval.engine.prompts import TokenizedGroup, check_fast, encodable
 from rerank_eval.engine.runner import PackRunner, choose_attention
 from rerank_eval.engine.waiting import wait_asleep
 
@@ -86,8 +86,7 @@ class PackedEmbedder:
         token_budget: int = 0,
         settings: Mapping[str, str | int] | None = None,
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        check_fast(tokenizer)
         added = len(tokenizer("")["input_ids"])
         if max_length <= added:
             raise EngineError(f"max_length {max_length} leaves no room for a text beside {added} added tokens")
@@ -217,28 +216,15 @@ def load_embedder(
     name = str(model)
     check_choice("dtype", dtype, get_args(DtypeName))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(name, **hub)
-        _check_config(name, config)
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        network, report = AutoModel.from_pretrained(
-            name,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            attn_implementation=attention.register(),
-            output_loading_info=True,
-            **hub,
-        )
-    except EngineError:
-        raise
-    except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
-        raise EngineError(f"{name} cannot be loaded: {error}") from error
-    check_complete(name, tokenizer, network, report)
+    function, weights = attention.register(), getattr(torch, dtype)
+    tokenizer, network = load_checkpoint(
+        name, AutoModel, attention=function, dtype=weights, check=_check_config, hub=hub
+    )
     if max_length is None:
         max_length = min(tokenizer.model_max_length, network.config.max_position_embeddings)
     check_positions(name, network, max_length)
     return PackedEmbedder(
-        network.to(target).eval(),
+        network.to(target),
         tokenizer,
         max_length=max_length,
         token_budget=token_budget,

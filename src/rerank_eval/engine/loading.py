@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -91,7 +91,11 @@ def load_engine(
         check_choice(name, value, valid)
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     check_quantization(dtype, target)
-    tokenizer, network = _load_checkpoint(str(model), engine, dtype, target, hub)
+    function = register() if engine == "packed" else "sdpa"
+    tokenizer, network = load_checkpoint(
+        str(model), AutoModelForCausalLM, attention=function, dtype=weights_dtype(dtype), check=_check_config, hub=hub
+    )
+    network.to(target)
     if max_length is None:
         max_length = min(MAX_LENGTH, getattr(network.config, "max_position_embeddings", MAX_LENGTH))
     check_positions(str(model), network, max_length)
@@ -175,24 +179,40 @@ def hardware_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _load_checkpoint(
-    model: str, engine: EngineName, dtype: DtypeName, device: torch.device, hub: dict[str, Any]
+def load_checkpoint(
+    model: str,
+    network_class: Any,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    check: Callable[[str, Any], None],
+    hub: Mapping[str, Any],
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and weights, and check that they are what an engine can run.
+    """Load tokenizer and weights, and check that nothing was left random.
 
     Weights are memory-mapped: in the file's own dtype they are the file's pages, on a CPU and on their way to a GPU; in
     another dtype the host holds the cast copy alone.
+
+    Args:
+        model: A folder or a name on the hub.
+        network_class: One of transformers' AutoModel classes.
+        attention: Name of the attention function.
+        dtype: What the weights are cast to.
+        check: Refuses a config.json that does not fit, before any weight is read.
+        hub: `revision` and `trust_remote_code`.
+
+    Raises:
+        EngineError: The checkpoint is unreadable, incomplete or refused by `check`.
     """
-    implementation = register() if engine == "packed" else "sdpa"
     try:
         config = AutoConfig.from_pretrained(model, **hub)
-        _check_config(model, config)
+        check(model, config)
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
-        network, report = AutoModelForCausalLM.from_pretrained(
+        network, report = network_class.from_pretrained(
             model,
-            dtype=weights_dtype(dtype),
+            dtype=dtype,
             use_safetensors=True,
-            attn_implementation=implementation,
+            attn_implementation=attention,
             output_loading_info=True,
             **hub,
         )
@@ -200,11 +220,11 @@ def _load_checkpoint(
         raise
     except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise EngineError(f"{model} cannot be loaded: {error}") from error
-    check_complete(model, tokenizer, network, report)
-    return tokenizer, network.to(device).eval()
+    _check_complete(model, tokenizer, network, report)
+    return tokenizer, network.eval()
 
 
-def check_complete(
+def _check_complete(
     model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, report: Mapping[str, Any]
 ) -> None:
     """Refuse a model of which something was left random.

@@ -35,12 +35,18 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     """
     config: Any = model.config
     size = model.dtype.itemsize
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    heads = (config.num_attention_heads + 2 * key_value_heads) * head_dim
+    queries, keys, head_dim = heads_of(config)
+    heads = (queries + 2 * keys) * head_dim
     mlp = 2 * config.hidden_size + 3 * config.intermediate_size
     attention = 2 * config.hidden_size + 3 * heads
     return int(size * max(mlp, attention) + 8 * config.hidden_size)
+
+
+def heads_of(config: Any) -> tuple[int, int, int]:
+    """Return a model's query heads, its key and value heads, and head_dim."""
+    count = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // count
+    return count, getattr(config, "num_key_value_heads", None) or count, head_dim
 
 
 def free_bytes(device: torch.device) -> int:

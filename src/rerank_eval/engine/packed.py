@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,48 +23,18 @@ IN_FLIGHT = 2
 """Packs sent to a GPU before the first one's margins are waited for."""
 
 
+_Sent = tuple[Pack, HeadOutput, EngineStats]
+"""A pack whose margins are on their way, and what ran for it."""
+
+
 @dataclass
-class _Sent:
-    """A pack whose margins are on their way."""
+class _Open:
+    """A group whose margins are not all there: `outputs` joined are those of the documents in `order`."""
 
-    pack: Pack
-    output: HeadOutput
-    work: EngineStats
-
-
-class _Collector:
-    """Puts the packs' margins back to their groups and hands groups out in order."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[int] = deque()
-        self._groups: dict[int, tuple[TokenizedGroup, list[HeadOutput], list[int]]] = {}
-        self._work: dict[int, EngineStats] = {}
-
-    def expect(self, number: int, prompts: TokenizedGroup) -> None:
-        self._waiting.append(number)
-        self._groups[number] = (prompts, [], [])
-        self._work[number] = EngineStats()
-
-    def put(self, sent: _Sent) -> None:
-        start = 0
-        for part in sent.pack.parts:
-            end = start + len(part.documents)
-            _, outputs, order = self._groups[part.number]
-            outputs.append(sent.output.rows(start, end))
-            order.extend(part.documents)
-            start = end
-        # A pack's work is counted with its first group, so that the sum over groups is right.
-        self._work[sent.pack.parts[0].number] += sent.work
-
-    def finished(self) -> Iterator[FinishedGroup]:
-        while self._waiting:
-            prompts, outputs, order = self._groups[self._waiting[0]]
-            if len(order) < len(prompts.own):
-                return
-            number = self._waiting.popleft()
-            del self._groups[number]
-            joined = HeadOutput.joined(outputs)
-            yield FinishedGroup(prompts, joined.reordered(torch.argsort(torch.tensor(order))), self._work.pop(number))
+    prompts: TokenizedGroup
+    outputs: list[HeadOutput] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    work: EngineStats = field(default_factory=EngineStats)
 
 
 class PackedEngine(BaseEngine):
@@ -105,26 +75,44 @@ class PackedEngine(BaseEngine):
 
     def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
         depth = IN_FLIGHT if self._runner.device.type == "cuda" else 0
-        collector, sent = _Collector(), deque[_Sent]()
+        waiting: dict[int, _Open] = {}
+        sent = deque[_Sent]()
         packer = self._runner.packer
         packer.flush()  # what an abandoned stream left open
         for number, group in enumerate(prompts):
-            collector.expect(number, group)
+            waiting[number] = _Open(group)
             for pack in packer.add(number, group):
                 sent.extend(self._send(pack))
                 while len(sent) > depth:
-                    collector.put(sent.popleft())
-                    yield from collector.finished()
+                    yield from _finished(waiting, sent.popleft())
         last = packer.flush()
         if last.parts:
             sent.extend(self._send(last))
         while sent:
-            collector.put(sent.popleft())
-            yield from collector.finished()
+            yield from _finished(waiting, sent.popleft())
 
     def _send(self, pack: Pack) -> list[_Sent]:
         with torch.inference_mode():
             return [
-                _Sent(ran.pack, self._head.from_hidden(ran.hidden).to_host(), ran.work)
-                for ran in self._runner.run(pack)
+                (ran.pack, self._head.from_hidden(ran.hidden).to_host(), ran.work) for ran in self._runner.run(pack)
             ]
+
+
+def _finished(waiting: dict[int, _Open], sent: _Sent) -> Iterator[FinishedGroup]:
+    """Put a pack's margins back to their groups; yield those that are complete, in order."""
+    pack, output, work = sent
+    start = 0
+    for part in pack.parts:
+        end = start + len(part.documents)
+        waiting[part.number].outputs.append(output.rows(start, end))
+        waiting[part.number].order.extend(part.documents)
+        start = end
+    # A pack's work is counted with its first group, so that the sum over groups is right.
+    waiting[pack.parts[0].number].work += work
+    while waiting:
+        first = next(iter(waiting.values()))
+        if len(first.order) < len(first.prompts.own):
+            return
+        del waiting[next(iter(waiting))]
+        order = torch.argsort(torch.tensor(first.order))
+        yield FinishedGroup(first.prompts, HeadOutput.joined(first.outputs).reordered(order), first.work)

@@ -7,7 +7,7 @@ import json
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -72,29 +72,19 @@ class TokenCache:
         self._tokens = 0
         self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
 
-    @staticmethod
-    def key(text: str) -> bytes:
-        """Return the digest that stands for a text."""
-        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
-
-    def __contains__(self, key: bytes) -> bool:
-        """Say whether a text's ids are there."""
-        return key in self._ids
-
-    def put(self, key: bytes, ids: list[int]) -> None:
-        """Take a text's ids in; `shrink` may forget them."""
-        self._ids[key] = array("i", ids)
-        self._tokens += len(ids)
-
-    def get(self, key: bytes) -> list[int]:
-        """Return a text's ids."""
-        self._ids.move_to_end(key)
-        return self._ids[key].tolist()
-
-    def shrink(self) -> None:
-        """Forget what was met longest ago, down to the capacity."""
+    def encode(self, texts: Sequence[str], encode: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
+        """Tokenise texts, those met lately from memory: a document is a candidate of many queries."""
+        keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
+        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._ids}
+        for key, ids in zip(fresh, encode(list(fresh.values())), strict=True):
+            self._ids[key] = array("i", ids)
+            self._tokens += len(ids)
+        for key in keys:
+            self._ids.move_to_end(key)
+        found = [self._ids[key].tolist() for key in keys]
         while self._tokens > self._capacity:
             self._tokens -= len(self._ids.popitem(last=False)[1])
+        return found
 
 
 class PromptTokenizer:
@@ -123,8 +113,7 @@ class PromptTokenizer:
         max_length: int,
         special_tokens: SpecialTokenMode = "keep",
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        check_fast(tokenizer)
         self.recipe = recipe
         self.special_tokens = SpecialTokens(tokenizer)
         # The recipes' own code lets the tokenizer add its special tokens to the body; Qwen's adds none.
@@ -188,7 +177,9 @@ class PromptTokenizer:
         distinct = list(dict.fromkeys(group.documents))
         first = [self._recipe.prefix + head if self._recipe.truncation == "message" else head]
         first.append(self._recipe.query_text(group.query))
-        root, query, *documents = self._encode_once(first + [self._recipe.document_text(text) for text in distinct])
+        root, query, *documents = self._met.encode(
+            first + [self._recipe.document_text(text) for text in distinct], self._encode
+        )
         room = max(0, self._limit - len(root) - len(query))
         before = self._prefix if self._recipe.truncation == "body" else []
         shared = before + (root + query)[: self._limit]
@@ -220,19 +211,15 @@ class PromptTokenizer:
         text = encodable(self.recipe.prompt(query, document, instruction))
         return RenderedPrompt(text, tuple(prompt.own[0]), bool(prompt.truncated[0]))
 
-    def _encode_once(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts, those met lately from memory: a document is a candidate of many queries."""
-        keys = [TokenCache.key(text) for text in texts]
-        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._met}
-        for key, ids in zip(fresh, self._encode(list(fresh.values())), strict=True):
-            self._met.put(key, ids)
-        found = [self._met.get(key) for key in keys]
-        self._met.shrink()
-        return found
-
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts in one batch."""
         return token_ids(self._tokenizer, texts)
+
+
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer written in Python: the engine needs what only a fast one tells."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -14,7 +14,7 @@ from rerank_eval.engine import lastlayer
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats
 from rerank_eval.engine.layout import PackLayout
-from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
+from rerank_eval.engine.memory import choose_budget, heads_of, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.packing import Pack, Packer
 from rerank_eval.engine.varlen import PROBE_TOLERANCE, choose_kernel, prepare_row, probe
 
@@ -203,11 +203,8 @@ def choose_attention(attention: str, base: PreTrainedModel) -> str | None:
     Raises:
         EngineError: A kernel was named and does not run here, or gives other numbers.
     """
-    config: Any = base.config
     device: torch.device = base.device
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    heads = (config.num_attention_heads, key_value_heads, head_dim)
+    heads = heads_of(base.config)
     if attention == "segments":
         return None
     if attention == "auto":
