@@ -26,7 +26,7 @@ class EngineParts:
         model: A causal language model in evaluation mode, on its device, with the attention that the engine needs.
         prompts: The tokenizer with its recipe.
         head: The answer's head.
-        pad_id: Token id to pad with where an engine pads; padding is masked, so it changes no score.
+        pad_id: Token id to pad with; padding is masked, so it changes no score.
         settings: Effective settings, reported as they are.
     """
 
@@ -39,13 +39,7 @@ class EngineParts:
 
 @dataclass(frozen=True)
 class FinishedGroup:
-    """A group that has been run.
-
-    Attributes:
-        prompts: Its prompts.
-        output: The head's output, in the order of its documents.
-        work: What ran for it.
-    """
+    """A group that has been run: its prompts, the head's output in its documents' order, what ran for it."""
 
     prompts: TokenizedGroup
     output: HeadOutput
@@ -53,11 +47,7 @@ class FinishedGroup:
 
 
 class BaseEngine(ABC):
-    """Scores groups; a subclass says how prompts are tokenised and run through the model.
-
-    Args:
-        parts: What the engine is put together from.
-    """
+    """Scores groups; a subclass says how prompts are tokenised and run through the model."""
 
     causal = True
 

@@ -115,9 +115,6 @@ class PackedEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, each distinct one once.
 
-        Args:
-            texts: n texts, instruction prefix included; any may be empty.
-
         Returns:
             (n, dim) float32, each row of length 1, in the texts' order. A text for which the tokenizer gives no token
             at all is a row of zeros, as in sentence-transformers.
@@ -195,19 +192,8 @@ def load_embedder(
 ) -> PackedEmbedder:
     """Load a checkpoint of the Qwen3 family as an embedder.
 
-    Whether the checkpoint was trained for last-token pooling is the caller's to know: its weights do not say.
-
-    Args:
-        model: A folder or a name on the hub. Only safetensors are read.
-        revision: Branch, tag or commit on the hub.
-        dtype: What the weights are cast to.
-        device: `auto` (CUDA, else MPS, else CPU), or a torch device.
-        max_length: Limit in tokens; None takes the smaller of the tokenizer's and the model's own.
-        token_budget: Most tokens in a row, 0 to choose it from free memory.
-        trust_remote_code: Let the checkpoint run code of its own.
-
-    Returns:
-        The embedder.
+    Whether the checkpoint was trained for last-token pooling is the caller's to know: its weights do not say. Arguments
+    are those of `load_engine`; `max_length` None takes the smaller of the tokenizer's and the model's own limit.
 
     Raises:
         EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.

@@ -18,14 +18,7 @@ from rerank_eval.engine.runner import ROW_MULTIPLE
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair on its way through a model.
-
-    Attributes:
-        group: Number of its group in the stream.
-        index: Its document's number in the group.
-        ids: Token ids.
-        types: Token types; empty where the model is given none.
-    """
+    """One pair on its way through a model, its group's and document's number; no `types` where the model takes none."""
 
     group: int
     index: int
@@ -35,13 +28,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class BatchOutput:
-    """A batch that has gone through a model.
-
-    Attributes:
-        logits: (pairs,) float32 on the CPU.
-        computed: Tokens that went through the layers, padding among them.
-        padding: Padding among them.
-    """
+    """A batch's logits, (pairs,) float32 on the CPU, and the tokens computed, padding among them, and padded."""
 
     logits: torch.Tensor
     computed: int
@@ -83,7 +70,7 @@ class PackedForward:
         self._weight, self._bias = last.weight[0].detach().float(), last.bias[0].detach().float()
 
     def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
-        """See `Forward`."""
+        """Run a batch."""
         device = self._network.device
         lengths = [len(pair.ids) for pair in batch]
         tokens = sum(lengths)
@@ -130,13 +117,7 @@ class PackedForward:
 
 
 class PaddedForward:
-    """The plain way: a batch padded to its longest pair, through the model's own forward and head.
-
-    Args:
-        network: Any sequence classifier with one label, in evaluation mode, on its device.
-        pad_id: Token id to pad with.
-        left: Pad on the left, as the checkpoint's tokenizer says.
-    """
+    """A batch padded to its longest pair, on the tokenizer's side, through the model's own forward and head."""
 
     def __init__(self, network: PreTrainedModel, pad_id: int, *, left: bool = False) -> None:
         self._network = network
@@ -144,7 +125,7 @@ class PaddedForward:
         self._left = left
 
     def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
-        """See `Forward`."""
+        """Run a batch."""
         longest = max(len(pair.ids) for pair in batch)
         inputs = {
             "input_ids": self._padded([pair.ids for pair in batch], longest, self._pad),
@@ -165,10 +146,5 @@ class PaddedForward:
 
 
 def is_packable(model_type: str, class_name: str) -> bool:
-    """Say whether `PackedForward` can run an architecture.
-
-    Args:
-        model_type: `model_type` of its config.
-        class_name: Name of its stock class in transformers.
-    """
+    """Tell whether `PackedForward` runs a class of transformers, by its config's `model_type`."""
     return model_type in PACKABLE and class_name.endswith("ForSequenceClassification")

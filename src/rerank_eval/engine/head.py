@@ -95,27 +95,16 @@ class Head:
         self._direction = weight[yes_id].float() - weight[no_id].float()
 
     def from_hidden(self, hidden: torch.Tensor) -> HeadOutput:
-        """Score last hidden states.
-
-        Args:
-            hidden: (n, hidden_size) in the model's dtype, after the final norm.
-
-        Returns:
-            The output, on the same device.
-        """
+        """Score last hidden states, (n, hidden_size) in the model's dtype, after the final norm."""
         if self.name == "recipe_softmax":
             return self.from_logits(self._lm_head(hidden))
         # Product and sum rather than a matrix product: a row's sum cannot depend on how many rows there are.
         return HeadOutput((hidden.float() * self._direction).sum(dim=-1))
 
     def from_logits(self, logits: torch.Tensor) -> HeadOutput:
-        """Score full-vocabulary logits by the recipe's own arithmetic.
+        """Score full-vocabulary logits, (n, vocabulary) in the model's dtype, by the recipe's own arithmetic.
 
-        Args:
-            logits: (n, vocabulary) in the model's dtype.
-
-        Returns:
-            The output; the margin is the difference of the two logits, upcast before subtracting.
+        The margin is the difference of the two logits, upcast before subtracting.
         """
         pair = logits[:, self._no_yes]
         margin = pair[:, 1].float() - pair[:, 0].float()
@@ -125,13 +114,7 @@ class Head:
 
 
 def to_arrays(output: HeadOutput) -> tuple[FloatArray, FloatArray]:
-    """Turn a head's output into NumPy arrays.
-
-    Args:
-        output: The output, on any device; it is waited for.
-
-    Returns:
-        Scores and margins, float64, each (n,); margins are float32 numbers.
+    """Wait for a head's output and return scores and margins, float64, each (n,); margins are float32 numbers.
 
     Raises:
         EngineError: A value is NaN or infinite, which would rank at random.

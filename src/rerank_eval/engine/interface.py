@@ -20,13 +20,7 @@ that scores and embeddings of before are not served for what would now come out.
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """One query and the documents to score for it.
-
-    Attributes:
-        query: The query's text.
-        instruction: The instruction for this query; None leaves the instruction's line out of the prompt.
-        documents: The documents' texts, in any order.
-    """
+    """One query and the documents to score for it; instruction None leaves the instruction's line out of the prompt."""
 
     query: str
     instruction: str | None
@@ -34,14 +28,7 @@ class QueryGroup:
 
 
 class Column(NamedTuple):
-    """A column of `Scores`.
-
-    Attributes:
-        field: Its name in memory.
-        dtype: Its type in memory.
-        name: Its name in the score cache's files, which never changes.
-        stored: Its type there, as Arrow names it.
-    """
+    """A column of `Scores`: its name and type in memory, and in the score cache's files, where they never change."""
 
     field: str
     dtype: type[np.generic]
@@ -139,13 +126,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """One pair's prompt.
-
-    Attributes:
-        text: The rendered prompt before any truncation, exactly as it enters the tokenizer.
-        token_ids: The ids exactly as sent, truncated where the recipe truncates.
-        truncated: Whether ids are missing.
-    """
+    """One pair's prompt: its text before any truncation, the ids exactly as sent, and whether ids are missing."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -235,13 +216,7 @@ class Engine(Protocol):
         """Finds in texts what the tokenizer reads as one of its added tokens."""
 
     def score(self, group: QueryGroup) -> Scores:
-        """Score a group's documents.
-
-        Args:
-            group: Query, instruction and n documents; n may be 0.
-
-        Returns:
-            The scores, in the documents' order.
+        """Score a group's documents, of which there may be none; the scores are in their order.
 
         Raises:
             EngineError: The model returned NaN or an infinity.
@@ -250,13 +225,7 @@ class Engine(Protocol):
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         """Score a stream of groups; small groups then share a forward pass, and a GPU never waits for the next one.
 
-        Groups are read ahead of the scores that come out. Memory does not grow with their number.
-
-        Args:
-            groups: Groups, in any number.
-
-        Yields:
-            Each group's scores, in order.
+        Groups are read ahead of the scores, which come out in order. Memory does not grow with their number.
 
         Raises:
             EngineError: The model returned NaN or an infinity.
@@ -264,13 +233,4 @@ class Engine(Protocol):
         ...
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """Render one pair's prompt, as `score` sends it.
-
-        Args:
-            query: The query's text.
-            document: The document's text.
-            instruction: The instruction, or None to leave its line out.
-
-        Returns:
-            Text and token ids.
-        """
+        """Render one pair's prompt, as `score` sends it."""

@@ -127,13 +127,7 @@ def load_engine(
 
 
 def resolve_device(device: str) -> torch.device:
-    """Choose a device.
-
-    Args:
-        device: `auto`, or what `torch.device` takes.
-
-    Returns:
-        The device.
+    """Choose a device: CUDA, else MPS, else the CPU for `auto`; else what `torch.device` takes.
 
     Raises:
         EngineError: It is malformed or this machine does not have it.
@@ -159,13 +153,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def device_name(device: str = "auto") -> str:
-    """Say for people, and for the manifest, which device a model is on.
-
-    Args:
-        device: As `resolve_device` takes it.
-
-    Returns:
-        Such as `cuda (NVIDIA H100 80GB HBM3)` and `cpu (x86_64)`.
+    """Name a device for people and the manifest, such as `cuda (NVIDIA H100 80GB HBM3)` and `cpu (x86_64)`.
 
     Raises:
         EngineError: As `resolve_device` does.
@@ -227,17 +215,7 @@ def load_checkpoint(
 def _check_complete(
     model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, report: Mapping[str, Any]
 ) -> None:
-    """Refuse a model of which something was left random.
-
-    Args:
-        model: Named in the error.
-        tokenizer: The checkpoint's tokenizer.
-        network: The checkpoint's model.
-        report: What transformers gives as `output_loading_info`.
-
-    Raises:
-        EngineError: A weight is missing or of another shape, or the tokenizer has more tokens than the embedding rows.
-    """
+    """Refuse a model of which something was left random; `report` is transformers' `output_loading_info`."""
     absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
     if absent:
         raise EngineError(

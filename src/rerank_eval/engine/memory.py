@@ -21,17 +21,11 @@ SHARE_OF_FREE = 0.6
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:
-    """Estimate the memory that a token of a row takes while a layer runs.
+    """Estimate the bytes that a token of a row takes while a layer runs.
 
     The largest moment is inside the MLP: residual, normalised input, gate, up and their product; or inside attention:
     residual, input, queries, keys, values in two layouts, and the output. A float32 copy of the hidden state is added
     for the norms.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Bytes, for one token of the row.
     """
     config: Any = model.config
     size = model.dtype.itemsize
@@ -61,14 +55,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def choose_budget(model: PreTrainedModel, device: torch.device) -> int:
-    """Choose a token budget from free memory.
+    """Choose the most tokens in a row from free memory.
 
-    Args:
-        model: The model, on its device.
-        device: The device.
-
-    Returns:
-        Tokens in a row: a multiple of 256, from 1,024 to `LARGEST_BUDGET` (`CPU_BUDGET` on a CPU).
+    A multiple of 256, from 1,024 to `LARGEST_BUDGET` (`CPU_BUDGET` on a CPU).
     """
     largest = CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET
     fitting = int(free_bytes(device) * SHARE_OF_FREE) // bytes_per_token(model)
@@ -80,10 +69,8 @@ def keep_freed_memory() -> bool:
 
     Activations of a CPU's row are blocks of tens of megabytes; by default each is mapped anew and filled page by page,
     which on two cores took 80 ms for three elementwise operations on 20,000 x 768 values that take 27 ms in memory
-    already mapped. The process's peak stays what it was, but it keeps it. Other C libraries are left alone.
-
-    Returns:
-        Whether it was told.
+    already mapped. The process's peak stays what it was, but it keeps it. Other C libraries are left alone; returns
+    whether it was told.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -101,14 +101,10 @@ class PairTokenizer:
         self._met = TokenCache(CACHED_TOKENS)
 
     def pairs(self, group: QueryGroup) -> TokenizedPairs:
-        """Tokenise a group.
+        """Tokenise a group; an instruction stands behind the query, parted by a blank, as mteb joins them.
 
-        Args:
-            group: The group. An instruction stands behind the query, parted by a blank, as mteb joins them.
-
-        Returns:
-            The pairs, equal to `tokenizer(query, document, truncation=True, max_length=max_length)` unless special
-            tokens are escaped.
+        The pairs equal `tokenizer(query, document, truncation=True, max_length=max_length)` unless special tokens are
+        escaped.
         """
         distinct = list(dict.fromkeys(group.documents))
         whole_query = f"{group.query} {group.instruction}" if group.instruction else group.query
@@ -129,16 +125,7 @@ class PairTokenizer:
         )
 
     def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
-        """Render one pair.
-
-        Args:
-            query: The query's text.
-            document: The document's text.
-            instruction: What stands behind the query, or None.
-
-        Returns:
-            What the model reads, special tokens written out, and its ids; the text is made from the ids, so it is cut.
-        """
+        """Render one pair as the model reads it; the text is made from the ids, so it is cut."""
         pairs = self.pairs(QueryGroup(query, instruction, [document]))
         text = str(self._decode(pairs.ids[0]))
         return RenderedPrompt(text, tuple(pairs.ids[0]), bool(pairs.truncated[0]))
@@ -153,11 +140,6 @@ def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
 
     From huggingface/tokenizers, `truncate_encodings`: the longer text is cut down to the shorter one's length first;
     where that does not suffice both keep half, and the longer one keeps the odd token (the document, if none is).
-
-    Args:
-        query: Tokens of the query.
-        document: Tokens of the document.
-        room: Most tokens of both together.
     """
     if query + document <= room:
         return query, document

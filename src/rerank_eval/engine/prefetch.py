@@ -17,15 +17,7 @@ _LOOK_EVERY = 0.1
 
 
 def prefetch(items: Iterable[Item], *, ahead: bool) -> Generator[Item, None, None]:
-    """Yield what an iterable yields, in order; its exceptions are raised here.
-
-    Args:
-        items: What to read.
-        ahead: Read up to `AHEAD` items ahead in a thread; else read when asked.
-
-    Yields:
-        The items.
-    """
+    """Yield an iterable's items, read up to `AHEAD` ahead in a thread; its exceptions are raised here."""
     if not ahead:
         yield from items
         return

@@ -134,14 +134,7 @@ class PromptTokenizer:
         self._met = TokenCache(CACHED_TOKENS)
 
     def whole(self, group: QueryGroup) -> TokenizedGroup:
-        """Tokenise each prompt as the recipe's own code does: in one string, nothing shared.
-
-        Args:
-            group: The group.
-
-        Returns:
-            The prompts, with an empty shared part.
-        """
+        """Tokenise each prompt as the recipe's own code does: in one string, nothing shared."""
         bodies = [self._recipe.body(group.query, document, group.instruction) for document in group.documents]
         if self._recipe.truncation == "message":
             fixed: list[int] = []
@@ -162,14 +155,10 @@ class PromptTokenizer:
         return len(self._encode([text])[0]) >= self._limit
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
-        """Tokenise what the prompts share once and each distinct document once.
+        """Tokenise what the prompts share once and each distinct document once; ids equal those of `whole`.
 
-        Args:
-            group: The group.
-
-        Returns:
-            The prompts, with ids equal to those of `whole`. Where tokenising the parts apart is not proved to be
-            exact, the whole strings are tokenised and their longest common prefix is what is shared.
+        Where tokenising the parts apart is not proved to be exact, the whole strings are tokenised and their longest
+        common prefix is what is shared.
         """
         if not self.exact_split:
             return share_common_prefix(self.whole(group), keep=len(self._suffix))
@@ -197,22 +186,12 @@ class PromptTokenizer:
         )
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """Render one pair.
-
-        Args:
-            query: The query's text.
-            document: The document's text.
-            instruction: The instruction, or None to leave its line out.
-
-        Returns:
-            The whole rendered text and the ids as sent.
-        """
+        """Render one pair: the whole text and the ids as sent."""
         prompt = self.whole(QueryGroup(query, instruction, [document]))
         text = encodable(self.recipe.prompt(query, document, instruction))
         return RenderedPrompt(text, tuple(prompt.own[0]), bool(prompt.truncated[0]))
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts in one batch."""
         return token_ids(self._tokenizer, texts)
 
 
@@ -223,12 +202,7 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts in one batch, without special tokens around them and without a limit.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        texts: The texts, as many as there are.
-    """
+    """Tokenise texts in one batch, without special tokens around them and without a limit."""
     if not texts:
         return []
     encoded = tokenizer(
@@ -253,15 +227,7 @@ def encodable(text: str) -> str:
 
 
 def share_common_prefix(prompts: TokenizedGroup, keep: int) -> TokenizedGroup:
-    """Move the longest token prefix that all prompts have in common into the shared part.
-
-    Args:
-        prompts: Prompts with an empty shared part.
-        keep: How many tokens at the end of each prompt stay its own.
-
-    Returns:
-        The same prompts, factored.
-    """
+    """Move the longest common prefix of all prompts into the shared part; the last `keep` tokens of each stay."""
     columns = zip(*(ids[: len(ids) - keep] for ids in prompts.own), strict=False)
     common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return replace(prompts, shared=common, own=[ids[len(common) :] for ids in prompts.own])

@@ -64,8 +64,8 @@ class Recipe:
         """Check the templates.
 
         Raises:
-            EngineError: A placeholder is missing or unknown, the suffix is empty, a mode is unknown, or the answers
-                are one and the same.
+            EngineError: A placeholder is missing or unknown, the suffix is empty, a mode is unknown, or the answers are
+                one and the same.
         """
         for field, key in (
             ("instruct_template", "instruction"),
@@ -85,14 +85,7 @@ class Recipe:
             raise EngineError(f"recipe {self.name!r}: yes and no must be two answers")
 
     def instruct_text(self, instruction: str | None) -> str:
-        """Render the instruction's line.
-
-        Args:
-            instruction: The instruction, or None to leave the line out.
-
-        Returns:
-            The line with its line break, or an empty string.
-        """
+        """Render the instruction's line with its line break; empty where there is no instruction."""
         return "" if instruction is None else self.instruct_template.format(instruction=instruction)
 
     def query_text(self, query: str) -> str:

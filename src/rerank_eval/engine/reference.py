@@ -19,9 +19,7 @@ from rerank_eval.engine.prompts import TokenizedGroup
 class ReferenceEngine(BaseEngine):
     """Tokenises each prompt whole, pads on the left to the batch's longest, reads the last position.
 
-    Args:
-        parts: Model (with a stock attention), prompts, head and settings.
-        batch_size: Prompts in a batch, taken in the given order.
+    The model has a stock attention; `batch_size` prompts are taken in the given order.
 
     Raises:
         EngineError: The batch size is below 1.

@@ -31,13 +31,7 @@ reads and writes the attention's output once more, some 8% of a small model's la
 
 @dataclass(frozen=True)
 class PackOutput:
-    """A pack that has gone through the model.
-
-    Attributes:
-        pack: What ran.
-        hidden: (documents, hidden_size) in the model's dtype, on its device, in the order of the row.
-        work: Forwards, computed and padding tokens.
-    """
+    """A pack that has gone through the model; `hidden` is (documents, hidden_size), in the row's order."""
 
     pack: Pack
     hidden: torch.Tensor
@@ -80,11 +74,7 @@ class PackRunner:
     def run(self, pack: Pack) -> list[PackOutput]:
         """Run a pack; where memory does not suffice, halve it and the budget until it does.
 
-        Args:
-            pack: What to run.
-
-        Returns:
-            The pack, or the parts it was halved into.
+        Returns the pack, or the parts it was halved into.
 
         Raises:
             RuntimeError: Memory does not suffice for one document (`memory.is_out_of_memory` tells).
@@ -120,11 +110,8 @@ class PackRunner:
         The last layer works on rows of two lengths and stays as it is. Lengths are dynamic, so nothing is compiled
         again for another pack; attention is an operator that the compiler does not look into.
 
-        Args:
-            required: Raise where it fails; else warn and go on without.
-
         Raises:
-            EngineError: The compiler fails and it is required.
+            EngineError: The compiler fails and it is `required`; else that is a warning.
         """
         layers: Any = self._base.layers
         kernel = self._kernel
@@ -191,14 +178,11 @@ def _pays_to_share_roots(pack: Pack) -> bool:
 
 
 def choose_attention(attention: str, base: PreTrainedModel) -> str | None:
-    """Choose a variable-length kernel for a model on its device.
+    """Choose a variable-length kernel for a model on its device, or None to go by segment.
 
     Args:
         attention: `segments`, a kernel's name, or `auto` for the first one that proves right on this device.
         base: The model, on its device.
-
-    Returns:
-        The kernel's name, or None to go by segment.
 
     Raises:
         EngineError: A kernel was named and does not run here, or gives other numbers.

@@ -24,12 +24,9 @@ SpecialTokenMode = Literal["keep", "escape"]
 
 
 class SpecialTokens:
-    """The added tokens of a tokenizer, as they are found in texts.
+    """The added tokens of a fast tokenizer, as they are found in texts.
 
     Added tokens of blanks alone, as some vocabularies have for indentation, do not count.
-
-    Args:
-        tokenizer: A Hugging Face fast tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:

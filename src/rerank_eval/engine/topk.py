@@ -63,16 +63,7 @@ class Best:
         return Best(self.scores[part], self.rows[part])
 
     def merged(self, scores: torch.Tensor, start: int, depth: int) -> Best:
-        """Add documents that stand behind all seen so far in the corpus.
-
-        Args:
-            scores: (queries, n) float32.
-            start: Row of the first of them.
-            depth: Most documents kept for each query.
-
-        Returns:
-            The best of both.
-        """
+        """Add documents from row `start` on, which stand behind all seen so far: scores (queries, n) float32."""
         rows = torch.arange(start, start + scores.shape[1], device=scores.device).expand(len(scores), -1)
         if self.scores.shape[1] >= depth > 0:
             # On equal scores the earlier row stays, so only what is larger than the last one kept can enter.

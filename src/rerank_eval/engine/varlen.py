@@ -47,18 +47,10 @@ class VarlenRow:
 
 
 def prepare_row(layout: PackLayout, device: torch.device, kernel: str) -> VarlenRow:
-    """Prepare a layout for variable-length calls.
-
-    Args:
-        layout: The row's segments; at most one root, which all groups share; every group has a prefix or none has.
-        device: Where attention will run.
-        kernel: Name of the kernel.
-
-    Returns:
-        The row.
+    """Prepare a layout for variable-length calls of a kernel on a device.
 
     Raises:
-        EngineError: The layout is of another form.
+        EngineError: Some groups have a prefix and some none, or there is more than one root that all groups share.
     """
     prefixes = [group.prefix for group in layout.groups]
     if any(prefixes) and not all(prefixes):
@@ -95,18 +87,9 @@ def packed_attention(  # noqa: PLR0917 - a registered operator is called by posi
 ) -> torch.Tensor:
     """Attend within a packed row; an operator of its own, so that torch.compile does not look inside.
 
-    Args:
-        query: (1, heads, tokens, head_dim).
-        key: (1, key_value_heads, tokens, head_dim).
-        value: As `key`.
-        offsets: See `VarlenRow`.
-        numbers: See `VarlenRow`.
-        scale: Factor on the scores before the softmax.
-        kernel: Name of the kernel.
-        only_last: Compute the documents' last tokens only; other rows are left undefined.
-
-    Returns:
-        (1, tokens, heads, head_dim), in the query's dtype.
+    `query` is (1, heads, tokens, head_dim), `key` and `value` (1, key_value_heads, tokens, head_dim); for `offsets` and
+    `numbers` see `VarlenRow`. With `only_last` the documents' last tokens are computed alone and other rows are left
+    undefined. Returns (1, tokens, heads, head_dim), in the query's dtype.
     """
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     root, first, useful, _, segments, groups, documents, *longest = numbers.tolist()
@@ -209,13 +192,8 @@ def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[in
 def choose_kernel(device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> tuple[str | None, str]:
     """Choose a variable-length kernel that gives right results on this device, by trying.
 
-    Args:
-        device: The device.
-        dtype: The model's dtype.
-        heads: Query heads, key and value heads, head_dim.
-
-    Returns:
-        The kernel's name, or None to go by segment; and why not the others, for a log.
+    `heads` are query heads, key and value heads, head_dim. Returns the kernel's name, or None to go by segment; and why
+    not the others, for a log.
     """
     if device.type != "cuda" or dtype == torch.float32:
         return None, "variable-length kernels take half precision on CUDA only"
