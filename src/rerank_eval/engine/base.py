@@ -1,4 +1,4 @@
-"""What both engines share: texts to prompts, head, counting."""
+"""What all engines share: a stream of query groups in, scores out, in order, and what was done for them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from transformers import PreTrainedModel
 
-from rerank_eval.engine.head import Head, HeadOutput, to_arrays
-from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores
+from rerank_eval.engine.head import Head
+from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup, RenderedPrompt, Scores
+from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
 from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
 from rerank_eval.engine.special_tokens import SpecialTokens
 
+Prompts = TypeVar("Prompts", TokenizedGroup, TokenizedPairs)
+
 
 @dataclass(frozen=True)
 class EngineParts:
-    """What an engine is put together from.
+    """What an engine of causal language models is put together from.
 
     Attributes:
         model: A causal language model in evaluation mode, on its device, with the attention that the engine needs.
@@ -38,25 +42,28 @@ class EngineParts:
 
 
 @dataclass(frozen=True)
-class FinishedGroup:
-    """A group that has been run: its prompts, the head's output in its documents' order, what ran for it."""
+class FinishedGroup(Generic[Prompts]):
+    """A group that has been run: its prompts, scores and margins in its documents' order, and what ran for it."""
 
-    prompts: TokenizedGroup
-    output: HeadOutput
+    prompts: Prompts
+    scores: FloatArray
+    margins: FloatArray
     work: EngineStats
 
 
-class BaseEngine(ABC):
-    """Scores groups; a subclass says how prompts are tokenised and run through the model."""
+class BaseEngine(ABC, Generic[Prompts]):
+    """Scores groups; a subclass says how prompts are tokenised and run through the model.
+
+    Args:
+        tokenizer: Renders prompts and finds special tokens in texts.
+        ahead: Whether to tokenise in a thread while the model runs; on a CPU the two would share the same cores.
+    """
 
     causal = True
 
-    def __init__(self, parts: EngineParts) -> None:
-        self._model = parts.model
-        self._prompts = parts.prompts
-        self._head = parts.head
-        self._pad_id = parts.pad_id
-        self._settings = dict(parts.settings)
+    def __init__(self, tokenizer: PromptTokenizer | PairTokenizer, *, ahead: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._ahead = ahead
         self._stats = EngineStats()
 
     @property
@@ -65,18 +72,13 @@ class BaseEngine(ABC):
         return self._stats
 
     @property
-    def settings(self) -> Mapping[str, str | int]:
-        """Effective settings."""
-        return self._settings
-
-    @property
     def special_tokens(self) -> SpecialTokens:
         """Finds special tokens in texts."""
-        return self._prompts.special_tokens
+        return self._tokenizer.special_tokens
 
-    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+    def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
         """Render one pair's prompt, see `Engine.render`."""
-        return self._prompts.render(query, document, instruction)
+        return self._tokenizer.render(query, document, instruction)
 
     def score(self, group: QueryGroup) -> Scores:
         """Score a group's documents, see `Engine.score`."""
@@ -86,20 +88,22 @@ class BaseEngine(ABC):
         """Score a stream of groups, see `Engine.score_groups`."""
         started = time.perf_counter()
         pending: deque[bool] = deque()  # for each group read and not yet answered: whether it has documents
-        with closing(prefetch(self._timed_prompts(groups, pending), ahead=self._tokenize_ahead())) as prompts:
+        with closing(prefetch(self._timed_prompts(groups, pending), ahead=self._ahead)) as prompts:
             for finished in self._stream(prompts):
                 while not pending[0]:
                     pending.popleft()
                     yield Scores.empty()
                 pending.popleft()
-                now = time.perf_counter()
-                yield self._scores(finished, now - started)
+                scores = Scores.of(finished.scores, finished.margins, finished.prompts)
+                seconds = time.perf_counter() - started
+                self._stats += finished.work + EngineStats.of(scores, finished.prompts, seconds)
+                yield scores
                 started = time.perf_counter()  # what the caller does in between is not scoring
         while pending:
             pending.popleft()
             yield Scores.empty()
 
-    def _timed_prompts(self, groups: Iterable[QueryGroup], pending: deque[bool]) -> Iterator[TokenizedGroup]:
+    def _timed_prompts(self, groups: Iterable[QueryGroup], pending: deque[bool]) -> Iterator[Prompts]:
         for group in groups:
             pending.append(bool(group.documents))
             if group.documents:
@@ -107,19 +111,10 @@ class BaseEngine(ABC):
                 prompts = self._tokenize(group)
                 yield replace(prompts, seconds=time.perf_counter() - started)
 
-    def _scores(self, finished: FinishedGroup, seconds: float) -> Scores:
-        scores = Scores.of(*to_arrays(finished.output), finished.prompts)
-        self._stats += finished.work + EngineStats.of(scores, finished.prompts, seconds)
-        return scores
-
-    def _tokenize_ahead(self) -> bool:
-        """Say whether to tokenise in a thread while the model runs; on a CPU the two would share the same cores."""
-        return False
-
     @abstractmethod
-    def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
+    def _tokenize(self, group: QueryGroup) -> Prompts:
         """Turn a group of at least one document into prompts."""
 
     @abstractmethod
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
-        """Run prompts through model and head, in order; say what ran (forwards, computed and padding tokens)."""
+    def _stream(self, prompts: Iterable[Prompts]) -> Iterator[FinishedGroup[Prompts]]:
+        """Run prompts through the model, in order; say what ran (forwards, computed and padding tokens)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
-from rerank_eval.engine.head import HeadOutput
+from rerank_eval.engine.head import HeadOutput, to_arrays
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.packing import Pack
 from rerank_eval.engine.prompts import TokenizedGroup
@@ -37,7 +37,7 @@ class _Open:
     work: EngineStats = field(default_factory=EngineStats)
 
 
-class PackedEngine(BaseEngine):
+class PackedEngine(BaseEngine[TokenizedGroup]):
     """Shares each group's prefix and packs documents.
 
     Args:
@@ -50,8 +50,10 @@ class PackedEngine(BaseEngine):
     """
 
     def __init__(self, parts: EngineParts, token_budget: int = 0, kernel: str | None = None) -> None:
-        super().__init__(parts)
-        self._runner = PackRunner(self._model.model, token_budget, kernel)
+        self._runner = PackRunner(parts.model.model, token_budget, kernel)
+        self._on_gpu = self._runner.device.type == "cuda"
+        super().__init__(parts.prompts, ahead=self._on_gpu)
+        self._prompts, self._head, self._settings = parts.prompts, parts.head, parts.settings
 
     @property
     def token_budget(self) -> int:
@@ -70,11 +72,8 @@ class PackedEngine(BaseEngine):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.factored(group)
 
-    def _tokenize_ahead(self) -> bool:
-        return self._runner.device.type == "cuda"
-
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
-        depth = IN_FLIGHT if self._runner.device.type == "cuda" else 0
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup[TokenizedGroup]]:
+        depth = IN_FLIGHT if self._on_gpu else 0
         waiting: dict[int, _Open] = {}
         sent = deque[_Sent]()
         packer = self._runner.packer
@@ -98,7 +97,7 @@ class PackedEngine(BaseEngine):
             ]
 
 
-def _finished(waiting: dict[int, _Open], sent: _Sent) -> Iterator[FinishedGroup]:
+def _finished(waiting: dict[int, _Open], sent: _Sent) -> Iterator[FinishedGroup[TokenizedGroup]]:
     """Put a pack's margins back to their groups; yield those that are complete, in order."""
     pack, output, work = sent
     start = 0
@@ -115,4 +114,4 @@ def _finished(waiting: dict[int, _Open], sent: _Sent) -> Iterator[FinishedGroup]
             return
         del waiting[next(iter(waiting))]
         order = torch.argsort(torch.tensor(first.order))
-        yield FinishedGroup(first.prompts, HeadOutput.joined(first.outputs).reordered(order), first.work)
+        yield FinishedGroup(first.prompts, *to_arrays(HeadOutput.joined(first.outputs).reordered(order)), first.work)

@@ -11,12 +11,12 @@ import torch
 
 from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.head import HeadOutput
+from rerank_eval.engine.head import HeadOutput, to_arrays
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.prompts import TokenizedGroup
 
 
-class ReferenceEngine(BaseEngine):
+class ReferenceEngine(BaseEngine[TokenizedGroup]):
     """Tokenises each prompt whole, pads on the left to the batch's longest, reads the last position.
 
     The model has a stock attention; `batch_size` prompts are taken in the given order.
@@ -26,7 +26,9 @@ class ReferenceEngine(BaseEngine):
     """
 
     def __init__(self, parts: EngineParts, batch_size: int = 16) -> None:
-        super().__init__(parts)
+        super().__init__(parts.prompts)
+        self._prompts, self._model, self._head, self._pad_id = parts.prompts, parts.model, parts.head, parts.pad_id
+        self.settings = dict(parts.settings)
         if batch_size < 1:
             raise EngineError(f"batch_size must be at least 1, not {batch_size}")
         self._batch_size = batch_size
@@ -34,7 +36,7 @@ class ReferenceEngine(BaseEngine):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.whole(group)
 
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup[TokenizedGroup]]:
         for group in prompts:
             outputs: list[HeadOutput] = []
             work = EngineStats()
@@ -47,7 +49,7 @@ class ReferenceEngine(BaseEngine):
                 work += EngineStats(
                     forwards=1, computed_tokens=computed, padding_tokens=computed - sum(len(ids) for ids in batch)
                 )
-            yield FinishedGroup(group, HeadOutput.joined(outputs), work)
+            yield FinishedGroup(group, *to_arrays(HeadOutput.joined(outputs)), work)
 
     def _pad_left(self, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask, both (batch, longest) int64 on the model's device."""
