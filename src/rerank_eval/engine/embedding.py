@@ -7,7 +7,7 @@ published Qwen3-Embedding models): the checkpoint's own tokenizer adds the end-o
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -48,9 +48,6 @@ class EmbeddingStats(Stats):
         texts: Texts asked for.
         embedded: Distinct texts that went through the model.
         truncated: Distinct texts that lost tokens to `max_length`.
-        tokens: Tokens that went through the model; there is no padding.
-        forwards: Forward passes of the model.
-        tokenize_seconds: Wall time of tokenising.
         seconds: Wall time of embedding, tokenising among it.
     """
 
@@ -71,7 +68,6 @@ class PackedEmbedder:
         tokenizer: The checkpoint's own fast tokenizer.
         max_length: Limit in tokens, the added end-of-text token among them.
         token_budget: Most tokens in a row, 0 to choose it from free memory; a longer text gets a row of its own.
-        settings: Effective settings, reported as they are.
 
     Raises:
         EngineError: The tokenizer is a slow one, or a limit is too small.
@@ -84,7 +80,6 @@ class PackedEmbedder:
         *,
         max_length: int,
         token_budget: int = 0,
-        settings: Mapping[str, str | int] | None = None,
     ) -> None:
         check_fast(tokenizer)
         added = len(tokenizer("")["input_ids"])
@@ -95,7 +90,6 @@ class PackedEmbedder:
         self._runner = PackRunner(model, token_budget, choose_attention("auto", model))
         self._stats = EmbeddingStats()
         self.max_length = max_length
-        self.settings = {**(settings or {}), **self._runner.settings}
 
     @property
     def dim(self) -> int:
@@ -209,26 +203,12 @@ def load_embedder(
     if max_length is None:
         max_length = min(tokenizer.model_max_length, network.config.max_position_embeddings)
     check_positions(name, network, max_length)
-    return PackedEmbedder(
-        network.to(target),
-        tokenizer,
-        max_length=max_length,
-        token_budget=token_budget,
-        settings={
-            "model": name,
-            "revision": revision or getattr(network.config, "_commit_hash", None) or "",
-            "dtype": dtype,
-            "device": str(target),
-            "max_length": max_length,
-        },
-    )
+    return PackedEmbedder(network.to(target), tokenizer, max_length=max_length, token_budget=token_budget)
 
 
 def _check_config(model: str, config: Any) -> None:
-    """Refuse what does not embed, or does not embed causally."""
+    """Refuse what does not embed."""
     check_attention(model, config)
     architectures = getattr(config, "architectures", None) or list(ARCHITECTURES)
     if architectures[0] not in ARCHITECTURES:
         raise EngineError(f"{model} is a {architectures[0]}; the embedder runs {', '.join(ARCHITECTURES)}")
-    if getattr(config, "is_causal", True) is False:
-        raise EngineError(f"{model} attends in both directions, which the engine does not compute")

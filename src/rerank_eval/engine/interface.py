@@ -151,15 +151,10 @@ class EngineStats(Stats):
     """What an engine has done.
 
     Attributes:
-        pairs: Pairs scored.
-        groups: Query groups scored.
-        forwards: Forward passes of the model.
         prompt_tokens: Sum of the full prompts' lengths: what a plain engine without padding would run.
         computed_tokens: Tokens that went through the model's layers, padding among them.
-        padding_tokens: Padding among them.
         truncated_pairs: Pairs whose prompt lost tokens to `max_length`.
         overlong_queries: Groups whose query alone reached `max_length`, so that no document was read.
-        tokenize_seconds: Wall time of rendering and tokenising.
         seconds: Wall time of scoring, tokenising among it.
     """
 

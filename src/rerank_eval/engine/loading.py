@@ -136,17 +136,18 @@ def resolve_device(device: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    unknown = f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise EngineError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps") from error
+        raise EngineError(unknown) from error
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if chosen.type not in present:
-        raise EngineError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps")
+        raise EngineError(unknown)
     if not present[chosen.type]:
         raise EngineError(f"device {device!r} is not available on this machine; use auto or cpu")
     return chosen
@@ -252,6 +253,8 @@ def check_attention(model: str, config: Any) -> None:
         raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
     if config.num_hidden_layers > MAX_LAYERS:
         raise EngineError(f"{model} has {config.num_hidden_layers:,} layers by its config.json, which is damaged")
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        raise EngineError(f"{model} attends in both directions by its config.json, which the engine does not compute")
 
 
 def _check_config(model: str, config: Any) -> None:
@@ -262,8 +265,6 @@ def _check_config(model: str, config: Any) -> None:
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )
-    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
-        raise EngineError(f"{model} attends in both directions by its config.json, which the engine does not compute")
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int]:

@@ -32,7 +32,6 @@ class SpecialTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         backend: Any = tokenizer.backend_tokenizer
         added = [token for token in backend.get_added_tokens_decoder().values() if token.content.strip()]
-        self.texts = tuple(sorted({str(token.content) for token in added}, key=lambda text: (-len(text), text)))
         self._normalizer = backend.normalizer
         self._raw = _pattern((token for token in added if not token.normalized), lambda text: text)
         self._normalized = _pattern((token for token in added if token.normalized), self._normal)
