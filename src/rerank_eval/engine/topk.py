@@ -74,7 +74,11 @@ class Best:
                 return self
             if width * _DENSE < scores.shape[1]:
                 scores, rows = _compacted(scores, rows, enters, width)
-        scores, rows = torch.cat([self.scores, scores], dim=1), torch.cat([self.rows, rows], dim=1)
+        return self.followed_by(Best(scores, rows), depth)
+
+    def followed_by(self, later: Best, depth: int) -> Best:
+        """Merge with the best of documents that stand behind all seen so far."""
+        scores, rows = torch.cat([self.scores, later.scores], dim=1), torch.cat([self.rows, later.rows], dim=1)
         # A stable sort, not topk: equal scores then keep corpus order.
         order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :depth]
         return Best(scores.gather(1, order), rows.gather(1, order))

@@ -33,12 +33,7 @@ _FLOATS_PER_TOKEN = 100.0
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a data set, by value: a data set itself pickles as the paths of its files.
-
-    Attributes:
-        columns: Name -> values.
-        features: Their types.
-    """
+    """Some rows of a data set, by value: a data set itself pickles as the paths of its files."""
 
     columns: dict[str, list[Any]]
     features: Any
@@ -63,13 +58,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Encode:
-    """Embed rows; answered by a (n, dim) float32 tensor.
-
-    Attributes:
-        rows: The rows.
-        prompt_type: Queries or documents.
-        context: Reference to mteb's task_metadata, hf_split and hf_subset.
-    """
+    """Embed rows, in a context of mteb's that Ray keeps; answered by a (n, dim) float32 tensor."""
 
     rows: Rows
     prompt_type: PromptType
@@ -117,11 +106,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Compare:
-    """Score queries against documents of their own; answered by a list of float lists.
-
-    Attributes:
-        pairs: Each query's vector and its documents' vectors.
-    """
+    """Score queries against documents of their own, by their vectors; answered by a list of float lists."""
 
     pairs: list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -171,14 +156,7 @@ class EncoderHandler:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """How a worker loads a sentence-transformers encoder.
-
-    Attributes:
-        config: The retriever's section of the config.
-        ref: The model as the driver resolved it.
-        device: `auto` or a torch device.
-        instructions: The instruction set that the config names, or None.
-    """
+    """How a worker loads a sentence-transformers encoder that the driver has resolved."""
 
     config: RetrieverConfig
     ref: ModelRef
@@ -202,11 +180,7 @@ class EncoderSpec:
 
 
 class RemoteDenseBackend(DenseBackend):
-    """Exact search with encoding, similarity and each chunk's best in workers.
-
-    Args:
-        pool: The workers, started with an `EncoderSpec`.
-    """
+    """Exact search with encoding, similarity and each chunk's best in workers, started with an `EncoderSpec`."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(encoder=None)
@@ -242,7 +216,7 @@ class RemoteDenseBackend(DenseBackend):
         )
         best = Best.empty(len(queries))
         for found, size in zip(self._answers(items), sizes, strict=True):
-            best = followed_by(best, found, request.depth)
+            best = best.followed_by(found, request.depth)
             request.advance(size)
         return best
 
@@ -279,20 +253,3 @@ def _describe(item: Encode | Search | Compare) -> str:
         return f"similarities of {len(item.pairs)} queries"
     first = next(iter(item.rows.columns.get("id", ["?"])), "?")
     return f"{len(next(iter(item.rows.columns.values())))} texts from {str(first)[:_SHOWN]!r} on"
-
-
-def followed_by(best: Best, later: Best, depth: int) -> Best:
-    """Merge the best of documents with the best of others that stand behind them in the corpus.
-
-    Args:
-        best: The best so far.
-        later: The best of the others, in their order.
-        depth: Most documents kept for each query.
-
-    Returns:
-        The best of both; equal scores keep corpus order, as in `Best.merged`.
-    """
-    scores = torch.cat([best.scores, later.scores], dim=1)
-    rows = torch.cat([best.rows, later.rows], dim=1)
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :depth]
-    return Best(scores.gather(1, order), rows.gather(1, order))
