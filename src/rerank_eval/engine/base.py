@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+import numpy as np
 from transformers import PreTrainedModel
 
+from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head
 from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup, RenderedPrompt, Scores
 from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
@@ -41,14 +43,33 @@ class EngineParts:
     settings: Mapping[str, str | int]
 
 
-@dataclass(frozen=True)
-class FinishedGroup(Generic[Prompts]):
-    """A group that has been run: its prompts, scores and margins in its documents' order, and what ran for it."""
+@dataclass
+class RunningGroup(Generic[Prompts]):
+    """A group on its way through a model: scores and margins in its documents' order, as far as they are there."""
 
     prompts: Prompts
     scores: FloatArray
     margins: FloatArray
-    work: EngineStats
+    missing: int
+    work: EngineStats = field(default_factory=EngineStats)
+
+    @classmethod
+    def of(cls, prompts: Prompts) -> RunningGroup[Prompts]:
+        """Begin with a group."""
+        count = len(prompts.truncated)
+        return cls(prompts, np.zeros(count), np.zeros(count), count)
+
+    def put(self, documents: Sequence[int], scores: FloatArray, margins: FloatArray) -> None:
+        """Take in what came out for some documents."""
+        rows = list(documents)
+        self.scores[rows], self.margins[rows] = scores, margins
+        self.missing -= len(rows)
+
+
+def finished(running: dict[int, RunningGroup[Prompts]]) -> Iterator[RunningGroup[Prompts]]:
+    """Take out the groups that are complete, as far as no earlier one is waited for."""
+    while running and not next(iter(running.values())).missing:
+        yield running.pop(next(iter(running)))
 
 
 class BaseEngine(ABC, Generic[Prompts]):
@@ -89,19 +110,37 @@ class BaseEngine(ABC, Generic[Prompts]):
         started = time.perf_counter()
         pending: deque[bool] = deque()  # for each group read and not yet answered: whether it has documents
         with closing(prefetch(self._timed_prompts(groups, pending), ahead=self._ahead)) as prompts:
-            for finished in self._stream(prompts):
+            for group in self._stream(prompts):
                 while not pending[0]:
                     pending.popleft()
                     yield Scores.empty()
                 pending.popleft()
-                scores = Scores.of(finished.scores, finished.margins, finished.prompts)
-                seconds = time.perf_counter() - started
-                self._stats += finished.work + EngineStats.of(scores, finished.prompts, seconds)
-                yield scores
+                yield self._scores(group, started)
                 started = time.perf_counter()  # what the caller does in between is not scoring
         while pending:
             pending.popleft()
             yield Scores.empty()
+
+    def _scores(self, group: RunningGroup[Prompts], started: float) -> Scores:
+        prompts, margins = group.prompts, group.margins
+        bad = int((~np.isfinite(margins)).sum())
+        if bad:  # it would rank at random
+            raise EngineError(
+                f"{bad} of {len(margins)} {'margins' if self.causal else 'logits'} are NaN or infinite: damaged "
+                "weights, or float16 has overflowed (use bfloat16 or float32)"
+            )
+        overlong = np.full(len(margins), prompts.query_cut)
+        scores = Scores(group.scores, margins, prompts.truncated, overlong, prompts.lengths)
+        self._stats += group.work + EngineStats(
+            pairs=len(scores),
+            groups=1,
+            prompt_tokens=int(scores.tokens.sum()),
+            truncated_pairs=int(scores.truncated.sum()),
+            overlong_queries=int(prompts.query_cut),
+            tokenize_seconds=prompts.seconds,
+            seconds=time.perf_counter() - started,
+        )
+        return scores
 
     def _timed_prompts(self, groups: Iterable[QueryGroup], pending: deque[bool]) -> Iterator[Prompts]:
         for group in groups:
@@ -116,5 +155,5 @@ class BaseEngine(ABC, Generic[Prompts]):
         """Turn a group of at least one document into prompts."""
 
     @abstractmethod
-    def _stream(self, prompts: Iterable[Prompts]) -> Iterator[FinishedGroup[Prompts]]:
-        """Run prompts through the model, in order; say what ran (forwards, computed and padding tokens)."""
+    def _stream(self, prompts: Iterable[Prompts]) -> Iterator[RunningGroup[Prompts]]:
+        """Run prompts through the model, in order; note what ran (forwards, computed and padding tokens)."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rerank_eval.engine.base import BaseEngine, FinishedGroup
+from rerank_eval.engine.base import BaseEngine, RunningGroup, finished
 from rerank_eval.engine.bidirectional import ATTENTION_NAME
 from rerank_eval.engine.encoders import BatchOutput, Forward, PackedForward, PaddedForward, Pair
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup
+from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.pair_batches import Batcher, GivenBatcher, RowBatcher, SortedBatcher
 from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
@@ -30,16 +28,6 @@ Way = Literal["packed", "padded", "one by one", "reference"]
 PADDED_BUDGET = 32_768
 """Tokens in a padded batch on a GPU unless told otherwise. Not chosen from free memory: what a batch is made of moves
 the last bits of its scores, and two runs should make the same batches."""
-
-
-@dataclass
-class _Open:
-    """A group whose logits are not all there."""
-
-    pairs: TokenizedPairs
-    logits: FloatArray
-    missing: int
-    work: EngineStats = field(default_factory=EngineStats)
 
 
 class PairClassifier(BaseEngine[TokenizedPairs]):
@@ -106,35 +94,33 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
     def _tokenize(self, group: QueryGroup) -> TokenizedPairs:
         return self._pairs.pairs(group)
 
-    def _stream(self, prompts: Iterable[TokenizedPairs]) -> Iterator[FinishedGroup[TokenizedPairs]]:
+    def _stream(self, prompts: Iterable[TokenizedPairs]) -> Iterator[RunningGroup[TokenizedPairs]]:
         deque(self._batcher.flush(), maxlen=0)  # what an abandoned stream left open
-        waiting: dict[int, _Open] = {}
+        running: dict[int, RunningGroup[TokenizedPairs]] = {}
         for number, pairs in enumerate(prompts):
-            count = len(pairs.ids)
-            waiting[number] = _Open(pairs, np.zeros(count), count)
-            types = pairs.types or [[]] * count
+            running[number] = RunningGroup.of(pairs)
+            types = pairs.types or [[]] * len(pairs.ids)
             members = [Pair(number, i, ids, types[i]) for i, ids in enumerate(pairs.ids)]
             for batch in self._batcher.add(members):
-                self._run(batch, waiting)
-            yield from _finished(waiting)
+                self._run(batch, running)
+            yield from finished(running)
         for batch in self._batcher.flush():
-            self._run(batch, waiting)
-            yield from _finished(waiting)
+            self._run(batch, running)
+            yield from finished(running)
 
-    def _run(self, batch: list[Pair], waiting: Mapping[int, _Open]) -> None:
+    def _run(self, batch: list[Pair], running: Mapping[int, RunningGroup[TokenizedPairs]]) -> None:
         """Run a batch and put its logits where they belong; where memory does not suffice, run it in halves."""
         ran = self._try(batch)
         if ran is None:
             middle = len(batch) // 2
-            self._run(batch[:middle], waiting)
-            self._run(batch[middle:], waiting)
+            self._run(batch[:middle], running)
+            self._run(batch[middle:], running)
             return
-        for pair, logit in zip(batch, ran.logits.tolist(), strict=True):
-            group = waiting[pair.group]
-            group.logits[pair.index] = logit
-            group.missing -= 1
+        logits = ran.logits.double().numpy()
+        for row, pair in enumerate(batch):
+            running[pair.group].put([pair.index], logits[row], logits[row])
         # A batch's work is counted with one of its groups, so that the sum over groups is right.
-        waiting[batch[0].group].work += EngineStats(
+        running[batch[0].group].work += EngineStats(
             forwards=1, computed_tokens=ran.computed, padding_tokens=ran.padding
         )
 
@@ -159,16 +145,3 @@ def _padded_way(device: torch.device, token_budget: int, batch_size: int) -> tup
     if device.type == "cpu" and not token_budget:
         return "one by one", RowBatcher(1)
     return "padded", SortedBatcher(token_budget or PADDED_BUDGET)
-
-
-def _finished(waiting: dict[int, _Open]) -> Iterator[FinishedGroup[TokenizedPairs]]:
-    """Take out the groups that are complete, as far as no earlier one is waited for."""
-    while waiting and not next(iter(waiting.values())).missing:
-        done = waiting.pop(next(iter(waiting)))
-        bad = int((~np.isfinite(done.logits)).sum())
-        if bad:
-            raise EngineError(
-                f"{bad} of {len(done.logits)} logits are NaN or infinite: damaged weights, or float16 has overflowed "
-                "(use bfloat16 or float32)"
-            )
-        yield FinishedGroup(done.pairs, done.logits, done.logits, done.work)

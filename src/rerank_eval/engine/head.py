@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -39,26 +38,12 @@ class HeadOutput:
         assert copies[0] is not None  # noqa: S101 - there is always a margin
         return HeadOutput(copies[0], copies[1], ready)
 
-    def wait(self) -> HeadOutput:
-        """Wait until the copies are there."""
+    def arrays(self) -> tuple[FloatArray, FloatArray]:
+        """Wait for the copies; return scores and margins, float64, each (n,). Margins are float32 numbers."""
         if self.ready is not None:
             self.ready.synchronize()
-        return HeadOutput(self.margin, self.p_yes)
-
-    def rows(self, start: int, end: int) -> HeadOutput:
-        """Return some documents' part, once it is there."""
-        there = self.wait()
-        return HeadOutput(there.margin[start:end], None if there.p_yes is None else there.p_yes[start:end])
-
-    def reordered(self, order: torch.Tensor) -> HeadOutput:
-        """Return documents in another order, (n,) int64."""
-        return HeadOutput(self.margin[order], None if self.p_yes is None else self.p_yes[order])
-
-    @classmethod
-    def joined(cls, outputs: Sequence[HeadOutput]) -> HeadOutput:
-        """Join outputs on the host."""
-        p_yes = [output.p_yes for output in outputs if output.p_yes is not None]
-        return cls(torch.cat([output.margin for output in outputs]), torch.cat(p_yes) if p_yes else None)
+        margins: FloatArray = self.margin.cpu().float().double().numpy()
+        return margins if self.p_yes is None else self.p_yes.cpu().double().numpy(), margins
 
 
 def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -111,21 +96,3 @@ class Head:
         if self._softmax_dtype == "float32":
             pair = pair.float()
         return HeadOutput(margin, torch.log_softmax(pair, dim=1)[:, 1].exp())
-
-
-def to_arrays(output: HeadOutput) -> tuple[FloatArray, FloatArray]:
-    """Wait for a head's output and return scores and margins, float64, each (n,); margins are float32 numbers.
-
-    Raises:
-        EngineError: A value is NaN or infinite, which would rank at random.
-    """
-    output = output.wait()
-    bad = int((~torch.isfinite(output.margin)).sum())
-    if bad:
-        raise EngineError(
-            f"{bad} of {len(output.margin)} margins are NaN or infinite: damaged weights, or float16 has overflowed "
-            "(use bfloat16 or float32)"
-        )
-    margins: FloatArray = output.margin.cpu().float().double().numpy()
-    scores: FloatArray = margins.copy() if output.p_yes is None else output.p_yes.cpu().double().numpy()
-    return scores, margins

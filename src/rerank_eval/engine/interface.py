@@ -46,32 +46,12 @@ COLUMNS = (
 """The columns of `Scores`, in the order of the score cache's files."""
 
 
-class Tokenized(Protocol):
-    """A group's prompts, as far as its scores tell of them."""
-
-    @property
-    def lengths(self) -> IntArray:
-        """(n,) int64, tokens of each prompt as sent."""
-
-    @property
-    def truncated(self) -> BoolArray:
-        """(n,) bool, whether each prompt lost tokens to `max_length`."""
-
-    @property
-    def query_cut(self) -> bool:
-        """Whether the query alone reached `max_length`."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of tokenising."""
-
-
 @dataclass(frozen=True)
 class Scores:
     """The scores of a query's documents, from the engine to the score cache and the results.
 
     Every array is (n,), in the order of the documents. A new column is a field here and a row of `COLUMNS`, and is
-    filled in by `of`.
+    filled in by `BaseEngine`.
 
     Attributes:
         scores: float64, what ranks, higher is better: the margin for the `float32` head, P(yes) for `recipe_softmax`,
@@ -87,11 +67,6 @@ class Scores:
     truncated: BoolArray
     overlong: BoolArray
     tokens: IntArray
-
-    @classmethod
-    def of(cls, scores: FloatArray, margins: FloatArray, prompts: Tokenized) -> Scores:
-        """Put a model's output for n documents and their prompts together."""
-        return cls(scores, margins, prompts.truncated, np.full(len(scores), prompts.query_cut), prompts.lengths)
 
     @classmethod
     def empty(cls, count: int = 0) -> Scores:
@@ -168,19 +143,6 @@ class EngineStats(Stats):
     overlong_queries: int = 0
     tokenize_seconds: float = 0.0
     seconds: float = 0.0
-
-    @classmethod
-    def of(cls, scores: Scores, prompts: Tokenized, seconds: float) -> EngineStats:
-        """Count a scored group."""
-        return cls(
-            pairs=len(scores),
-            groups=1,
-            prompt_tokens=int(scores.tokens.sum()),
-            truncated_pairs=int(scores.truncated.sum()),
-            overlong_queries=int(prompts.query_cut),
-            tokenize_seconds=prompts.seconds,
-            seconds=seconds,
-        )
 
 
 class SpecialTokenFinder(Protocol):

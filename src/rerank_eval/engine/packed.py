@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
-from rerank_eval.engine.head import HeadOutput, to_arrays
+from rerank_eval.engine.base import BaseEngine, EngineParts, RunningGroup, finished
+from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.packing import Pack
 from rerank_eval.engine.prompts import TokenizedGroup
@@ -25,16 +24,6 @@ IN_FLIGHT = 2
 
 _Sent = tuple[Pack, HeadOutput, EngineStats]
 """A pack whose margins are on their way, and what ran for it."""
-
-
-@dataclass
-class _Open:
-    """A group whose margins are not all there: `outputs` joined are those of the documents in `order`."""
-
-    prompts: TokenizedGroup
-    outputs: list[HeadOutput] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    work: EngineStats = field(default_factory=EngineStats)
 
 
 class PackedEngine(BaseEngine[TokenizedGroup]):
@@ -72,23 +61,25 @@ class PackedEngine(BaseEngine[TokenizedGroup]):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.factored(group)
 
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup[TokenizedGroup]]:
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[RunningGroup[TokenizedGroup]]:
         depth = IN_FLIGHT if self._on_gpu else 0
-        waiting: dict[int, _Open] = {}
+        running: dict[int, RunningGroup[TokenizedGroup]] = {}
         sent = deque[_Sent]()
         packer = self._runner.packer
         packer.flush()  # what an abandoned stream left open
         for number, group in enumerate(prompts):
-            waiting[number] = _Open(group)
+            running[number] = RunningGroup.of(group)
             for pack in packer.add(number, group):
                 sent.extend(self._send(pack))
                 while len(sent) > depth:
-                    yield from _finished(waiting, sent.popleft())
+                    _put(running, sent.popleft())
+                    yield from finished(running)
         last = packer.flush()
         if last.parts:
             sent.extend(self._send(last))
         while sent:
-            yield from _finished(waiting, sent.popleft())
+            _put(running, sent.popleft())
+            yield from finished(running)
 
     def _send(self, pack: Pack) -> list[_Sent]:
         with torch.inference_mode():
@@ -97,21 +88,14 @@ class PackedEngine(BaseEngine[TokenizedGroup]):
             ]
 
 
-def _finished(waiting: dict[int, _Open], sent: _Sent) -> Iterator[FinishedGroup[TokenizedGroup]]:
-    """Put a pack's margins back to their groups; yield those that are complete, in order."""
+def _put(running: dict[int, RunningGroup[TokenizedGroup]], sent: _Sent) -> None:
+    """Put a pack's margins back to their groups."""
     pack, output, work = sent
+    scores, margins = output.arrays()
     start = 0
     for part in pack.parts:
-        end = start + len(part.documents)
-        waiting[part.number].outputs.append(output.rows(start, end))
-        waiting[part.number].order.extend(part.documents)
-        start = end
+        rows = slice(start, start + len(part.documents))
+        running[part.number].put(part.documents, scores[rows], margins[rows])
+        start = rows.stop
     # A pack's work is counted with its first group, so that the sum over groups is right.
-    waiting[pack.parts[0].number].work += work
-    while waiting:
-        first = next(iter(waiting.values()))
-        if len(first.order) < len(first.prompts.own):
-            return
-        del waiting[next(iter(waiting))]
-        order = torch.argsort(torch.tensor(first.order))
-        yield FinishedGroup(first.prompts, *to_arrays(HeadOutput.joined(first.outputs).reordered(order)), first.work)
+    running[pack.parts[0].number].work += work
