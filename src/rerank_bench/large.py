@@ -283,7 +283,7 @@ def _fill_embeddings(folder: Path, config: Path) -> int:
         vectors = dice.normal(size=(len(texts), dim)).astype(np.float32)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
-    backend.fill(data["corpus"], task.metadata, embed)
+    backend.fill(data["corpus"], task.metadata, lambda blocks: map(embed, blocks))
     return int(dim)
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 
 MAX_LENGTH = 8192
 

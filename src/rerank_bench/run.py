@@ -24,7 +24,7 @@ from rerank_bench.peers import installed
 from rerank_bench.shapes import SHAPES
 from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import Shape
 from rerank_eval.pipeline.estimate_rate import processor
 

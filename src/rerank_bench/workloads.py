@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.interface import QueryGroup
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 

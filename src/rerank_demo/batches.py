@@ -16,7 +16,7 @@ from rerank_demo.network import GroupTokens
 from rerank_demo.probes import sentences
 from rerank_demo.wordings import Clause
 from rerank_eval.engine.prompts import token_ids
-from rerank_eval.engine.recipe import CARD
+from rerank_eval.engine.recipes.card import RECIPE as CARD
 
 INSTRUCTIONS = (
     "Given a function's description, retrieve the Python function that it describes",

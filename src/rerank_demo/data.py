@@ -22,7 +22,7 @@ from rerank_demo.mining import (
 )
 from rerank_demo.tokenizer import load_tokenizer, train_tokenizer
 from rerank_eval.engine.prompts import token_ids
-from rerank_eval.engine.recipe import CARD
+from rerank_eval.engine.recipes.card import RECIPE as CARD
 from rerank_eval.tasks.embedded.stdlib import Function
 from rerank_eval.tasks.embedded.texts import sha_order
 

@@ -17,7 +17,7 @@ from rerank_bench.shapes import SHAPES, write_checkpoint
 from rerank_bench.table import insert
 from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import Shape
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"

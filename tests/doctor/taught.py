@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from rerank_eval.doctor.pairs import PAIRS
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer
-from rerank_eval.engine.recipe import CARD
+from rerank_eval.engine.recipes.card import RECIPE as CARD
 from rerank_eval.models.demo import WEIGHTS
 from tests.tiny_embedding import write_qwen3_embedding
 

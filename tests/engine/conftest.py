@@ -18,7 +18,7 @@ from rerank_eval.engine.head import Head
 from rerank_eval.engine.interface import Engine
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.reference import ReferenceEngine
 from rerank_eval.models.demo import WEIGHTS, build_demo_reranker
 

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from rerank_eval.engine import attention, varlen
 from rerank_eval.engine.attention import segment_attention
 from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.kernels import cpu_flash
 from rerank_eval.engine.layout import GroupLayout, PackLayout, Segment, runs_as_square
 from rerank_eval.engine.packing import plan_packs
 from rerank_eval.engine.varlen import packed_attention, prepare_row
@@ -142,14 +143,14 @@ def test_the_probe_catches_wrong_kernels(monkeypatch):
     """What a new release may get wrong: the log-sum-exp's base, its orientation, or the mask's alignment."""
 
     def base_two(*args, **kwargs):
-        out, lse = varlen._cpu_flash(*args, **kwargs)
+        out, lse = cpu_flash.attend(*args, **kwargs)
         return out, lse / math.log(2)
 
     def never_causal(*args, causal, **kwargs):
-        return varlen._cpu_flash(*args, causal=False, **kwargs)
+        return cpu_flash.attend(*args, causal=False, **kwargs)
 
     def unscaled(*args, scale, **kwargs):
-        return varlen._cpu_flash(*args, scale=1.0, **kwargs)
+        return cpu_flash.attend(*args, scale=1.0, **kwargs)
 
     for wrong in (base_two, never_causal, unscaled):
         monkeypatch.setattr(varlen, "get_kernel", lambda _, wrong=wrong: wrong)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rerank_eval.engine.interface import COLUMNS, QueryGroup
 from rerank_eval.engine.loading import load_engine
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.models.demo import DemoShape, build_demo_reranker
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"

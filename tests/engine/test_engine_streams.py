@@ -177,7 +177,7 @@ def test_a_query_that_leaves_no_room_is_cut_as_the_recipe_does_and_counted(engin
 
 def test_documents_met_before_are_not_tokenised_again(engine_for, tokenizer):
     from rerank_eval.engine.prompts import PromptTokenizer
-    from rerank_eval.engine.recipe import RECIPES
+    from rerank_eval.engine.recipes import RECIPES
 
     prompts = PromptTokenizer(tokenizer, RECIPES["card"], 8192)
     encoded: list[str] = []
@@ -196,7 +196,7 @@ def test_documents_met_before_are_not_tokenised_again(engine_for, tokenizer):
 
 def test_the_cache_of_tokens_is_bounded(tokenizer, monkeypatch):
     from rerank_eval.engine import prompts as module
-    from rerank_eval.engine.recipe import RECIPES
+    from rerank_eval.engine.recipes import RECIPES
 
     monkeypatch.setattr(module, "CACHED_TOKENS", 50)
     prompts = module.PromptTokenizer(tokenizer, RECIPES["card"], 8192)

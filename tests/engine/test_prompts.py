@@ -14,7 +14,10 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup, share_common_prefix, splits_exactly
-from rerank_eval.engine.recipe import CARD, MTEB, QWEN_EVAL, RECIPES
+from rerank_eval.engine.recipes import RECIPES
+from rerank_eval.engine.recipes.card import RECIPE as CARD
+from rerank_eval.engine.recipes.mteb import RECIPE as MTEB
+from rerank_eval.engine.recipes.qwen_eval import RECIPE as QWEN_EVAL
 from rerank_eval.models.demo import SHIPPED
 from rerank_eval.models.qwen_vocabulary import build_qwen_tokenizer
 

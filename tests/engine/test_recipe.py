@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.recipe import CARD, QWEN_EVAL, RECIPES, get_recipe
+from rerank_eval.engine.recipes import RECIPES, get_recipe
+from rerank_eval.engine.recipes.card import RECIPE as CARD
+from rerank_eval.engine.recipes.qwen_eval import RECIPE as QWEN_EVAL
 
 SYSTEM = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -65,7 +67,7 @@ def test_lookup():
     assert get_recipe("qwen_eval") is QWEN_EVAL
     own = replace(CARD, name="own")
     assert get_recipe(own) is own
-    with pytest.raises(EngineError, match="unknown recipe 'cards'; valid: card, qwen_eval, mteb"):
+    with pytest.raises(EngineError, match="unknown recipe 'cards'; valid: card, mteb, qwen_eval"):
         get_recipe("cards")
 
 

@@ -17,7 +17,7 @@ from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
 from rerank_eval.engine.pairs import PairTokenizer
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokens
 from rerank_eval.models.qwen_vocabulary import ADDED_TOKENS, BPE_TOKENS, build_qwen_tokenizer
 from tests.tiny_classifiers import bert_tokenizer
@@ -136,9 +136,10 @@ def test_escaped_parts_and_wholes_agree(recipe: str, documents: list[str]) -> No
 def test_found_is_what_the_tokenizer_finds(make: Any, data: st.DataObject) -> None:
     words = make()
     finder = SpecialTokens(words)
-    pieces = [*finder.texts, *(text.upper() for text in finder.texts), "a", " ", "tags", "\n", "<", ">", "|", "s"]
+    special = sorted(text for text in words.get_added_vocab() if text.strip())
+    pieces = [*special, *(text.upper() for text in special), "a", " ", "tags", "\n", "<", ">", "|", "s"]
     text = data.draw(st.lists(st.sampled_from(pieces), max_size=8).map("".join))
-    added = {words.convert_tokens_to_ids(marker) for marker in finder.texts}
+    added = {words.convert_tokens_to_ids(marker) for marker in special}
     unknown = words.unk_token_id
     encoding = words([text], add_special_tokens=False).encodings[0]
     # An unknown word has the id of `[UNK]` without being one.

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 
 from rerank_eval.errors import StorageError
 from rerank_eval.retrievers import embedding_store as module
-from rerank_eval.retrievers.embedding_store import EmbeddingStore, TemporaryStore, texts_digest
+from rerank_eval.retrievers.embedding_store import Embed, EmbeddingStore, TemporaryStore, texts_digest
 
 DIM = 8
 IDENTITY = {"name": "org/model", "revision": "1"}
@@ -61,11 +61,15 @@ def texts(count: int = 47) -> Listed:
     return Listed([f"text {number}" for number in range(count)])
 
 
+def blockwise(embed: Callable[[Sequence[str]], np.ndarray]) -> Embed:
+    return lambda blocks: map(embed, blocks)
+
+
 def ask(store: EmbeddingStore, embed: Lengths, wanted: Listed | None = None, **changes: str) -> np.ndarray:
     told: list[int] = []
     wanted = texts() if wanted is None else wanted
     identity = {**IDENTITY, **changes}
-    found = store.vectors("model", identity, wanted, dim=DIM, embed=embed, advance=told.append)
+    found = store.vectors("model", identity, wanted, dim=DIM, embed=blockwise(embed), advance=told.append)
     assert sum(told) == len(wanted)
     assert found.shape == (len(wanted), DIM)
     return found[0 : len(wanted)]
@@ -216,7 +220,7 @@ def test_two_runs_at_once_embed_once(store: EmbeddingStore) -> None:
         started.set()
         return embed(block)
 
-    first = threading.Thread(target=lambda: store.vectors("model", IDENTITY, texts(), dim=DIM, embed=slow))
+    first = threading.Thread(target=lambda: store.vectors("model", IDENTITY, texts(), dim=DIM, embed=blockwise(slow)))
     first.start()
     assert started.wait(10)
     second = Lengths()
@@ -245,7 +249,7 @@ def test_a_full_disk_is_told_before_anything_is_embedded(store: EmbeddingStore, 
 
 
 def test_names_from_outside_stay_in_the_folder(store: EmbeddingStore) -> None:
-    store.vectors("../../evil/model", IDENTITY, texts(3), dim=DIM, embed=Lengths())
+    store.vectors("../../evil/model", IDENTITY, texts(3), dim=DIM, embed=blockwise(Lengths()))
     assert not list(store.folder.parent.parent.glob("evil*"))
     assert len(list(store.folder.iterdir())) == 1
 
@@ -286,7 +290,8 @@ def embed(texts):
     return np.random.default_rng(len(texts[0])).random((len(texts), 64), dtype=np.float32)
 
 for _ in range(2):  # made, then checked and reused
-    vectors = EmbeddingStore(Path(sys.argv[1])).vectors("m", {}, Made(), dim=64, embed=embed)
+    store = EmbeddingStore(Path(sys.argv[1]))
+    vectors = store.vectors("m", {}, Made(), dim=64, embed=lambda blocks: map(embed, blocks))
     top_k(embed(["query"] * 200), vectors, 100)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

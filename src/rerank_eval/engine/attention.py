@@ -34,18 +34,13 @@ def segment_attention(
     *,
     only_last: bool = False,
 ) -> torch.Tensor:
-    """Attend within a packed row, segment by segment.
+    """Attend within a packed row, segment by segment, on any device and in any dtype.
 
-    Args:
-        query: (1, heads, tokens, head_dim).
-        key: (1, key_value_heads, tokens, head_dim); `key_value_heads` divides `heads`.
-        value: As `key`.
-        layout: The row's segments.
-        scale: Factor on the scores before the softmax.
-        only_last: Compute the documents' last tokens only; other rows are left undefined.
+    `query` is (1, heads, tokens, head_dim), `key` and `value` (1, key_value_heads, tokens, head_dim), where
+    `key_value_heads` divides `heads`; `scale` multiplies the scores before the softmax. With `only_last` the documents'
+    last tokens are computed alone and other rows are left undefined.
 
-    Returns:
-        (1, tokens, heads, head_dim), in the query's dtype: the layout that transformers expects back.
+    Returns (1, tokens, heads, head_dim), in the query's dtype: the layout that transformers expects back.
     """
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     alone = [] if only_last else [*layout.shared_segments(), Segment((), layout.useful, layout.tokens)]
@@ -95,16 +90,8 @@ def _attend(
     documents of 190 own tokens 41 ms by mask, 56 ms as squares; three of 4,000 own tokens 324 ms by mask, 127 ms as
     squares.
 
-    Args:
-        query: (1, heads, tokens, head_dim), the whole row's.
-        keys: (1, key_value_heads, prefix + own, head_dim).
-        values: As `keys`.
-        segment: The segment.
-        layout: The row's segments, which keep the mask.
-        scale: Factor on the scores before the softmax.
-
-    Returns:
-        (1, heads, own, head_dim).
+    `query` is the whole row's, `keys` and `values` are (1, key_value_heads, prefix + own, head_dim); returns (1, heads,
+    own, head_dim).
     """
     own_query = query[:, :, segment.start : segment.end]
     if not segment.prefix:
@@ -130,18 +117,9 @@ def packed_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Attention function in transformers' calling convention.
 
-    Args:
-        module: The attention layer; one marked `only_last` (see `lastlayer`) computes the documents' last tokens only.
-        query: (1, heads, tokens, head_dim).
-        key: (1, key_value_heads, tokens, head_dim).
-        value: As `key`.
-        attention_mask: Always None, see `no_mask`.
-        pack_layout: The row's segments, handed through the model's keyword arguments: a layout to go by segment, a
-            row prepared for a variable-length kernel to use that.
-        scaling: Factor on the scores; 1 / sqrt(head_dim) when None.
-
-    Returns:
-        (1, tokens, heads, head_dim) and None for the weights.
+    A layer marked `only_last` (see `lastlayer`) computes the documents' last tokens only. `attention_mask` is always
+    None, see `no_mask`. `pack_layout` comes through the model's keyword arguments: a layout to go by segment, a row
+    prepared for a variable-length kernel to use that. `scaling` is 1 / sqrt(head_dim) where it is None.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     only_last = bool(getattr(module, "only_last", False))
@@ -156,11 +134,7 @@ def no_mask(*_: Any, **__: Any) -> None:
 
 
 def register() -> str:
-    """Register attention and mask function with transformers; doing it again changes nothing.
-
-    Returns:
-        The name to load a model with, as `attn_implementation`.
-    """
+    """Register attention and mask function with transformers; return the name to load a model with."""
     AttentionInterface.register(ATTENTION_NAME, packed_attention_forward)
     AttentionMaskInterface.register(ATTENTION_NAME, no_mask)
     return ATTENTION_NAME

@@ -17,8 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from rerank_eval.engine.attention import no_mask
+from rerank_eval.engine.kernels import get_kernel
 from rerank_eval.engine.layout import FEWEST_QUERIES
-from rerank_eval.engine.varlen import get_kernel
 
 ATTENTION_NAME = "rerank_eval_pairs"
 """Key in transformers' attention and mask interfaces."""
@@ -56,17 +56,10 @@ def pair_attention(
 ) -> torch.Tensor:
     """Attend within each pair of a row.
 
-    Args:
-        query: (1, heads, tokens, head_dim).
-        key: As `query`.
-        value: As `query`.
-        row: The pairs' bounds.
-        scale: Factor on the scores before the softmax.
-
-    Returns:
-        (1, tokens, heads, head_dim), in the query's dtype.
+    `query`, `key` and `value` are (1, heads, tokens, head_dim); returns (1, tokens, heads, head_dim), in the query's
+    dtype.
     """
-    if row.kernel is not None:
+    if row.kernel is not None and row.offsets is not None:
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         sizes = (row.offsets, row.offsets, row.longest, row.longest)
         return get_kernel(row.kernel)(q, k, v, *sizes, causal=False, scale=scale)[0][None]
@@ -98,11 +91,7 @@ def pair_attention_forward(
 
 
 def register() -> str:
-    """Register attention and mask function with transformers; doing it again changes nothing.
-
-    Returns:
-        The name to load a model with, as `attn_implementation`.
-    """
+    """Register attention and mask function with transformers; return the name to load a model with."""
     AttentionInterface.register(ATTENTION_NAME, pair_attention_forward)
     AttentionMaskInterface.register(ATTENTION_NAME, no_mask)
     return ATTENTION_NAME

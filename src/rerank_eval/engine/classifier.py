@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rerank_eval.engine.base import BaseEngine, RunningGroup, finished
 from rerank_eval.engine.bidirectional import ATTENTION_NAME
 from rerank_eval.engine.encoders import BatchOutput, Forward, PackedForward, PaddedForward, Pair
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup, RenderedPrompt, Scores
+from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.pair_batches import Batcher, GivenBatcher, RowBatcher, SortedBatcher
 from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
-from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.runner import choose_attention
-from rerank_eval.engine.special_tokens import SpecialTokenMode, SpecialTokens
+from rerank_eval.engine.special_tokens import SpecialTokenMode
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +30,7 @@ PADDED_BUDGET = 32_768
 the last bits of its scores, and two runs should make the same batches."""
 
 
-@dataclass
-class _Open:
-    """A group whose logits are not all there."""
-
-    pairs: TokenizedPairs
-    logits: FloatArray
-    missing: int
-    work: EngineStats = field(default_factory=EngineStats)
-
-
-class PairClassifier:
+class PairClassifier(BaseEngine[TokenizedPairs]):
     """Scores query groups with a cross-encoder; an `Engine`.
 
     The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
@@ -76,19 +62,19 @@ class PairClassifier:
         max_length: int,
         token_budget: int = 0,
         batch_size: int = 0,
-        kernel: Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"] = "auto",
+        kernel: str = "auto",
         special_tokens: SpecialTokenMode = "keep",
     ) -> None:
         if token_budget < 0 or batch_size < 0:
             raise EngineError(f"token_budget {token_budget} and batch_size {batch_size} must not be negative")
-        self._network = network
+        device = network.device
         self._pairs = PairTokenizer(tokenizer, max_length, special_tokens)
-        self._stats = EngineStats()
+        super().__init__(self._pairs, ahead=device.type == "cuda")
+        self._network = network
         self.max_length = max_length
         self.way: Way
         self._forward: Forward
         self._batcher: Batcher
-        device = network.device
         if network.config._attn_implementation == ATTENTION_NAME:
             self.way = "packed"
             self._forward = PackedForward(network, choose_attention(kernel, network))
@@ -101,75 +87,40 @@ class PairClassifier:
             keep_freed_memory()
 
     @property
-    def stats(self) -> EngineStats:
-        """What has been done since the classifier was made."""
-        return self._stats
-
-    @property
-    def special_tokens(self) -> SpecialTokens:
-        """Finds special tokens in texts."""
-        return self._pairs.special_tokens
-
-    @property
     def settings(self) -> Mapping[str, str | int]:
         """Effective settings: limit, way, and the budget at present."""
         return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget}
 
-    def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
-        """Render one pair as it is sent, see `PairTokenizer.render`."""
-        return self._pairs.render(query, document, instruction)
+    def _tokenize(self, group: QueryGroup) -> TokenizedPairs:
+        return self._pairs.pairs(group)
 
-    def score(self, group: QueryGroup) -> Scores:
-        """Score one group, see `Engine.score`."""
-        return next(self.score_groups([group]))
-
-    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
-        """Score a stream of groups, see `Engine.score_groups`.
-
-        Raises:
-            EngineError: The model returned NaN or an infinity.
-            RuntimeError: Memory does not suffice for one pair (`memory.is_out_of_memory` tells).
-        """
+    def _stream(self, prompts: Iterable[TokenizedPairs]) -> Iterator[RunningGroup[TokenizedPairs]]:
         deque(self._batcher.flush(), maxlen=0)  # what an abandoned stream left open
-        waiting: dict[int, _Open] = {}
-        started = time.perf_counter()
-        with closing(prefetch(self._timed(groups), ahead=self._network.device.type == "cuda")) as tokenized:
-            for number, pairs in enumerate(tokenized):
-                count = len(pairs.ids)
-                waiting[number] = _Open(pairs, np.zeros(count), count)
-                types = pairs.types or [[]] * count
-                members = [Pair(number, i, ids, types[i]) for i, ids in enumerate(pairs.ids)]
-                for batch in self._batcher.add(members):
-                    self._run(batch, waiting)
-                for done in _finished(waiting):
-                    yield self._close(done, time.perf_counter() - started)
-                    started = time.perf_counter()  # what the caller does in between is not scoring
+        running: dict[int, RunningGroup[TokenizedPairs]] = {}
+        for number, pairs in enumerate(prompts):
+            running[number] = RunningGroup.of(pairs)
+            types = pairs.types or [[]] * len(pairs.ids)
+            members = [Pair(number, i, ids, types[i]) for i, ids in enumerate(pairs.ids)]
+            for batch in self._batcher.add(members):
+                self._run(batch, running)
+            yield from finished(running)
         for batch in self._batcher.flush():
-            self._run(batch, waiting)
-            for done in _finished(waiting):
-                yield self._close(done, time.perf_counter() - started)
-                started = time.perf_counter()
+            self._run(batch, running)
+            yield from finished(running)
 
-    def _timed(self, groups: Iterable[QueryGroup]) -> Iterator[TokenizedPairs]:
-        for group in groups:
-            started = time.perf_counter()
-            pairs = self._pairs.pairs(group)
-            yield replace(pairs, seconds=time.perf_counter() - started)
-
-    def _run(self, batch: list[Pair], waiting: Mapping[int, _Open]) -> None:
+    def _run(self, batch: list[Pair], running: Mapping[int, RunningGroup[TokenizedPairs]]) -> None:
         """Run a batch and put its logits where they belong; where memory does not suffice, run it in halves."""
         ran = self._try(batch)
         if ran is None:
             middle = len(batch) // 2
-            self._run(batch[:middle], waiting)
-            self._run(batch[middle:], waiting)
+            self._run(batch[:middle], running)
+            self._run(batch[middle:], running)
             return
-        for pair, logit in zip(batch, ran.logits.tolist(), strict=True):
-            group = waiting[pair.group]
-            group.logits[pair.index] = logit
-            group.missing -= 1
+        logits = ran.logits.double().numpy()
+        for row, pair in enumerate(batch):
+            running[pair.group].put([pair.index], logits[row], logits[row])
         # A batch's work is counted with one of its groups, so that the sum over groups is right.
-        waiting[batch[0].group].work += EngineStats(
+        running[batch[0].group].work += EngineStats(
             forwards=1, computed_tokens=ran.computed, padding_tokens=ran.padding
         )
 
@@ -187,17 +138,6 @@ class PairClassifier:
             torch.cuda.empty_cache()
         return None
 
-    def _close(self, done: _Open, seconds: float) -> Scores:
-        bad = int((~np.isfinite(done.logits)).sum())
-        if bad:
-            raise EngineError(
-                f"{bad} of {len(done.logits)} logits are NaN or infinite: damaged weights, or float16 has overflowed "
-                "(use bfloat16 or float32)"
-            )
-        scores = Scores.of(done.logits, done.logits, done.pairs)
-        self._stats += done.work + EngineStats.of(scores, done.pairs, seconds)
-        return scores
-
 
 def _padded_way(device: torch.device, token_budget: int, batch_size: int) -> tuple[Way, Batcher]:
     if batch_size:
@@ -205,9 +145,3 @@ def _padded_way(device: torch.device, token_budget: int, batch_size: int) -> tup
     if device.type == "cpu" and not token_budget:
         return "one by one", RowBatcher(1)
     return "padded", SortedBatcher(token_budget or PADDED_BUDGET)
-
-
-def _finished(waiting: dict[int, _Open]) -> Iterator[_Open]:
-    """Take out the groups that are complete, as far as no earlier one is waited for."""
-    while waiting and not next(iter(waiting.values())).missing:
-        yield waiting.pop(next(iter(waiting)))

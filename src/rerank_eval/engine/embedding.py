@@ -7,7 +7,7 @@ published Qwen3-Embedding models): the checkpoint's own tokenizer adds the end-o
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_eval.engine import attention
 from rerank_eval.engine.errors import EngineError
@@ -24,12 +24,12 @@ from rerank_eval.engine.loading import (
     DtypeName,
     check_attention,
     check_choice,
-    check_complete,
     check_positions,
+    load_checkpoint,
     resolve_device,
 )
 from rerank_eval.engine.packing import Pack, Part, plan_packs
-from rerank_eval.engine.prompts import TokenizedGroup, encodable
+from rerank_eval.engine.prompts import TokenizedGroup, check_fast, encodable
 from rerank_eval.engine.runner import PackRunner, choose_attention
 from rerank_eval.engine.waiting import wait_asleep
 
@@ -48,9 +48,6 @@ class EmbeddingStats(Stats):
         texts: Texts asked for.
         embedded: Distinct texts that went through the model.
         truncated: Distinct texts that lost tokens to `max_length`.
-        tokens: Tokens that went through the model; there is no padding.
-        forwards: Forward passes of the model.
-        tokenize_seconds: Wall time of tokenising.
         seconds: Wall time of embedding, tokenising among it.
     """
 
@@ -71,7 +68,6 @@ class PackedEmbedder:
         tokenizer: The checkpoint's own fast tokenizer.
         max_length: Limit in tokens, the added end-of-text token among them.
         token_budget: Most tokens in a row, 0 to choose it from free memory; a longer text gets a row of its own.
-        settings: Effective settings, reported as they are.
 
     Raises:
         EngineError: The tokenizer is a slow one, or a limit is too small.
@@ -84,10 +80,8 @@ class PackedEmbedder:
         *,
         max_length: int,
         token_budget: int = 0,
-        settings: Mapping[str, str | int] | None = None,
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        check_fast(tokenizer)
         added = len(tokenizer("")["input_ids"])
         if max_length <= added:
             raise EngineError(f"max_length {max_length} leaves no room for a text beside {added} added tokens")
@@ -96,7 +90,6 @@ class PackedEmbedder:
         self._runner = PackRunner(model, token_budget, choose_attention("auto", model))
         self._stats = EmbeddingStats()
         self.max_length = max_length
-        self.settings = {**(settings or {}), **self._runner.settings}
 
     @property
     def dim(self) -> int:
@@ -115,9 +108,6 @@ class PackedEmbedder:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts, each distinct one once.
-
-        Args:
-            texts: n texts, instruction prefix included; any may be empty.
 
         Returns:
             (n, dim) float32, each row of length 1, in the texts' order. A text for which the tokenizer gives no token
@@ -196,19 +186,8 @@ def load_embedder(
 ) -> PackedEmbedder:
     """Load a checkpoint of the Qwen3 family as an embedder.
 
-    Whether the checkpoint was trained for last-token pooling is the caller's to know: its weights do not say.
-
-    Args:
-        model: A folder or a name on the hub. Only safetensors are read.
-        revision: Branch, tag or commit on the hub.
-        dtype: What the weights are cast to.
-        device: `auto` (CUDA, else MPS, else CPU), or a torch device.
-        max_length: Limit in tokens; None takes the smaller of the tokenizer's and the model's own.
-        token_budget: Most tokens in a row, 0 to choose it from free memory.
-        trust_remote_code: Let the checkpoint run code of its own.
-
-    Returns:
-        The embedder.
+    Whether the checkpoint was trained for last-token pooling is the caller's to know: its weights do not say. Arguments
+    are those of `load_engine`; `max_length` None takes the smaller of the tokenizer's and the model's own limit.
 
     Raises:
         EngineError: A setting does not fit, or the checkpoint is unreadable, incomplete or of another type.
@@ -217,46 +196,19 @@ def load_embedder(
     name = str(model)
     check_choice("dtype", dtype, get_args(DtypeName))
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(name, **hub)
-        _check_config(name, config)
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        network, report = AutoModel.from_pretrained(
-            name,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            attn_implementation=attention.register(),
-            output_loading_info=True,
-            **hub,
-        )
-    except EngineError:
-        raise
-    except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
-        raise EngineError(f"{name} cannot be loaded: {error}") from error
-    check_complete(name, tokenizer, network, report)
+    function, weights = attention.register(), getattr(torch, dtype)
+    tokenizer, network = load_checkpoint(
+        name, AutoModel, attention=function, dtype=weights, check=_check_config, hub=hub
+    )
     if max_length is None:
         max_length = min(tokenizer.model_max_length, network.config.max_position_embeddings)
     check_positions(name, network, max_length)
-    return PackedEmbedder(
-        network.to(target).eval(),
-        tokenizer,
-        max_length=max_length,
-        token_budget=token_budget,
-        settings={
-            "model": name,
-            "revision": revision or getattr(network.config, "_commit_hash", None) or "",
-            "dtype": dtype,
-            "device": str(target),
-            "max_length": max_length,
-        },
-    )
+    return PackedEmbedder(network.to(target), tokenizer, max_length=max_length, token_budget=token_budget)
 
 
 def _check_config(model: str, config: Any) -> None:
-    """Refuse what does not embed, or does not embed causally."""
+    """Refuse what does not embed."""
     check_attention(model, config)
     architectures = getattr(config, "architectures", None) or list(ARCHITECTURES)
     if architectures[0] not in ARCHITECTURES:
         raise EngineError(f"{model} is a {architectures[0]}; the embedder runs {', '.join(ARCHITECTURES)}")
-    if getattr(config, "is_causal", True) is False:
-        raise EngineError(f"{model} attends in both directions, which the engine does not compute")

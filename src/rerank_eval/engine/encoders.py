@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,7 @@ from rerank_eval.engine.runner import ROW_MULTIPLE
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair on its way through a model.
-
-    Attributes:
-        group: Number of its group in the stream.
-        index: Its document's number in the group.
-        ids: Token ids.
-        types: Token types; empty where the model is given none.
-    """
+    """One pair on its way through a model, its group's and document's number; no `types` where the model takes none."""
 
     group: int
     index: int
@@ -35,55 +28,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class BatchOutput:
-    """A batch that has gone through a model.
-
-    Attributes:
-        logits: (pairs,) float32 on the CPU.
-        computed: Tokens that went through the layers, padding among them.
-        padding: Padding among them.
-    """
+    """A batch's logits, (pairs,) float32 on the CPU, and the tokens computed, padding among them, and padded."""
 
     logits: torch.Tensor
     computed: int
     padding: int
 
 
-class Forward(Protocol):
-    """Runs batches of pairs through a model."""
+Forward = Callable[[Sequence[Pair]], BatchOutput]
+"""Runs a batch of at least one pair through a model."""
 
-    def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
-        """Run a batch.
-
-        Args:
-            batch: Pairs, at least one.
-
-        Returns:
-            Their logits, in order.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What a packed forward has to know of an architecture.
-
-    Attributes:
-        counts_from_pad: Positions begin behind the padding token's id and skip padding tokens, as in RoBERTa.
-        pooled: The head reads the base model's pooler; else it is RoBERTa's, which has a hidden layer of its own.
-    """
-
-    counts_from_pad: bool
-    pooled: bool
-
-
-_SHAPES = {
-    "bert": _Shape(counts_from_pad=False, pooled=True),
-    "gte": _Shape(counts_from_pad=False, pooled=True),
-    "roberta": _Shape(counts_from_pad=True, pooled=False),
-    "xlm-roberta": _Shape(counts_from_pad=True, pooled=False),
-}
-
-PACKABLE = tuple(sorted(_SHAPES))
+PACKABLE = ("bert", "gte", "roberta", "xlm-roberta")
 """Model types whose stock classes go through `PackedForward`."""
 
 
@@ -105,15 +60,17 @@ class PackedForward:
         if config._attn_implementation != ATTENTION_NAME:
             raise ValueError(f"the model was loaded with attention {config._attn_implementation!r}")
         self._network: Any = network
-        self._shape = _SHAPES[config.model_type]
+        # RoBERTa counts positions from the padding token's id on and skips padding; its head has a layer of its own
+        # where the others read the base model's pooler.
+        self._roberta = "roberta" in config.model_type
         self._pad = config.pad_token_id or 0
         self._kernel = kernel
         head: Any = network.classifier
-        last = head if self._shape.pooled else head.out_proj
+        last = head.out_proj if self._roberta else head
         self._weight, self._bias = last.weight[0].detach().float(), last.bias[0].detach().float()
 
     def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
-        """See `Forward`."""
+        """Run a batch."""
         device = self._network.device
         lengths = [len(pair.ids) for pair in batch]
         tokens = sum(lengths)
@@ -140,7 +97,7 @@ class PackedForward:
         return max(0, SMALLEST_PRODUCT - tokens)
 
     def _positions(self, ids: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        if not self._shape.counts_from_pad:
+        if not self._roberta:
             return np.arange(len(ids))
         real = np.asarray(ids, dtype=np.int64) != self._pad
         positions: np.ndarray[Any, np.dtype[np.int64]] = np.cumsum(real) * real + self._pad
@@ -151,22 +108,16 @@ class PackedForward:
         count = len(first)
         missing = max(0, SMALLEST_PRODUCT - count)
         rows = torch.nn.functional.pad(first, (0, 0, 0, missing))
-        if self._shape.pooled:
-            hidden = self._network.base_model.pooler(rows[:, None])
-        else:
+        if self._roberta:
             hidden = torch.tanh(self._network.classifier.dense(rows))
+        else:
+            hidden = self._network.base_model.pooler(rows[:, None])
         logits: torch.Tensor = (hidden[:count].float() * self._weight).sum(dim=-1) + self._bias
         return logits
 
 
 class PaddedForward:
-    """The plain way: a batch padded to its longest pair, through the model's own forward and head.
-
-    Args:
-        network: Any sequence classifier with one label, in evaluation mode, on its device.
-        pad_id: Token id to pad with.
-        left: Pad on the left, as the checkpoint's tokenizer says.
-    """
+    """A batch padded to its longest pair, on the tokenizer's side, through the model's own forward and head."""
 
     def __init__(self, network: PreTrainedModel, pad_id: int, *, left: bool = False) -> None:
         self._network = network
@@ -174,7 +125,7 @@ class PaddedForward:
         self._left = left
 
     def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
-        """See `Forward`."""
+        """Run a batch."""
         longest = max(len(pair.ids) for pair in batch)
         inputs = {
             "input_ids": self._padded([pair.ids for pair in batch], longest, self._pad),
@@ -195,10 +146,5 @@ class PaddedForward:
 
 
 def is_packable(model_type: str, class_name: str) -> bool:
-    """Say whether `PackedForward` can run an architecture.
-
-    Args:
-        model_type: `model_type` of its config.
-        class_name: Name of its stock class in transformers.
-    """
-    return model_type in _SHAPES and class_name.endswith("ForSequenceClassification")
+    """Tell whether `PackedForward` runs a class of transformers, by its config's `model_type`."""
+    return model_type in PACKABLE and class_name.endswith("ForSequenceClassification")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -39,26 +38,12 @@ class HeadOutput:
         assert copies[0] is not None  # noqa: S101 - there is always a margin
         return HeadOutput(copies[0], copies[1], ready)
 
-    def wait(self) -> HeadOutput:
-        """Wait until the copies are there."""
+    def arrays(self) -> tuple[FloatArray, FloatArray]:
+        """Wait for the copies; return scores and margins, float64, each (n,). Margins are float32 numbers."""
         if self.ready is not None:
             self.ready.synchronize()
-        return HeadOutput(self.margin, self.p_yes)
-
-    def rows(self, start: int, end: int) -> HeadOutput:
-        """Return some documents' part, once it is there."""
-        there = self.wait()
-        return HeadOutput(there.margin[start:end], None if there.p_yes is None else there.p_yes[start:end])
-
-    def reordered(self, order: torch.Tensor) -> HeadOutput:
-        """Return documents in another order, (n,) int64."""
-        return HeadOutput(self.margin[order], None if self.p_yes is None else self.p_yes[order])
-
-    @classmethod
-    def joined(cls, outputs: Sequence[HeadOutput]) -> HeadOutput:
-        """Join outputs on the host."""
-        p_yes = [output.p_yes for output in outputs if output.p_yes is not None]
-        return cls(torch.cat([output.margin for output in outputs]), torch.cat(p_yes) if p_yes else None)
+        margins: FloatArray = self.margin.cpu().float().double().numpy()
+        return margins if self.p_yes is None else self.p_yes.cpu().double().numpy(), margins
 
 
 def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -95,54 +80,19 @@ class Head:
         self._direction = weight[yes_id].float() - weight[no_id].float()
 
     def from_hidden(self, hidden: torch.Tensor) -> HeadOutput:
-        """Score last hidden states.
-
-        Args:
-            hidden: (n, hidden_size) in the model's dtype, after the final norm.
-
-        Returns:
-            The output, on the same device.
-        """
+        """Score last hidden states, (n, hidden_size) in the model's dtype, after the final norm."""
         if self.name == "recipe_softmax":
             return self.from_logits(self._lm_head(hidden))
         # Product and sum rather than a matrix product: a row's sum cannot depend on how many rows there are.
         return HeadOutput((hidden.float() * self._direction).sum(dim=-1))
 
     def from_logits(self, logits: torch.Tensor) -> HeadOutput:
-        """Score full-vocabulary logits by the recipe's own arithmetic.
+        """Score full-vocabulary logits, (n, vocabulary) in the model's dtype, by the recipe's own arithmetic.
 
-        Args:
-            logits: (n, vocabulary) in the model's dtype.
-
-        Returns:
-            The output; the margin is the difference of the two logits, upcast before subtracting.
+        The margin is the difference of the two logits, upcast before subtracting.
         """
         pair = logits[:, self._no_yes]
         margin = pair[:, 1].float() - pair[:, 0].float()
         if self._softmax_dtype == "float32":
             pair = pair.float()
         return HeadOutput(margin, torch.log_softmax(pair, dim=1)[:, 1].exp())
-
-
-def to_arrays(output: HeadOutput) -> tuple[FloatArray, FloatArray]:
-    """Turn a head's output into NumPy arrays.
-
-    Args:
-        output: The output, on any device; it is waited for.
-
-    Returns:
-        Scores and margins, float64, each (n,); margins are float32 numbers.
-
-    Raises:
-        EngineError: A value is NaN or infinite, which would rank at random.
-    """
-    output = output.wait()
-    bad = int((~torch.isfinite(output.margin)).sum())
-    if bad:
-        raise EngineError(
-            f"{bad} of {len(output.margin)} margins are NaN or infinite: damaged weights, or float16 has overflowed "
-            "(use bfloat16 or float32)"
-        )
-    margins: FloatArray = output.margin.cpu().float().double().numpy()
-    scores: FloatArray = margins.copy() if output.p_yes is None else output.p_yes.cpu().double().numpy()
-    return scores, margins

@@ -25,13 +25,7 @@ def arithmetic() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """One query and the documents to score for it.
-
-    Attributes:
-        query: The query's text.
-        instruction: The instruction for this query; None leaves the instruction's line out of the prompt.
-        documents: The documents' texts, in any order.
-    """
+    """One query and the documents to score for it; instruction None leaves the instruction's line out of the prompt."""
 
     query: str
     instruction: str | None
@@ -39,14 +33,7 @@ class QueryGroup:
 
 
 class Column(NamedTuple):
-    """A column of `Scores`.
-
-    Attributes:
-        field: Its name in memory.
-        dtype: Its type in memory.
-        name: Its name in the score cache's files, which never changes.
-        stored: Its type there, as Arrow names it.
-    """
+    """A column of `Scores`: its name and type in memory, and in the score cache's files, where they never change."""
 
     field: str
     dtype: type[np.generic]
@@ -64,32 +51,12 @@ COLUMNS = (
 """The columns of `Scores`, in the order of the score cache's files."""
 
 
-class Tokenized(Protocol):
-    """A group's prompts, as far as its scores tell of them."""
-
-    @property
-    def lengths(self) -> IntArray:
-        """(n,) int64, tokens of each prompt as sent."""
-
-    @property
-    def truncated(self) -> BoolArray:
-        """(n,) bool, whether each prompt lost tokens to `max_length`."""
-
-    @property
-    def query_cut(self) -> bool:
-        """Whether the query alone reached `max_length`."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of tokenising."""
-
-
 @dataclass(frozen=True)
 class Scores:
     """The scores of a query's documents, from the engine to the score cache and the results.
 
     Every array is (n,), in the order of the documents. A new column is a field here and a row of `COLUMNS`, and is
-    filled in by `of`.
+    filled in by `BaseEngine`.
 
     Attributes:
         scores: float64, what ranks, higher is better: the margin for the `float32` head, P(yes) for `recipe_softmax`,
@@ -105,11 +72,6 @@ class Scores:
     truncated: BoolArray
     overlong: BoolArray
     tokens: IntArray
-
-    @classmethod
-    def of(cls, scores: FloatArray, margins: FloatArray, prompts: Tokenized) -> Scores:
-        """Put a model's output for n documents and their prompts together."""
-        return cls(scores, margins, prompts.truncated, np.full(len(scores), prompts.query_cut), prompts.lengths)
 
     @classmethod
     def empty(cls, count: int = 0) -> Scores:
@@ -144,13 +106,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """One pair's prompt.
-
-    Attributes:
-        text: The rendered prompt before any truncation, exactly as it enters the tokenizer.
-        token_ids: The ids exactly as sent, truncated where the recipe truncates.
-        truncated: Whether ids are missing.
-    """
+    """One pair's prompt: its text before any truncation, the ids exactly as sent, and whether ids are missing."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -175,15 +131,10 @@ class EngineStats(Stats):
     """What an engine has done.
 
     Attributes:
-        pairs: Pairs scored.
-        groups: Query groups scored.
-        forwards: Forward passes of the model.
         prompt_tokens: Sum of the full prompts' lengths: what a plain engine without padding would run.
         computed_tokens: Tokens that went through the model's layers, padding among them.
-        padding_tokens: Padding among them.
         truncated_pairs: Pairs whose prompt lost tokens to `max_length`.
         overlong_queries: Groups whose query alone reached `max_length`, so that no document was read.
-        tokenize_seconds: Wall time of rendering and tokenising.
         seconds: Wall time of scoring, tokenising among it.
     """
 
@@ -197,19 +148,6 @@ class EngineStats(Stats):
     overlong_queries: int = 0
     tokenize_seconds: float = 0.0
     seconds: float = 0.0
-
-    @classmethod
-    def of(cls, scores: Scores, prompts: Tokenized, seconds: float) -> EngineStats:
-        """Count a scored group."""
-        return cls(
-            pairs=len(scores),
-            groups=1,
-            prompt_tokens=int(scores.tokens.sum()),
-            truncated_pairs=int(scores.truncated.sum()),
-            overlong_queries=int(prompts.query_cut),
-            tokenize_seconds=prompts.seconds,
-            seconds=seconds,
-        )
 
 
 class SpecialTokenFinder(Protocol):
@@ -240,13 +178,7 @@ class Engine(Protocol):
         """Finds in texts what the tokenizer reads as one of its added tokens."""
 
     def score(self, group: QueryGroup) -> Scores:
-        """Score a group's documents.
-
-        Args:
-            group: Query, instruction and n documents; n may be 0.
-
-        Returns:
-            The scores, in the documents' order.
+        """Score a group's documents, of which there may be none; the scores are in their order.
 
         Raises:
             EngineError: The model returned NaN or an infinity.
@@ -255,13 +187,7 @@ class Engine(Protocol):
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         """Score a stream of groups; small groups then share a forward pass, and a GPU never waits for the next one.
 
-        Groups are read ahead of the scores that come out. Memory does not grow with their number.
-
-        Args:
-            groups: Groups, in any number.
-
-        Yields:
-            Each group's scores, in order.
+        Groups are read ahead of the scores, which come out in order. Memory does not grow with their number.
 
         Raises:
             EngineError: The model returned NaN or an infinity.
@@ -269,13 +195,4 @@ class Engine(Protocol):
         ...
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """Render one pair's prompt, as `score` sends it.
-
-        Args:
-            query: The query's text.
-            document: The document's text.
-            instruction: The instruction, or None to leave its line out.
-
-        Returns:
-            Text and token ids.
-        """
+        """Render one pair's prompt, as `score` sends it."""

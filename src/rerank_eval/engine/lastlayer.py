@@ -26,12 +26,7 @@ class KeptRows:
 
 
 class OnKeptRows(torch.nn.Module):
-    """Runs a module, whose rows do not depend on one another, on the kept rows only; other rows become zero.
-
-    Args:
-        inner: The module.
-        kept: Which rows.
-    """
+    """Runs a module, whose rows do not depend on one another, on the kept rows only; other rows become zero."""
 
     def __init__(self, inner: torch.nn.Module, kept: KeptRows) -> None:
         super().__init__()
@@ -53,8 +48,7 @@ class OnKeptRows(torch.nn.Module):
 def install(base: PreTrainedModel) -> None:
     """Wrap the modules of a base model's last layer and its final norm; doing it again changes nothing.
 
-    Args:
-        base: A stock Qwen3 base model, or another whose decoder layer has the same parts.
+    The model is a stock Qwen3 base model, or another whose decoder layer has the same parts.
     """
     if hasattr(base, _ATTRIBUTE):
         return
@@ -71,12 +65,7 @@ def install(base: PreTrainedModel) -> None:
 
 @contextmanager
 def only(base: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
-    """Let a base model's last layer work on some rows only, where `install` has prepared it.
-
-    Args:
-        base: The model.
-        rows: Row indices, on the model's device.
-    """
+    """Let a base model's last layer work on some rows only, where `install` has prepared it."""
     kept = getattr(base, _ATTRIBUTE, None)
     if kept is None:
         yield

@@ -54,13 +54,7 @@ class GroupLayout:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a row.
-
-    Attributes:
-        ancestors: First and one-past-last rows of what it sees before itself.
-        start: First row.
-        end: One past its last row.
-    """
+    """Rows `start` to before `end`, and the ranges of rows that they see before themselves."""
 
     ancestors: tuple[tuple[int, int], ...]
     start: int
@@ -176,12 +170,8 @@ class PackLayout:
     def causal_mask(self, dtype: torch.dtype, segment: Segment) -> torch.Tensor:
         """Additive mask, causal and aligned bottom-right; one serves all segments of equal prefix in all layers.
 
-        Args:
-            dtype: The queries' dtype.
-            segment: A segment that does not run as a square.
-
-        Returns:
-            (own, prefix + own), 0 where a key is seen, minus infinity elsewhere.
+        The segment must not run as a square. Returns (own, prefix + own), 0 where a key is seen, minus infinity
+        elsewhere.
         """
         prefix, rows = segment.prefix, self._longest_masked
         if (dtype, prefix) not in self._masks:

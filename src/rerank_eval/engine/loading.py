@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,12 +15,14 @@ from rerank_eval.engine.base import EngineParts
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head, HeadName
 from rerank_eval.engine.interface import Engine
+from rerank_eval.engine.kernels import kernel_names
 from rerank_eval.engine.packed import PackedEngine
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.quantize import check_quantization, quantize, weights_dtype
-from rerank_eval.engine.recipe import MAX_LENGTH, Recipe, get_recipe
+from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
+from rerank_eval.engine.recipes import get_recipe
 from rerank_eval.engine.reference import ReferenceEngine
-from rerank_eval.engine.runner import AttentionName, choose_attention
+from rerank_eval.engine.runner import choose_attention
 from rerank_eval.engine.special_tokens import SpecialTokenMode
 from rerank_eval.engine.waiting import wait_asleep
 
@@ -45,7 +47,7 @@ def load_engine(
     max_length: int | None = None,
     batch_size: int = 16,
     token_budget: int = 0,
-    attention: AttentionName = "auto",
+    attention: str = "auto",
     compile_layers: bool | None = None,
     trust_remote_code: bool = False,
     special_tokens: SpecialTokenMode = "keep",
@@ -64,9 +66,9 @@ def load_engine(
             checkpoint's positions where they are fewer.
         batch_size: Prompts in a batch of the reference engine.
         token_budget: Most tokens in a row of the packed engine; 0 chooses it from free memory.
-        attention: How the packed engine attends: `segments` by SDPA, document by document; `cpu_flash`,
-            `torch_varlen` or `flash_attn` in variable-length calls; `auto` takes the first kernel that proves right on
-            this device, else segments.
+        attention: How the packed engine attends: `segments` by SDPA, document by document; a kernel of `kernels` in
+            variable-length calls; `auto` takes torch_varlen or flash_attn if one proves right on this device, else
+            segments.
         compile_layers: Compile the packed engine's layers with torch.compile; None does so on CUDA.
         trust_remote_code: Let the checkpoint run code of its own.
         special_tokens: Whether special tokens in a text (`<|im_end|>`) stay what they are, as in the recipes' own code
@@ -81,15 +83,19 @@ def load_engine(
     wait_asleep()
     chosen = get_recipe(recipe)
     for name, value, valid in (
-        ("dtype", dtype, DtypeName),
-        ("engine", engine, EngineName),
-        ("attention", attention, AttentionName),
-        ("special_tokens", special_tokens, SpecialTokenMode),
+        ("dtype", dtype, get_args(DtypeName)),
+        ("engine", engine, get_args(EngineName)),
+        ("attention", attention, ("auto", "segments", *kernel_names())),
+        ("special_tokens", special_tokens, get_args(SpecialTokenMode)),
     ):
-        check_choice(name, value, get_args(valid))
+        check_choice(name, value, valid)
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     check_quantization(dtype, target)
-    tokenizer, network = _load_checkpoint(str(model), engine, dtype, target, hub)
+    function = register() if engine == "packed" else "sdpa"
+    tokenizer, network = load_checkpoint(
+        str(model), AutoModelForCausalLM, attention=function, dtype=weights_dtype(dtype), check=_check_config, hub=hub
+    )
+    network.to(target)
     if max_length is None:
         max_length = min(MAX_LENGTH, getattr(network.config, "max_position_embeddings", MAX_LENGTH))
     check_positions(str(model), network, max_length)
@@ -121,13 +127,7 @@ def load_engine(
 
 
 def resolve_device(device: str) -> torch.device:
-    """Choose a device.
-
-    Args:
-        device: `auto`, or what `torch.device` takes.
-
-    Returns:
-        The device.
+    """Choose a device: CUDA, else MPS, else the CPU for `auto`; else what `torch.device` takes.
 
     Raises:
         EngineError: It is malformed or this machine does not have it.
@@ -136,30 +136,25 @@ def resolve_device(device: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    unknown = f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise EngineError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps") from error
+        raise EngineError(unknown) from error
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if chosen.type not in present:
-        raise EngineError(f"unknown device {device!r}; valid: auto, cpu, cuda, cuda:0, ..., mps")
+        raise EngineError(unknown)
     if not present[chosen.type]:
         raise EngineError(f"device {device!r} is not available on this machine; use auto or cpu")
     return chosen
 
 
 def device_name(device: str = "auto") -> str:
-    """Say for people, and for the manifest, which device a model is on.
-
-    Args:
-        device: As `resolve_device` takes it.
-
-    Returns:
-        Such as `cuda (NVIDIA H100 80GB HBM3)` and `cpu (x86_64)`.
+    """Name a device for people and the manifest, such as `cuda (NVIDIA H100 80GB HBM3)` and `cpu (x86_64)`.
 
     Raises:
         EngineError: As `resolve_device` does.
@@ -173,24 +168,40 @@ def hardware_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _load_checkpoint(
-    model: str, engine: EngineName, dtype: DtypeName, device: torch.device, hub: dict[str, Any]
+def load_checkpoint(
+    model: str,
+    network_class: Any,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    check: Callable[[str, Any], None],
+    hub: Mapping[str, Any],
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and weights, and check that they are what an engine can run.
+    """Load tokenizer and weights, and check that nothing was left random.
 
     Weights are memory-mapped: in the file's own dtype they are the file's pages, on a CPU and on their way to a GPU; in
     another dtype the host holds the cast copy alone.
+
+    Args:
+        model: A folder or a name on the hub.
+        network_class: One of transformers' AutoModel classes.
+        attention: Name of the attention function.
+        dtype: What the weights are cast to.
+        check: Refuses a config.json that does not fit, before any weight is read.
+        hub: `revision` and `trust_remote_code`.
+
+    Raises:
+        EngineError: The checkpoint is unreadable, incomplete or refused by `check`.
     """
-    implementation = register() if engine == "packed" else "sdpa"
     try:
         config = AutoConfig.from_pretrained(model, **hub)
-        _check_config(model, config)
+        check(model, config)
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
-        network, report = AutoModelForCausalLM.from_pretrained(
+        network, report = network_class.from_pretrained(
             model,
-            dtype=weights_dtype(dtype),
+            dtype=dtype,
             use_safetensors=True,
-            attn_implementation=implementation,
+            attn_implementation=attention,
             output_loading_info=True,
             **hub,
         )
@@ -198,24 +209,14 @@ def _load_checkpoint(
         raise
     except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise EngineError(f"{model} cannot be loaded: {error}") from error
-    check_complete(model, tokenizer, network, report)
-    return tokenizer, network.to(device).eval()
+    _check_complete(model, tokenizer, network, report)
+    return tokenizer, network.eval()
 
 
-def check_complete(
+def _check_complete(
     model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, report: Mapping[str, Any]
 ) -> None:
-    """Refuse a model of which something was left random.
-
-    Args:
-        model: Named in the error.
-        tokenizer: The checkpoint's tokenizer.
-        network: The checkpoint's model.
-        report: What transformers gives as `output_loading_info`.
-
-    Raises:
-        EngineError: A weight is missing or of another shape, or the tokenizer has more tokens than the embedding rows.
-    """
+    """Refuse a model of which something was left random; `report` is transformers' `output_loading_info`."""
     absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
     if absent:
         raise EngineError(
@@ -252,6 +253,8 @@ def check_attention(model: str, config: Any) -> None:
         raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
     if config.num_hidden_layers > MAX_LAYERS:
         raise EngineError(f"{model} has {config.num_hidden_layers:,} layers by its config.json, which is damaged")
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
+        raise EngineError(f"{model} attends in both directions by its config.json, which the engine does not compute")
 
 
 def _check_config(model: str, config: Any) -> None:
@@ -262,8 +265,6 @@ def _check_config(model: str, config: Any) -> None:
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )
-    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
-        raise EngineError(f"{model} attends in both directions by its config.json, which the engine does not compute")
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int]:

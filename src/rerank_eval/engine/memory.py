@@ -21,26 +21,26 @@ SHARE_OF_FREE = 0.6
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:
-    """Estimate the memory that a token of a row takes while a layer runs.
+    """Estimate the bytes that a token of a row takes while a layer runs.
 
     The largest moment is inside the MLP: residual, normalised input, gate, up and their product; or inside attention:
     residual, input, queries, keys, values in two layouts, and the output. A float32 copy of the hidden state is added
     for the norms.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Bytes, for one token of the row.
     """
     config: Any = model.config
     size = model.dtype.itemsize
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    heads = (config.num_attention_heads + 2 * key_value_heads) * head_dim
+    queries, keys, head_dim = heads_of(config)
+    heads = (queries + 2 * keys) * head_dim
     mlp = 2 * config.hidden_size + 3 * config.intermediate_size
     attention = 2 * config.hidden_size + 3 * heads
     return int(size * max(mlp, attention) + 8 * config.hidden_size)
+
+
+def heads_of(config: Any) -> tuple[int, int, int]:
+    """Return a model's query heads, its key and value heads, and head_dim."""
+    count = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // count
+    return count, getattr(config, "num_key_value_heads", None) or count, head_dim
 
 
 def free_bytes(device: torch.device) -> int:
@@ -55,14 +55,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def choose_budget(model: PreTrainedModel, device: torch.device) -> int:
-    """Choose a token budget from free memory.
+    """Choose the most tokens in a row from free memory.
 
-    Args:
-        model: The model, on its device.
-        device: The device.
-
-    Returns:
-        Tokens in a row: a multiple of 256, from 1,024 to `LARGEST_BUDGET` (`CPU_BUDGET` on a CPU).
+    A multiple of 256, from 1,024 to `LARGEST_BUDGET` (`CPU_BUDGET` on a CPU).
     """
     largest = CPU_BUDGET if device.type == "cpu" else LARGEST_BUDGET
     fitting = int(free_bytes(device) * SHARE_OF_FREE) // bytes_per_token(model)
@@ -74,10 +69,8 @@ def keep_freed_memory() -> bool:
 
     Activations of a CPU's row are blocks of tens of megabytes; by default each is mapped anew and filled page by page,
     which on two cores took 80 ms for three elementwise operations on 20,000 x 768 values that take 27 ms in memory
-    already mapped. The process's peak stays what it was, but it keeps it. Other C libraries are left alone.
-
-    Returns:
-        Whether it was told.
+    already mapped. The process's peak stays what it was, but it keeps it. Other C libraries are left alone; returns
+    whether it was told.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
+from rerank_eval.engine.base import BaseEngine, EngineParts, RunningGroup, finished
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.packing import Pack
@@ -23,51 +22,11 @@ IN_FLIGHT = 2
 """Packs sent to a GPU before the first one's margins are waited for."""
 
 
-@dataclass
-class _Sent:
-    """A pack whose margins are on their way."""
-
-    pack: Pack
-    output: HeadOutput
-    work: EngineStats
+_Sent = tuple[Pack, HeadOutput, EngineStats]
+"""A pack whose margins are on their way, and what ran for it."""
 
 
-class _Collector:
-    """Puts the packs' margins back to their groups and hands groups out in order."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[int] = deque()
-        self._groups: dict[int, tuple[TokenizedGroup, list[HeadOutput], list[int]]] = {}
-        self._work: dict[int, EngineStats] = {}
-
-    def expect(self, number: int, prompts: TokenizedGroup) -> None:
-        self._waiting.append(number)
-        self._groups[number] = (prompts, [], [])
-        self._work[number] = EngineStats()
-
-    def put(self, sent: _Sent) -> None:
-        start = 0
-        for part in sent.pack.parts:
-            end = start + len(part.documents)
-            _, outputs, order = self._groups[part.number]
-            outputs.append(sent.output.rows(start, end))
-            order.extend(part.documents)
-            start = end
-        # A pack's work is counted with its first group, so that the sum over groups is right.
-        self._work[sent.pack.parts[0].number] += sent.work
-
-    def finished(self) -> Iterator[FinishedGroup]:
-        while self._waiting:
-            prompts, outputs, order = self._groups[self._waiting[0]]
-            if len(order) < len(prompts.own):
-                return
-            number = self._waiting.popleft()
-            del self._groups[number]
-            joined = HeadOutput.joined(outputs)
-            yield FinishedGroup(prompts, joined.reordered(torch.argsort(torch.tensor(order))), self._work.pop(number))
-
-
-class PackedEngine(BaseEngine):
+class PackedEngine(BaseEngine[TokenizedGroup]):
     """Shares each group's prefix and packs documents.
 
     Args:
@@ -80,8 +39,10 @@ class PackedEngine(BaseEngine):
     """
 
     def __init__(self, parts: EngineParts, token_budget: int = 0, kernel: str | None = None) -> None:
-        super().__init__(parts)
-        self._runner = PackRunner(self._model.model, token_budget, kernel)
+        self._runner = PackRunner(parts.model.model, token_budget, kernel)
+        self._on_gpu = self._runner.device.type == "cuda"
+        super().__init__(parts.prompts, ahead=self._on_gpu)
+        self._prompts, self._head, self._settings = parts.prompts, parts.head, parts.settings
 
     @property
     def token_budget(self) -> int:
@@ -100,31 +61,41 @@ class PackedEngine(BaseEngine):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.factored(group)
 
-    def _tokenize_ahead(self) -> bool:
-        return self._runner.device.type == "cuda"
-
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
-        depth = IN_FLIGHT if self._runner.device.type == "cuda" else 0
-        collector, sent = _Collector(), deque[_Sent]()
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[RunningGroup[TokenizedGroup]]:
+        depth = IN_FLIGHT if self._on_gpu else 0
+        running: dict[int, RunningGroup[TokenizedGroup]] = {}
+        sent = deque[_Sent]()
         packer = self._runner.packer
         packer.flush()  # what an abandoned stream left open
         for number, group in enumerate(prompts):
-            collector.expect(number, group)
+            running[number] = RunningGroup.of(group)
             for pack in packer.add(number, group):
                 sent.extend(self._send(pack))
                 while len(sent) > depth:
-                    collector.put(sent.popleft())
-                    yield from collector.finished()
+                    _put(running, sent.popleft())
+                    yield from finished(running)
         last = packer.flush()
         if last.parts:
             sent.extend(self._send(last))
         while sent:
-            collector.put(sent.popleft())
-            yield from collector.finished()
+            _put(running, sent.popleft())
+            yield from finished(running)
 
     def _send(self, pack: Pack) -> list[_Sent]:
         with torch.inference_mode():
             return [
-                _Sent(ran.pack, self._head.from_hidden(ran.hidden).to_host(), ran.work)
-                for ran in self._runner.run(pack)
+                (ran.pack, self._head.from_hidden(ran.hidden).to_host(), ran.work) for ran in self._runner.run(pack)
             ]
+
+
+def _put(running: dict[int, RunningGroup[TokenizedGroup]], sent: _Sent) -> None:
+    """Put a pack's margins back to their groups."""
+    pack, output, work = sent
+    scores, margins = output.arrays()
+    start = 0
+    for part in pack.parts:
+        rows = slice(start, start + len(part.documents))
+        running[part.number].put(part.documents, scores[rows], margins[rows])
+        start = rows.stop
+    # A pack's work is counted with its first group, so that the sum over groups is right.
+    running[pack.parts[0].number].work += work

@@ -12,13 +12,7 @@ from rerank_eval.engine.prompts import TokenizedGroup
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a group's documents.
-
-    Attributes:
-        number: The group's number in the stream.
-        prompts: The whole group's prompts.
-        documents: Indices of the documents, in the order of the row.
-    """
+    """Some of a group's documents, by their indices in the order of the row; `number` is the group's in the stream."""
 
     number: int
     prompts: TokenizedGroup
@@ -64,11 +58,7 @@ class Pack:
         return shared + sum(part.tokens - (len(part.root) if self.share_roots else 0) for part in self.parts)
 
     def layout(self, multiple: int = 1) -> PackLayout:
-        """Lay the row out.
-
-        Args:
-            multiple: The row's length is filled up to a multiple of it.
-        """
+        """Lay the row out, its length filled up to a multiple of `multiple`."""
         place = {root: index for index, root in enumerate(self.roots)}
         groups = []
         for part in self.parts:
@@ -94,8 +84,7 @@ class Pack:
     def halves(self) -> list[Pack]:
         """Split into two packs of about half the tokens: between groups, or inside the only one.
 
-        Returns:
-            Two packs, or this one alone where it holds a single document.
+        A pack of a single document is returned alone.
         """
         if len(self.parts) > 1:
             middle = len(self.parts) // 2
@@ -136,11 +125,7 @@ def _split(part: Part, token_budget: int) -> list[Part]:
 
 
 class Packer:
-    """Fills packs with whole groups as they come; only a group larger than the budget is split.
-
-    Args:
-        token_budget: Most tokens in a row; may be lowered at any time.
-    """
+    """Fills packs with whole groups as they come; only a group larger than the budget is split."""
 
     def __init__(self, token_budget: int) -> None:
         self.token_budget = token_budget
@@ -149,15 +134,7 @@ class Packer:
         self._filled = 0
 
     def add(self, number: int, prompts: TokenizedGroup) -> list[Pack]:
-        """Take a group in.
-
-        Args:
-            number: The group's number.
-            prompts: Its prompts, at least one.
-
-        Returns:
-            The packs that are full now.
-        """
+        """Take a group of at least one prompt in; return the packs that are full now."""
         whole = Part(number, prompts, tuple(range(len(prompts.own))))
         *full, last = [_sorted(piece) for piece in _split(whole, max(self.token_budget, 1))]
         ready = []

@@ -31,11 +31,7 @@ class Batcher(Protocol):
 
 
 class RowBatcher:
-    """Fills rows with pairs as they come; there is no padding, so their lengths do not matter.
-
-    Args:
-        token_budget: Most tokens in a row.
-    """
+    """Fills rows with pairs as they come; there is no padding, so their lengths do not matter."""
 
     def __init__(self, token_budget: int) -> None:
         self.token_budget = token_budget
@@ -58,11 +54,7 @@ class RowBatcher:
 
 
 class SortedBatcher:
-    """Gathers a window of queries, sorts its pairs by length and fills padded batches, the longest first.
-
-    Args:
-        token_budget: Most tokens in a batch, rows times the longest.
-    """
+    """Gathers a window of queries, sorts its pairs by length and fills padded batches, the longest first."""
 
     def __init__(self, token_budget: int) -> None:
         self.token_budget = token_budget
@@ -91,11 +83,7 @@ class SortedBatcher:
 
 
 class GivenBatcher:
-    """Takes each group's pairs in the given order, so many at a time: the plain way, for comparison.
-
-    Args:
-        size: Pairs in a batch.
-    """
+    """Takes each group's pairs in the given order, `size` at a time: the plain way, for comparison."""
 
     def __init__(self, size: int) -> None:
         self.token_budget = 0  # not read: memory is the user's to judge here, as in the reference engine

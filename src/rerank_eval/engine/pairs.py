@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, token_ids
+from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, check_fast, token_ids
 from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokenMode, SpecialTokens
 
 
@@ -89,8 +89,7 @@ class PairTokenizer:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int, special_tokens: SpecialTokenMode = "keep"
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        check_fast(tokenizer)
         self.special_tokens = SpecialTokens(tokenizer)
         self._decode = tokenizer.decode
         self._tokenizer = EscapedTokenizer.of(tokenizer).tokenizer if special_tokens == "escape" else tokenizer
@@ -102,21 +101,17 @@ class PairTokenizer:
         self._met = TokenCache(CACHED_TOKENS)
 
     def pairs(self, group: QueryGroup) -> TokenizedPairs:
-        """Tokenise a group.
+        """Tokenise a group; an instruction stands behind the query, parted by a blank, as mteb joins them.
 
-        Args:
-            group: The group. An instruction stands behind the query, parted by a blank, as mteb joins them.
-
-        Returns:
-            The pairs, equal to `tokenizer(query, document, truncation=True, max_length=max_length)` unless special
-            tokens are escaped.
+        The pairs equal `tokenizer(query, document, truncation=True, max_length=max_length)` unless special tokens are
+        escaped.
         """
         distinct = list(dict.fromkeys(group.documents))
         whole_query = f"{group.query} {group.instruction}" if group.instruction else group.query
-        (query_length, query), *documents = self._encode_once([whole_query, *distinct])
+        (query_length, *query), *documents = self._met.encode([whole_query, *distinct], self._encode)
         made: dict[str, tuple[list[int], list[int], bool]] = {}
         cut = False
-        for text, (length, document) in zip(distinct, documents, strict=True):
+        for text, (length, *document) in zip(distinct, documents, strict=True):
             of_query, of_document = longest_first(query_length, length, self._room)
             types = self._frame.token_types(of_query, of_document) if self._typed else []
             lost = of_query < query_length or of_document < length
@@ -130,29 +125,14 @@ class PairTokenizer:
         )
 
     def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
-        """Render one pair.
-
-        Args:
-            query: The query's text.
-            document: The document's text.
-            instruction: What stands behind the query, or None.
-
-        Returns:
-            What the model reads, special tokens written out, and its ids; the text is made from the ids, so it is cut.
-        """
+        """Render one pair as the model reads it; the text is made from the ids, so it is cut."""
         pairs = self.pairs(QueryGroup(query, instruction, [document]))
         text = str(self._decode(pairs.ids[0]))
         return RenderedPrompt(text, tuple(pairs.ids[0]), bool(pairs.truncated[0]))
 
-    def _encode_once(self, texts: Sequence[str]) -> list[tuple[int, list[int]]]:
-        """Tokenise texts, those met lately from memory; return their lengths, and their ids as far as they count."""
-        keys = [TokenCache.key(text) for text in texts]
-        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._met}
-        for key, ids in zip(fresh, token_ids(self._tokenizer, list(fresh.values())), strict=True):
-            self._met.put(key, [len(ids), *ids[: self._room]])
-        found = [self._met.get(key) for key in keys]
-        self._met.shrink()
-        return [(ids[0], ids[1:]) for ids in found]
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Return for each text its length, then its ids as far as they count."""
+        return [[len(ids), *ids[: self._room]] for ids in token_ids(self._tokenizer, texts)]
 
 
 def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
@@ -160,11 +140,6 @@ def longest_first(query: int, document: int, room: int) -> tuple[int, int]:
 
     From huggingface/tokenizers, `truncate_encodings`: the longer text is cut down to the shorter one's length first;
     where that does not suffice both keep half, and the longer one keeps the odd token (the document, if none is).
-
-    Args:
-        query: Tokens of the query.
-        document: Tokens of the document.
-        room: Most tokens of both together.
     """
     if query + document <= room:
         return query, document

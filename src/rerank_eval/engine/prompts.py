@@ -7,7 +7,7 @@ import json
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -72,29 +72,19 @@ class TokenCache:
         self._tokens = 0
         self._ids: OrderedDict[bytes, array[int]] = OrderedDict()
 
-    @staticmethod
-    def key(text: str) -> bytes:
-        """Return the digest that stands for a text."""
-        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
-
-    def __contains__(self, key: bytes) -> bool:
-        """Say whether a text's ids are there."""
-        return key in self._ids
-
-    def put(self, key: bytes, ids: list[int]) -> None:
-        """Take a text's ids in; `shrink` may forget them."""
-        self._ids[key] = array("i", ids)
-        self._tokens += len(ids)
-
-    def get(self, key: bytes) -> list[int]:
-        """Return a text's ids."""
-        self._ids.move_to_end(key)
-        return self._ids[key].tolist()
-
-    def shrink(self) -> None:
-        """Forget what was met longest ago, down to the capacity."""
+    def encode(self, texts: Sequence[str], encode: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
+        """Tokenise texts, those met lately from memory: a document is a candidate of many queries."""
+        keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
+        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._ids}
+        for key, ids in zip(fresh, encode(list(fresh.values())), strict=True):
+            self._ids[key] = array("i", ids)
+            self._tokens += len(ids)
+        for key in keys:
+            self._ids.move_to_end(key)
+        found = [self._ids[key].tolist() for key in keys]
         while self._tokens > self._capacity:
             self._tokens -= len(self._ids.popitem(last=False)[1])
+        return found
 
 
 class PromptTokenizer:
@@ -123,8 +113,7 @@ class PromptTokenizer:
         max_length: int,
         special_tokens: SpecialTokenMode = "keep",
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
+        check_fast(tokenizer)
         self.recipe = recipe
         self.special_tokens = SpecialTokens(tokenizer)
         # The recipes' own code lets the tokenizer add its special tokens to the body; Qwen's adds none.
@@ -145,14 +134,7 @@ class PromptTokenizer:
         self._met = TokenCache(CACHED_TOKENS)
 
     def whole(self, group: QueryGroup) -> TokenizedGroup:
-        """Tokenise each prompt as the recipe's own code does: in one string, nothing shared.
-
-        Args:
-            group: The group.
-
-        Returns:
-            The prompts, with an empty shared part.
-        """
+        """Tokenise each prompt as the recipe's own code does: in one string, nothing shared."""
         bodies = [self._recipe.body(group.query, document, group.instruction) for document in group.documents]
         if self._recipe.truncation == "message":
             fixed: list[int] = []
@@ -173,14 +155,10 @@ class PromptTokenizer:
         return len(self._encode([text])[0]) >= self._limit
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
-        """Tokenise what the prompts share once and each distinct document once.
+        """Tokenise what the prompts share once and each distinct document once; ids equal those of `whole`.
 
-        Args:
-            group: The group.
-
-        Returns:
-            The prompts, with ids equal to those of `whole`. Where tokenising the parts apart is not proved to be
-            exact, the whole strings are tokenised and their longest common prefix is what is shared.
+        Where tokenising the parts apart is not proved to be exact, the whole strings are tokenised and their longest
+        common prefix is what is shared.
         """
         if not self.exact_split:
             return share_common_prefix(self.whole(group), keep=len(self._suffix))
@@ -188,7 +166,9 @@ class PromptTokenizer:
         distinct = list(dict.fromkeys(group.documents))
         first = [self._recipe.prefix + head if self._recipe.truncation == "message" else head]
         first.append(self._recipe.query_text(group.query))
-        root, query, *documents = self._encode_once(first + [self._recipe.document_text(text) for text in distinct])
+        root, query, *documents = self._met.encode(
+            first + [self._recipe.document_text(text) for text in distinct], self._encode
+        )
         room = max(0, self._limit - len(root) - len(query))
         before = self._prefix if self._recipe.truncation == "body" else []
         shared = before + (root + query)[: self._limit]
@@ -206,42 +186,23 @@ class PromptTokenizer:
         )
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
-        """Render one pair.
-
-        Args:
-            query: The query's text.
-            document: The document's text.
-            instruction: The instruction, or None to leave its line out.
-
-        Returns:
-            The whole rendered text and the ids as sent.
-        """
+        """Render one pair: the whole text and the ids as sent."""
         prompt = self.whole(QueryGroup(query, instruction, [document]))
         text = encodable(self.recipe.prompt(query, document, instruction))
         return RenderedPrompt(text, tuple(prompt.own[0]), bool(prompt.truncated[0]))
 
-    def _encode_once(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts, those met lately from memory: a document is a candidate of many queries."""
-        keys = [TokenCache.key(text) for text in texts]
-        fresh = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._met}
-        for key, ids in zip(fresh, self._encode(list(fresh.values())), strict=True):
-            self._met.put(key, ids)
-        found = [self._met.get(key) for key in keys]
-        self._met.shrink()
-        return found
-
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts in one batch."""
         return token_ids(self._tokenizer, texts)
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts in one batch, without special tokens around them and without a limit.
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer written in Python: the engine needs what only a fast one tells."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise EngineError(f"{type(tokenizer).__name__} is a slow tokenizer; the checkpoint needs a tokenizer.json")
 
-    Args:
-        tokenizer: A Hugging Face tokenizer.
-        texts: The texts, as many as there are.
-    """
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise texts in one batch, without special tokens around them and without a limit."""
     if not texts:
         return []
     encoded = tokenizer(
@@ -266,15 +227,7 @@ def encodable(text: str) -> str:
 
 
 def share_common_prefix(prompts: TokenizedGroup, keep: int) -> TokenizedGroup:
-    """Move the longest token prefix that all prompts have in common into the shared part.
-
-    Args:
-        prompts: Prompts with an empty shared part.
-        keep: How many tokens at the end of each prompt stay its own.
-
-    Returns:
-        The same prompts, factored.
-    """
+    """Move the longest common prefix of all prompts into the shared part; the last `keep` tokens of each stay."""
     columns = zip(*(ids[: len(ids) - keep] for ids in prompts.own), strict=False)
     common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return replace(prompts, shared=common, own=[ids[len(common) :] for ids in prompts.own])

@@ -32,10 +32,6 @@ def weights_dtype(dtype: str) -> torch.dtype:
 def check_quantization(dtype: str, device: torch.device) -> None:
     """Refuse a quantised dtype that cannot run here, before any weight is read.
 
-    Args:
-        dtype: The dtype asked for.
-        device: The device.
-
     Raises:
         EngineError: torchao is missing, or the device does not multiply in this format.
     """
@@ -51,12 +47,7 @@ def check_quantization(dtype: str, device: torch.device) -> None:
 
 
 def quantize(model: PreTrainedModel, dtype: str) -> None:
-    """Quantise the decoder layers' matrices in place; other dtypes are left alone.
-
-    Args:
-        model: The model in bfloat16, on its device.
-        dtype: `float8` or `int8`.
-    """
+    """Quantise the decoder layers' matrices of a bfloat16 model in place; other dtypes are left alone."""
     if dtype not in QUANTIZED:
         return
     torchao: Any = importlib.import_module("torchao.quantization")

@@ -1,7 +1,4 @@
-"""Prompt recipes for Qwen3-Reranker as data: the exact strings that three public code paths send.
-
-Sources, read in 2025: the model card of Qwen/Qwen3-Reranker-8B (`card`), the evaluation scripts of
-QwenLM/Qwen3-Embedding (`qwen_eval`) and mteb 2.26.24's Qwen3RerankerWrapper (`mteb`).
+"""What a prompt recipe is; the built-in ones are in `recipes`.
 
 A prompt is `prefix + instruct + query + document + closing + suffix`. The parts are cut where tokenising them apart
 gives the ids of tokenising them together (see `prompts.splits_exactly`): after the line break behind the instruction,
@@ -21,12 +18,6 @@ SoftmaxDtype = Literal["model", "float32"]
 
 MAX_LENGTH = 8192
 """Longest prompt in tokens where nobody says: that of all three sources."""
-
-_SYSTEM_AND_USER = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
-_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,8 @@ class Recipe:
         """Check the templates.
 
         Raises:
-            EngineError: A placeholder is missing or unknown, the suffix is empty, a mode is unknown, or the answers
-                are one and the same.
+            EngineError: A placeholder is missing or unknown, the suffix is empty, a mode is unknown, or the answers are
+                one and the same.
         """
         for field, key in (
             ("instruct_template", "instruction"),
@@ -94,14 +85,7 @@ class Recipe:
             raise EngineError(f"recipe {self.name!r}: yes and no must be two answers")
 
     def instruct_text(self, instruction: str | None) -> str:
-        """Render the instruction's line.
-
-        Args:
-            instruction: The instruction, or None to leave the line out.
-
-        Returns:
-            The line with its line break, or an empty string.
-        """
+        """Render the instruction's line with its line break; empty where there is no instruction."""
         return "" if instruction is None else self.instruct_template.format(instruction=instruction)
 
     def query_text(self, query: str) -> str:
@@ -119,72 +103,3 @@ class Recipe:
     def prompt(self, query: str, document: str, instruction: str | None) -> str:
         """Render the whole prompt, before any truncation."""
         return self.prefix + self.body(query, document, instruction) + self.closing + self.suffix
-
-
-CARD = Recipe(
-    name="card",
-    prefix=_SYSTEM_AND_USER,
-    instruct_template="<Instruct>: {instruction}\n",
-    query_template="<Query>: {query}\n<Document>:",
-    document_template=" {document}",
-    closing="",
-    suffix=_SUFFIX,
-    default_instruction="Given a web search query, retrieve relevant passages that answer the query",
-    truncation="body",
-    joins_query_and_instruction=False,
-    softmax_dtype="model",
-)
-"""The model card's transformers snippet."""
-
-QWEN_EVAL = Recipe(
-    name="qwen_eval",
-    prefix=_SYSTEM_AND_USER,
-    instruct_template="<Instruct>: {instruction}\n\n",
-    query_template="<Query>: {query}\n\n<Document>:",
-    document_template=" {document}",
-    closing="<|im_end|>\n",
-    suffix=_SUFFIX,
-    default_instruction="Given the user query, retrieval the relevant passages",
-    truncation="message",
-    joins_query_and_instruction=False,
-    softmax_dtype="float32",
-)
-"""QwenLM's evaluation script: the chat template closes the user turn and the suffix closes it again."""
-
-MTEB = Recipe(
-    name="mteb",
-    prefix=_SYSTEM_AND_USER,
-    instruct_template="<Instruct>: {instruction}\n",
-    query_template="<Query>: {query}\n<Document>:",
-    document_template=" {document}",
-    closing="",
-    suffix=_SUFFIX,
-    default_instruction="Given the user query, retrieval the relevant passages",
-    truncation="body",
-    joins_query_and_instruction=True,
-    softmax_dtype="float32",
-    reads_task_prompt=False,
-)
-"""mteb's registered wrapper."""
-
-RECIPES = {recipe.name: recipe for recipe in (CARD, QWEN_EVAL, MTEB)}
-"""Name -> recipe."""
-
-
-def get_recipe(recipe: Recipe | str) -> Recipe:
-    """Look a recipe up.
-
-    Args:
-        recipe: A name, or a recipe, which is returned as it is.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        EngineError: There is no recipe of that name.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe not in RECIPES:
-        raise EngineError(f"unknown recipe {recipe!r}; valid: {', '.join(RECIPES)}")
-    return RECIPES[recipe]

@@ -9,26 +9,26 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, FinishedGroup
+from rerank_eval.engine.base import BaseEngine, EngineParts, RunningGroup
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.prompts import TokenizedGroup
 
 
-class ReferenceEngine(BaseEngine):
+class ReferenceEngine(BaseEngine[TokenizedGroup]):
     """Tokenises each prompt whole, pads on the left to the batch's longest, reads the last position.
 
-    Args:
-        parts: Model (with a stock attention), prompts, head and settings.
-        batch_size: Prompts in a batch, taken in the given order.
+    The model has a stock attention; `batch_size` prompts are taken in the given order.
 
     Raises:
         EngineError: The batch size is below 1.
     """
 
     def __init__(self, parts: EngineParts, batch_size: int = 16) -> None:
-        super().__init__(parts)
+        super().__init__(parts.prompts)
+        self._prompts, self._model, self._head, self._pad_id = parts.prompts, parts.model, parts.head, parts.pad_id
+        self.settings = dict(parts.settings)
         if batch_size < 1:
             raise EngineError(f"batch_size must be at least 1, not {batch_size}")
         self._batch_size = batch_size
@@ -36,20 +36,20 @@ class ReferenceEngine(BaseEngine):
     def _tokenize(self, group: QueryGroup) -> TokenizedGroup:
         return self._prompts.whole(group)
 
-    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[FinishedGroup]:
-        for group in prompts:
-            outputs: list[HeadOutput] = []
-            work = EngineStats()
-            for start in range(0, len(group.own), self._batch_size):
-                batch = group.own[start : start + self._batch_size]
+    def _stream(self, prompts: Iterable[TokenizedGroup]) -> Iterator[RunningGroup[TokenizedGroup]]:
+        for prompt in prompts:
+            group = RunningGroup.of(prompt)
+            for start in range(0, group.missing, self._batch_size):
+                batch = prompt.own[start : start + self._batch_size]
                 with torch.inference_mode():
                     input_ids, attention_mask = self._pad_left(batch)
-                    outputs.append(self._score_batch(input_ids, attention_mask).to_host().wait())
+                    output = self._score_batch(input_ids, attention_mask)
+                group.put(range(start, start + len(batch)), *output.arrays())
                 computed = input_ids.numel()
-                work += EngineStats(
+                group.work += EngineStats(
                     forwards=1, computed_tokens=computed, padding_tokens=computed - sum(len(ids) for ids in batch)
                 )
-            yield FinishedGroup(group, HeadOutput.joined(outputs), work)
+            yield group
 
     def _pad_left(self, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and mask, both (batch, longest) int64 on the model's device."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -14,13 +14,11 @@ from rerank_eval.engine import lastlayer
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats
 from rerank_eval.engine.layout import PackLayout
-from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
+from rerank_eval.engine.memory import choose_budget, heads_of, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.packing import Pack, Packer
 from rerank_eval.engine.varlen import PROBE_TOLERANCE, choose_kernel, prepare_row, probe
 
 logger = logging.getLogger(__name__)
-
-AttentionName = Literal["auto", "segments", "cpu_flash", "torch_varlen", "flash_attn"]
 
 ROW_MULTIPLE = 256
 """On a GPU a row's length is filled up to a multiple of this, so that few shapes are ever seen: a matrix product's
@@ -33,13 +31,7 @@ reads and writes the attention's output once more, some 8% of a small model's la
 
 @dataclass(frozen=True)
 class PackOutput:
-    """A pack that has gone through the model.
-
-    Attributes:
-        pack: What ran.
-        hidden: (documents, hidden_size) in the model's dtype, on its device, in the order of the row.
-        work: Forwards, computed and padding tokens.
-    """
+    """A pack that has gone through the model; `hidden` is (documents, hidden_size), in the row's order."""
 
     pack: Pack
     hidden: torch.Tensor
@@ -82,11 +74,7 @@ class PackRunner:
     def run(self, pack: Pack) -> list[PackOutput]:
         """Run a pack; where memory does not suffice, halve it and the budget until it does.
 
-        Args:
-            pack: What to run.
-
-        Returns:
-            The pack, or the parts it was halved into.
+        Returns the pack, or the parts it was halved into.
 
         Raises:
             RuntimeError: Memory does not suffice for one document (`memory.is_out_of_memory` tells).
@@ -122,11 +110,8 @@ class PackRunner:
         The last layer works on rows of two lengths and stays as it is. Lengths are dynamic, so nothing is compiled
         again for another pack; attention is an operator that the compiler does not look into.
 
-        Args:
-            required: Raise where it fails; else warn and go on without.
-
         Raises:
-            EngineError: The compiler fails and it is required.
+            EngineError: The compiler fails and it is `required`; else that is a warning.
         """
         layers: Any = self._base.layers
         kernel = self._kernel
@@ -192,24 +177,18 @@ def _pays_to_share_roots(pack: Pack) -> bool:
     return pack.without_shared_roots().tokens > ROOT_SHARING_PAYS_FROM * pack.tokens
 
 
-def choose_attention(attention: AttentionName, base: PreTrainedModel) -> str | None:
-    """Choose a variable-length kernel for a model on its device.
+def choose_attention(attention: str, base: PreTrainedModel) -> str | None:
+    """Choose a variable-length kernel for a model on its device, or None to go by segment.
 
     Args:
         attention: `segments`, a kernel's name, or `auto` for the first one that proves right on this device.
         base: The model, on its device.
 
-    Returns:
-        The kernel's name, or None to go by segment.
-
     Raises:
         EngineError: A kernel was named and does not run here, or gives other numbers.
     """
-    config: Any = base.config
     device: torch.device = base.device
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    heads = (config.num_attention_heads, key_value_heads, head_dim)
+    heads = heads_of(base.config)
     if attention == "segments":
         return None
     if attention == "auto":

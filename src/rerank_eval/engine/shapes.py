@@ -45,15 +45,10 @@ class Shape:
         return int(HEAD_SHARE * self.layer_parameters / self.hidden)
 
     def useful_flops(self, prefix: float, documents: Sequence[float]) -> float:
-        """Count what scoring a group cannot do without.
+        """Count what scoring a group cannot do without: FLOP of the layers' matrices and of causal attention.
 
-        Args:
-            prefix: Tokens of the shared prefix.
-            documents: Own tokens of each document.
-
-        Returns:
-            FLOP of the layers' matrices for every distinct token and of causal attention, in all layers. The head's two
-            rows and elementwise work are left out, and so is what the last layer may skip.
+        `prefix` are tokens of the shared prefix, `documents` own tokens of each document; every distinct token counts
+        once. The head's two rows and elementwise work are left out, and so is what the last layer may skip.
         """
         tokens = prefix + sum(documents)
         keys = prefix * (prefix + 1) / 2 + sum(own * prefix + own * (own + 1) / 2 for own in documents)
@@ -99,11 +94,7 @@ class EncoderShape:
         return self.layer_parameters + self.vocabulary * self.hidden
 
     def useful_flops(self, tokens: float) -> float:
-        """Count what one text or pair cannot do without.
-
-        Args:
-            tokens: Its tokens, all of which see each other.
-        """
+        """Count what one text or pair, all of whose tokens see each other, cannot do without."""
         return 2.0 * self.layer_parameters * tokens + 4.0 * self.layers * self.hidden * tokens**2
 
 
@@ -117,15 +108,7 @@ ENCODERS = {
 
 
 def shape_of(name: str, config: Mapping[str, Any] | None) -> Shape | EncoderShape | None:
-    """Find a model's size.
-
-    Args:
-        name: Its name on the hub.
-        config: Its config.json, or None where it is not at hand.
-
-    Returns:
-        The size, or None where neither tells.
-    """
+    """Find a model's size by its config.json, or by its name on the hub; None where neither tells."""
     if config is not None and "hidden_size" in config and "num_hidden_layers" in config:
         return _read(config)
     for size, shape in PUBLISHED.items():

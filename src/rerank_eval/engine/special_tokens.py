@@ -24,18 +24,14 @@ SpecialTokenMode = Literal["keep", "escape"]
 
 
 class SpecialTokens:
-    """The added tokens of a tokenizer, as they are found in texts.
+    """The added tokens of a fast tokenizer, as they are found in texts.
 
     Added tokens of blanks alone, as some vocabularies have for indentation, do not count.
-
-    Args:
-        tokenizer: A Hugging Face fast tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         backend: Any = tokenizer.backend_tokenizer
         added = [token for token in backend.get_added_tokens_decoder().values() if token.content.strip()]
-        self.texts = tuple(sorted({str(token.content) for token in added}, key=lambda text: (-len(text), text)))
         self._normalizer = backend.normalizer
         self._raw = _pattern((token for token in added if not token.normalized), lambda text: text)
         self._normalized = _pattern((token for token in added if token.normalized), self._normal)

@@ -63,16 +63,7 @@ class Best:
         return Best(self.scores[part], self.rows[part])
 
     def merged(self, scores: torch.Tensor, start: int, depth: int) -> Best:
-        """Add documents that stand behind all seen so far in the corpus.
-
-        Args:
-            scores: (queries, n) float32.
-            start: Row of the first of them.
-            depth: Most documents kept for each query.
-
-        Returns:
-            The best of both.
-        """
+        """Add documents from row `start` on, which stand behind all seen so far: scores (queries, n) float32."""
         rows = torch.arange(start, start + scores.shape[1], device=scores.device).expand(len(scores), -1)
         if self.scores.shape[1] >= depth > 0:
             # On equal scores the earlier row stays, so only what is larger than the last one kept can enter.
@@ -83,7 +74,11 @@ class Best:
                 return self
             if width * _DENSE < scores.shape[1]:
                 scores, rows = _compacted(scores, rows, enters, width)
-        scores, rows = torch.cat([self.scores, scores], dim=1), torch.cat([self.rows, rows], dim=1)
+        return self.followed_by(Best(scores, rows), depth)
+
+    def followed_by(self, later: Best, depth: int) -> Best:
+        """Merge with the best of documents that stand behind all seen so far."""
+        scores, rows = torch.cat([self.scores, later.scores], dim=1), torch.cat([self.rows, later.rows], dim=1)
         # A stable sort, not topk: equal scores then keep corpus order.
         order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :depth]
         return Best(scores.gather(1, order), rows.gather(1, order))

@@ -9,12 +9,9 @@ the number of kernel calls does not depend on the number of documents.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -22,13 +19,8 @@ import numpy as np
 import torch
 
 from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.kernels import get_kernel
 from rerank_eval.engine.layout import GroupLayout, PackLayout
-
-VarlenKernel = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-"""`(query, key, value, cu_query, cu_key, longest_query, longest_key, causal=, scale=)` -> output (tokens, heads,
-head_dim) and log-sum-exp (heads, tokens) float32. Query is (tokens, heads, head_dim), key and value (tokens,
-key_value_heads, head_dim), cu_* (segments + 1,) int32 on the query's device. Causal is asked for only where a segment's
-queries and keys are equally many, so the kernels' two conventions of alignment agree."""
 
 PROBE_TOLERANCE = 2e-2
 """Largest difference from float32 softmax that a kernel may show in half precision on values of size 1; bfloat16 has
@@ -55,18 +47,10 @@ class VarlenRow:
 
 
 def prepare_row(layout: PackLayout, device: torch.device, kernel: str) -> VarlenRow:
-    """Prepare a layout for variable-length calls.
-
-    Args:
-        layout: The row's segments; at most one root, which all groups share; every group has a prefix or none has.
-        device: Where attention will run.
-        kernel: Name of the kernel.
-
-    Returns:
-        The row.
+    """Prepare a layout for variable-length calls of a kernel on a device.
 
     Raises:
-        EngineError: The layout is of another form.
+        EngineError: Some groups have a prefix and some none, or there is more than one root that all groups share.
     """
     prefixes = [group.prefix for group in layout.groups]
     if any(prefixes) and not all(prefixes):
@@ -103,18 +87,9 @@ def packed_attention(  # noqa: PLR0917 - a registered operator is called by posi
 ) -> torch.Tensor:
     """Attend within a packed row; an operator of its own, so that torch.compile does not look inside.
 
-    Args:
-        query: (1, heads, tokens, head_dim).
-        key: (1, key_value_heads, tokens, head_dim).
-        value: As `key`.
-        offsets: See `VarlenRow`.
-        numbers: See `VarlenRow`.
-        scale: Factor on the scores before the softmax.
-        kernel: Name of the kernel.
-        only_last: Compute the documents' last tokens only; other rows are left undefined.
-
-    Returns:
-        (1, tokens, heads, head_dim), in the query's dtype.
+    `query` is (1, heads, tokens, head_dim), `key` and `value` (1, key_value_heads, tokens, head_dim); for `offsets` and
+    `numbers` see `VarlenRow`. With `only_last` the documents' last tokens are computed alone and other rows are left
+    undefined. Returns (1, tokens, heads, head_dim), in the query's dtype.
     """
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     root, first, useful, _, segments, groups, documents, *longest = numbers.tolist()
@@ -176,86 +151,6 @@ def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
     return query.new_empty((batch, tokens, heads, head_dim))
 
 
-@cache
-def get_kernel(name: str) -> VarlenKernel:
-    """Return a kernel by name: `torch_varlen`, `flash_attn` or `cpu_flash`."""
-    kernels: dict[str, VarlenKernel] = {
-        "torch_varlen": _torch_varlen,
-        "flash_attn": _flash_attn,
-        "cpu_flash": _cpu_flash,
-    }
-    return kernels[name]
-
-
-@cache
-def _torch_signature() -> frozenset[str]:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return frozenset(inspect.signature(varlen_attn).parameters)
-
-
-def _torch_varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sizes: Any, causal: bool, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """PyTorch's own kernel (2.10 and newer; its signature has changed since)."""
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn
-
-    known = _torch_signature()
-    options: dict[str, Any] = {"return_aux": AuxRequest(lse=True)}
-    if "window_size" in known:
-        options["window_size"] = (-1, 0) if causal else (-1, -1)
-    else:
-        options["is_causal"] = causal
-    if "scale" in known:
-        options["scale"] = scale
-    else:  # the kernel divides by sqrt(head_dim)
-        query = query * (scale * query.shape[-1] ** 0.5)
-    if "enable_gqa" in known:
-        options["enable_gqa"] = True
-    elif query.shape[1] != key.shape[1]:
-        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (key, value))
-    if "num_splits" in known:
-        options["num_splits"] = 1  # a segment's result must not depend on the row's other segments
-    out, lse = varlen_attn(query, key, value, *sizes, **options)
-    # The documentation says (tokens, heads), the kernel gives (heads, tokens).
-    return out, lse if lse.shape == (query.shape[1], query.shape[0]) else lse.transpose(0, 1)
-
-
-def _flash_attn(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sizes: Any, causal: bool, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The flash-attn package, version 2.5 or newer."""
-    flash_attn: Any = importlib.import_module("flash_attn")
-    out, lse, _ = flash_attn.flash_attn_varlen_func(
-        query, key, value, *sizes, causal=causal, softmax_scale=scale, return_attn_probs=True
-    )
-    return out, lse
-
-
-def _cpu_flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_query: torch.Tensor,
-    cu_key: torch.Tensor,
-    *_: int,
-    causal: bool,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """PyTorch's CPU kernel, segment by segment: the same algorithm where no variable-length kernel exists."""
-    heads, group = query.shape[1], query.shape[1] // key.shape[1]
-    out = torch.empty(query.shape, dtype=query.dtype)
-    lse = torch.empty((heads, query.shape[0]), dtype=torch.float32)
-    bounds_q, bounds_k = cu_query.tolist(), cu_key.tolist()
-    for index in range(len(bounds_q) - 1):
-        rows, seen = slice(*bounds_q[index : index + 2]), slice(*bounds_k[index : index + 2])
-        q, k, v = (t.transpose(0, 1)[None] for t in (query[rows], key[seen], value[seen]))
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
-        out[rows], lse[:, rows] = part[0].transpose(0, 1), part_lse[0].reshape(heads, -1)
-    return out, lse
-
-
 def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> float:
     """Run a kernel on a small row on the very device and compare with softmax written out in float32.
 
@@ -297,13 +192,8 @@ def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[in
 def choose_kernel(device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> tuple[str | None, str]:
     """Choose a variable-length kernel that gives right results on this device, by trying.
 
-    Args:
-        device: The device.
-        dtype: The model's dtype.
-        heads: Query heads, key and value heads, head_dim.
-
-    Returns:
-        The kernel's name, or None to go by segment; and why not the others, for a log.
+    `heads` are query heads, key and value heads, head_dim. Returns the kernel's name, or None to go by segment; and why
+    not the others, for a log.
     """
     if device.type != "cuda" or dtype == torch.float32:
         return None, "variable-length kernels take half precision on CUDA only"

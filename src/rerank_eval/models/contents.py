@@ -73,14 +73,13 @@ class Contents:
 def contents(names: Iterable[str], read: Read, *, pinned: bool = False) -> Contents:
     """Choose the files that loading a checkpoint opens.
 
+    Nothing in another format: PyTorch's pickles at the root, ONNX, OpenVINO, TensorFlow, GGUF.
+
     Args:
         names: All files that are there, as paths inside the checkpoint.
         read: Reads one of them.
         pinned: The files are all of one commit that is known, so that its identity covers whichever of two readings
             transformers takes: it is told instead of refused.
-
-    Returns:
-        The files. Nothing in another format: PyTorch's pickles at the root, ONNX, OpenVINO, TensorFlow, GGUF.
 
     Raises:
         ContentsError: There is an adapter; the weights can be read in two ways; there are none that would be opened; or
@@ -107,12 +106,7 @@ def contents(names: Iterable[str], read: Read, *, pinned: bool = False) -> Conte
 
 
 def read_folder(folder: Path, *, pinned: bool = False) -> Contents:
-    """Say which files of a folder a checkpoint consists of; see `contents`.
-
-    Args:
-        folder: The checkpoint's folder.
-        pinned: See `contents`.
-    """
+    """Say which files of a folder a checkpoint consists of; see `contents`."""
     found = contents(files_below(folder), lambda name: _load(folder / name), pinned=pinned)
     for name in found.loaded:
         with (folder / name).open("rb") as handle:
@@ -228,13 +222,9 @@ def _tensors(inside: Sequence[str]) -> list[str]:
 
 
 def named_modules(modules: Any) -> list[tuple[str, str]]:
-    """Read sentence-transformers' modules.json.
+    """Return class, without its package, and folder of each module in sentence-transformers' modules.json.
 
-    Args:
-        modules: What it holds; None where there is none.
-
-    Returns:
-        Class, without its package, and folder of each module, in order.
+    `modules` is what the file holds, None where there is none.
 
     Raises:
         ContentsError: It is no list of modules, or names a folder that lies elsewhere.
@@ -263,13 +253,10 @@ def _routed(there: Collection[str], read: Read) -> list[str]:
 
 
 def code_repositories(config: Any) -> list[str]:
-    """Return other repositories whose code a model runs, by its config.json's `auto_map`.
+    """Return other repositories whose code a model runs, by the `auto_map` of its config.json.
 
     An entry `ORG/NAME--module.Class` names a class of another repository
     (https://huggingface.co/docs/transformers/custom_models).
-
-    Args:
-        config: What its config.json holds.
     """
     auto_map = config.get("auto_map") if isinstance(config, Mapping) else None
     values = auto_map.values() if isinstance(auto_map, Mapping) else []

@@ -57,15 +57,9 @@ _NEW_FUSED = {
 def convert(
     kind: Literal["xlm-roberta-flash", "gte-new"], config: Mapping[str, Any], state: State
 ) -> tuple[Any, State]:
-    """Bring a checkpoint into the form of transformers' own class.
+    """Bring a checkpoint into the form of transformers' own class: its config object and the weights by its names.
 
-    Args:
-        kind: `xlm-roberta-flash` (jina's, into XLM-RoBERTa) or `gte-new` (gte's new-impl, into Gte).
-        config: Its config.json.
-        state: Its weights by name.
-
-    Returns:
-        The config object, and the weights under the class's names.
+    `xlm-roberta-flash` is jina's, into XLM-RoBERTa; `gte-new` is gte's new-impl, into Gte.
     """
     if kind == "gte-new":
         return _gte_config(config), _renamed(state, _NEW_NAMES, _NEW_FUSED)

@@ -64,13 +64,6 @@ def build_demo_reranker(folder: Path, shape: DemoShape = DEFAULT_SHAPE) -> Path:
     The weights do not depend on the torch version. They are stored in bfloat16 (about 20 MB). The folder appears whole
     or not at all.
 
-    Args:
-        folder: Where to build it.
-        shape: Size of the model.
-
-    Returns:
-        The folder.
-
     Raises:
         ModelError: dashscope, which ships the vocabulary, is missing, or `folder` holds something else.
         StorageError: The disk is full or the folder cannot be written.
@@ -99,13 +92,7 @@ def build_demo_reranker(folder: Path, shape: DemoShape = DEFAULT_SHAPE) -> Path:
 
 
 def demo_revision(folder: Path) -> str:
-    """Name the weights by their content, for use as a revision.
-
-    Args:
-        folder: The checkpoint's folder.
-
-    Returns:
-        The first 16 hexadecimal characters of the SHA-256 of model.safetensors.
+    """Name the weights by their content: the first 16 hexadecimal characters of model.safetensors' SHA-256.
 
     Raises:
         ModelError: The folder holds no model.safetensors.

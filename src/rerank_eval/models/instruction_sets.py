@@ -82,23 +82,14 @@ class InstructionSet(BaseModel):
         return entry.query if entry.pair is None else entry.pair
 
     def for_text(self, task: str, *, document: bool) -> str | None:
-        """Return what a retriever's queries or documents are embedded with, or None where the set holds nothing.
-
-        Args:
-            task: mteb's name of the task.
-            document: Documents rather than queries.
-        """
+        """Return what queries or documents are embedded with in a task, or None where the set holds nothing."""
         if task not in self.tasks:
             return None
         entry = self._of(task)
         return entry.document if document else entry.query
 
     def check(self, tasks: list[str], where: str) -> None:
-        """Refuse tasks that the set leaves out, where it is told to.
-
-        Args:
-            tasks: Names of the tasks of a run.
-            where: File and key that named the set.
+        """Refuse tasks that the set leaves out, where it is told to; `where` is the key that named the set.
 
         Raises:
             ConfigError: `otherwise` is `error` and a task is not in the set.
@@ -112,14 +103,9 @@ class InstructionSet(BaseModel):
 
 
 def find_instruction_set(setting: str, where: str) -> InstructionSet | None:
-    """Read the instruction set that a setting names.
+    """Read the instruction set that a config's `instruction` names; `where` is its file and key, for messages.
 
-    Args:
-        setting: The value of `instruction` in a config.
-        where: File and key that named it, for error messages.
-
-    Returns:
-        The set, or None where the setting is something else: `task`, `default`, `none`, or the text itself.
+    None where the setting is something else: `task`, `default`, `none`, or the text itself.
 
     Raises:
         ConfigError: The file is missing or malformed; names file and key.
@@ -152,10 +138,9 @@ def _read(setting: str, where: str, chain: tuple[str, ...]) -> InstructionSet:
 
 
 def shown_instruction(setting: str) -> str:
-    """Return an instruction as results are filed under it: names and short texts as they are, longer by their digest.
+    """Return an instruction, or a set's identity, as results are filed under it.
 
-    Args:
-        setting: The value of `instruction` in a config, or a set's identity.
+    Names and short texts stand as they are, longer ones by their digest.
     """
     if setting in INSTRUCTION_NAMES or len(setting) <= _SHORT or _IDENTITY.fullmatch(setting):
         return setting

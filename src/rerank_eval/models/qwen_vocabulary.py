@@ -71,9 +71,6 @@ CHAT_TEMPLATE = (
 def ranks_path() -> Path:
     """Find dashscope's `resources/qwen.tiktoken` without importing the package.
 
-    Returns:
-        The path of the file.
-
     Raises:
         ModelError: The package is not installed, or does not carry the file.
     """
@@ -89,13 +86,7 @@ def ranks_path() -> Path:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a tiktoken file.
-
-    Args:
-        path: Lines of `base64(token) rank`.
-
-    Returns:
-        Token bytes -> rank, which is the token's id.
+    """Read a tiktoken file, lines of `base64(token) rank`: token bytes -> rank, which is the token's id.
 
     Raises:
         ModelError: The file is not Qwen's: malformed, or not 151,643 entries with the ids 0 to 151,642.
@@ -113,9 +104,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 def byte_alphabet() -> dict[int, str]:
     """Map each byte to the printable character that stands for it in a byte-level BPE.
 
-    Returns:
-        256 entries, as in GPT-2's `bytes_to_unicode`: printable Latin-1 stands for itself, the others follow
-        from U+0100 on in the order of their value.
+    As in GPT-2's `bytes_to_unicode`: printable Latin-1 stands for itself, the others follow from U+0100 on in the order
+    of their value.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     alphabet = {byte: chr(byte) for byte in printable}
@@ -125,14 +115,7 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """Find the two tokens whose merge gives `token`, by running the BPE with the lower ranks only.
-
-    Args:
-        token: A token of two bytes or more.
-        ranks: Token bytes -> rank.
-
-    Returns:
-        The left and the right part.
+    """Find the two tokens whose merge gives `token`, two bytes or more, by running the BPE with the lower ranks only.
 
     Raises:
         ModelError: The token does not come down to two parts, so the ranks are not those of a BPE.

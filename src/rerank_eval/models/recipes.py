@@ -1,16 +1,24 @@
-"""Prompt recipes by name, or from a user's YAML file."""
+"""Prompt recipes by name, from an installed package or from a user's YAML file.
+
+A package declares its own in pyproject.toml; the object is a `Recipe`, a mapping with the keys of `RecipeFile`, or the
+path of a YAML file:
+
+    [project.entry-points."rerank_eval.recipes"]
+    terse = "my_package.recipes:TERSE"
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank_eval.config.files import read_yaml
-from rerank_eval.config.schema import is_yaml_file
+from rerank_eval.config.schema import RECIPES, is_yaml_file
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.recipe import RECIPES, Recipe, SoftmaxDtype, Truncation
+from rerank_eval.engine.recipe import Recipe, SoftmaxDtype, Truncation
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest
@@ -26,7 +34,7 @@ class RecipeFile(BaseModel):
     name: str | None = Field(default=None, pattern=_PLAIN_NAME)
     """What tables call it; the file's name without its ending when left out."""
     extends: str = "card"
-    """Recipe to start from: `card`, `qwen_eval` or `mteb`."""
+    """Built-in recipe to start from."""
     prefix: str | None = None
     """System turn and opening of the user turn."""
     instruct_template: str | None = None
@@ -59,35 +67,50 @@ def find_recipe(name: str, where: str) -> Recipe:
     """Look a recipe up, or read it from a file.
 
     Args:
-        name: `card`, `qwen_eval`, `mteb`, or the path of a YAML file, relative to the current folder.
+        name: A built-in recipe's, an installed package's, or the path of a YAML file, relative to the current folder.
         where: File and key that named it, for error messages.
 
     Returns:
-        The recipe. One from a file has its content's digest in its name, so that results of two versions keep apart.
+        The recipe. One that is not built in has its content's digest in its name, so that results of two versions keep
+        apart.
 
     Raises:
-        ConfigError: There is no such recipe, or the file is malformed; names file and key.
+        ConfigError: There is no such recipe, or it is malformed; names file and key.
     """
-    if name in RECIPES:
-        return RECIPES[name]
+    if name in RECIPES.names():
+        found = RECIPES.get(name, where)
+        if name in RECIPES.builtins:
+            return cast("Recipe", found)
+        return _made(found, name, f"recipe {name!r}")
     if not is_yaml_file(name):
         raise ConfigError(f"{where}: unknown recipe {name!r}; {did_you_mean(name, RECIPES)}")
-    path = at_home(name)
-    data = read_yaml(path, "file")
+    return _made(at_home(name), at_home(name).stem, str(at_home(name)))
+
+
+def _made(found: object, title: str, source: str) -> Recipe:
+    """Make a recipe of a `Recipe`, the keys of a `RecipeFile`, or the path of a YAML file with such keys."""
+    if isinstance(found, str | Path):
+        found = read_yaml(Path(found), "file")
+    if not isinstance(found, Recipe):
+        found = _read(found, title, source)
+        title = found.name
+    content = {key: value for key, value in dataclasses.asdict(found).items() if key != "name"}
+    return dataclasses.replace(found, name=f"{title}@{digest(content, 8)}")
+
+
+def _read(content: object, title: str, source: str) -> Recipe:
     try:
-        told = RecipeFile.model_validate(data)
+        read = RecipeFile.model_validate(content)
+        changes: dict[str, Any] = read.model_dump(exclude={"name", "extends"}, exclude_none=True)
+        if read.extends not in RECIPES.builtins:
+            near = did_you_mean(read.extends, RECIPES.builtins)
+            raise ConfigError(f"{source}: extends: unknown recipe {read.extends!r}; {near}")
+        base = cast("Recipe", RECIPES.get(read.extends))
+        return dataclasses.replace(base, name=read.name or title, **changes)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, RecipeFile)}") from None
-    if told.extends not in RECIPES:
-        raise ConfigError(f"{path}: extends: unknown recipe {told.extends!r}; {did_you_mean(told.extends, RECIPES)}")
-    own: dict[str, Any] = told.model_dump(exclude={"name", "extends"}, exclude_none=True)
-    title = told.name or path.stem
-    try:
-        recipe = dataclasses.replace(RECIPES[told.extends], name=title, **own)
+        raise ConfigError(f"{source}: {explain(error, RecipeFile)}") from None
     except EngineError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    content = {key: value for key, value in dataclasses.asdict(recipe).items() if key != "name"}
-    return dataclasses.replace(recipe, name=f"{title}@{digest(content, 8)}")
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel], inner: type[BaseModel] | None = None) -> str:
@@ -107,4 +130,4 @@ def explain(error: ValidationError, model: type[BaseModel], inner: type[BaseMode
     if problem["type"] == "extra_forbidden":
         fields = (model if len(location) == 1 or inner is None else inner).model_fields
         return f"{key}: unknown key; {did_you_mean(location[-1], fields)}"
-    return f"{key}: {problem['msg']}"
+    return f"{key}: {problem['msg']}" if key else str(problem["msg"])

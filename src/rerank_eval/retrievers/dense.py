@@ -19,7 +19,7 @@ from rerank_eval.errors import DeviceError
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.resolve import ModelRef
 from rerank_eval.retrievers.embedders import embedding_engine
-from rerank_eval.retrievers.embedding_store import Embed, EmbedBlocks, EmbeddingStore, StoredVectors, TemporaryStore
+from rerank_eval.retrievers.embedding_store import Embed, EmbeddingStore, StoredVectors, TemporaryStore
 from rerank_eval.retrievers.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts
 from rerank_eval.retrievers.retriever import Advance, Backend, SearchRequest
 
@@ -35,17 +35,10 @@ Found = dict[str, dict[str, float]]
 def encode(
     encoder: Any, rows: Any, prompt_type: PromptType, context: Mapping[str, Any], options: Mapping[str, Any]
 ) -> torch.Tensor:
-    """Embed the rows of a data set as mteb's own search does.
+    """Embed the rows of a data set as mteb's own search does: (n, dim) float32 on the CPU.
 
-    Args:
-        encoder: An mteb `EncoderProtocol`.
-        rows: `datasets.Dataset` of queries or of documents.
-        prompt_type: Which of the two.
-        context: mteb's task_metadata, hf_split and hf_subset.
-        options: Passed to `encode`; holds `batch_size`.
-
-    Returns:
-        (n, dim) float32 on the CPU.
+    `encoder` is an mteb `EncoderProtocol`, `rows` a `datasets.Dataset`, `context` mteb's task_metadata, hf_split and
+    hf_subset; `options` go to `encode` and hold `batch_size`.
     """
     loader = create_dataloader(
         rows, task_metadata=context["task_metadata"], prompt_type=prompt_type, batch_size=options["batch_size"]
@@ -102,15 +95,7 @@ class DenseBackend:
         return torch.as_tensor(self.encoder.similarity(queries, documents)).float().cpu()
 
     def with_chunk(self, best: Best, queries: torch.Tensor, documents: torch.Tensor, start: int, depth: int) -> Best:
-        """Merge a chunk of documents into the best so far.
-
-        Args:
-            best: Each query's best of the documents before.
-            queries: (q, dim).
-            documents: (n, dim).
-            start: Row of the first of them in the corpus.
-            depth: Documents kept for each query.
-        """
+        """Merge a chunk of documents, (n, dim) from row `start` of the corpus on, into the best so far."""
         parts = []
         for first in range(0, len(queries), _QUERY_CHUNK):
             part = slice(first, first + _QUERY_CHUNK)
@@ -136,15 +121,9 @@ class DenseBackend:
     def scores_within(
         self, queries: torch.Tensor, vectors: torch.Tensor, places: Sequence[Sequence[int]]
     ) -> Iterator[list[float]]:
-        """Yield each query's similarities to documents of its own.
-
-        Args:
-            queries: (q, dim).
-            vectors: (n, dim).
-            places: For each query rows of `vectors`.
-        """
-        for query, own in zip(queries, places, strict=True):
-            yield self.similarity(query[None], vectors[own])[0].tolist() if own else []
+        """Yield the similarities of each query, (q, dim), to documents of its own: `places` among (n, dim) vectors."""
+        for query, rows in zip(queries, places, strict=True):
+            yield self.similarity(query[None], vectors[rows])[0].tolist() if rows else []
 
     def _score_within(self, request: SearchRequest, queries: torch.Tensor) -> Found:
         rows, lists = _wanted(request)
@@ -155,11 +134,7 @@ class DenseBackend:
             chunks.append(vectors)
             request.advance(len(vectors))
         scores = self.scores_within(queries, torch.cat(chunks), [places for _, _, places in lists])
-        return {
-            query_id: dict(zip(ids, own, strict=True))
-            for (query_id, ids, _), own in zip(lists, scores, strict=True)
-            if ids
-        }
+        return _by_document(lists, scores)
 
 
 @dataclass(frozen=True)
@@ -207,13 +182,9 @@ class PackedBackend:
             return _named(request, top_k(queries, self._stored(request, request.corpus), request.depth, device=device))
         rows, lists = _wanted(request)
         vectors = self._stored(request, request.corpus.select(rows))
-        places = [np.array(own, dtype=np.int64) for _, _, own in lists]
+        places = [np.array(rows_of, dtype=np.int64) for _, _, rows_of in lists]
         scores = scores_of(queries, vectors, places, device=device)
-        return {
-            query_id: dict(zip(ids, own.tolist(), strict=True))
-            for (query_id, ids, _), own in zip(lists, scores, strict=True)
-            if ids
-        }
+        return _by_document(lists, (found.tolist() for found in scores))
 
     @property
     def work(self) -> dict[str, float]:
@@ -229,50 +200,36 @@ class PackedBackend:
     def _stored(self, request: SearchRequest, corpus: Any) -> StoredVectors:
         metadata = request.context["task_metadata"]
         prompt = self.encoder.prompt(metadata, PromptType.document)
-        return self.fill(
-            corpus,
-            metadata,
-            lambda texts: self.encoder.embed(texts, prompt),
-            request.advance,
-            lambda blocks: self.encoder.embed_blocks(blocks, prompt),
-        )
+        return self.fill(corpus, metadata, lambda blocks: self.encoder.embed_blocks(blocks, prompt), request.advance)
 
-    def fill(
-        self,
-        corpus: Any,
-        task_metadata: Any,
-        embed: Embed,
-        advance: Advance | None = None,
-        embed_blocks: EmbedBlocks | None = None,
-    ) -> StoredVectors:
+    def fill(self, corpus: Any, task_metadata: Any, embed: Embed, advance: Advance = lambda _: None) -> StoredVectors:
         """Return a corpus's vectors, letting `embed` make those that the store lacks.
 
         Args:
             corpus: `datasets.Dataset` with columns `id`, `title`, `text`.
             task_metadata: mteb's metadata of the task, which may name a prompt.
-            embed: Embeds a block of texts.
+            embed: Embeds a stream of blocks of texts.
             advance: Told of each text done.
-            embed_blocks: Embeds a stream of blocks; None takes them one by one.
         """
         prompt = self.encoder.prompt(task_metadata, PromptType.document)
-        return self.store.vectors(
-            self.label,
-            {**self.identity, "prompt": prompt},
-            _CorpusTexts(corpus),
-            dim=self.encoder.model.dim,
-            embed=embed,
-            advance=advance,
-            embed_blocks=embed_blocks,
-        )
+        identity, dim = {**self.identity, "prompt": prompt}, self.encoder.model.dim
+        return self.store.vectors(self.label, identity, _CorpusTexts(corpus), dim=dim, embed=embed, advance=advance)
 
 
-def _wanted(request: SearchRequest) -> tuple[list[int], list[tuple[str, list[str], list[int]]]]:
-    """Collect what the queries' own lists name.
+_Lists = list[tuple[str, list[str], list[int]]]
+"""For each query its id, the documents of its own list that the corpus holds, and their places among the rows read."""
 
-    Returns:
-        The rows of the corpus that are in a list, ascending; for each query its id, the documents of its list that the
-        corpus holds, and their places among those rows.
-    """
+
+def _by_document(lists: _Lists, scores: Iterable[list[float]]) -> Found:
+    return {
+        query_id: dict(zip(ids, found, strict=True))
+        for (query_id, ids, _), found in zip(lists, scores, strict=True)
+        if ids
+    }
+
+
+def _wanted(request: SearchRequest) -> tuple[list[int], _Lists]:
+    """Return the rows of the corpus that some query's own list names, ascending, and the lists."""
     within = request.within or {}
     query_ids = list(request.queries["id"])
     wanted = {document_id for query_id in query_ids for document_id in within.get(query_id, ())}
@@ -294,8 +251,8 @@ def _named(request: SearchRequest, best: Best) -> Found:
     rows = torch.unique(best.rows).tolist()
     names = dict(zip(rows, request.corpus.select(rows)["id"], strict=True))
     return {
-        query_id: {names[row]: score for row, score in zip(own, scores, strict=True)}
-        for query_id, own, scores in zip(request.queries["id"], best.rows.tolist(), best.scores.tolist(), strict=True)
+        query_id: {names[row]: score for row, score in zip(found, scores, strict=True)}
+        for query_id, found, scores in zip(request.queries["id"], best.rows.tolist(), best.scores.tolist(), strict=True)
     }
 
 
@@ -315,14 +272,7 @@ def load_dense(
 def over_packed(
     encoder: PackedEncoder, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None
 ) -> PackedBackend:
-    """Search over a packed encoder's embeddings.
-
-    Args:
-        encoder: The encoder.
-        config: The retriever's section of the config.
-        ref: The model, resolved.
-        results_dir: Folder of all results, where embeddings are kept; None keeps them for this process alone.
-    """
+    """Search over a packed encoder's embeddings, kept below `results_dir`; None keeps them for this process alone."""
     identity: dict[str, Any] = {
         "name": ref.name,
         "revision": ref.revision,

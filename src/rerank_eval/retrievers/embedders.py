@@ -25,12 +25,7 @@ _POOLING = re.compile(r"pooling_mode_(\w+)")
 def embedding_engine(config: RetrieverConfig, ref: ModelRef) -> EngineName:
     """Say which engine a dense retriever runs on.
 
-    Args:
-        config: The retriever's section of the config.
-        ref: The model, resolved.
-
-    Returns:
-        `packed` where the packed engine computes what sentence-transformers does, unless the config says otherwise.
+    It is `packed` where that computes what sentence-transformers does, unless the config says otherwise.
 
     Raises:
         ModelError: The config asks for `packed` and the checkpoint is none that it runs.
@@ -51,42 +46,24 @@ def takes_qwen3_instructions(ref: ModelRef) -> bool:
     """Tell whether a checkpoint reads its queries behind `Instruct: ...` and `Query:`, as Qwen3-Embedding does.
 
     A registered model does by its entry in mteb; any other by the query prompt that it was saved with.
-
-    Args:
-        ref: The model, resolved.
     """
     return _is_registered_qwen3(ref) or bool(_INSTRUCT.fullmatch(saved_prompts(ref).get("query", "")))
 
 
 def saved_prompts(ref: ModelRef) -> dict[str, str]:
-    """Return the prompts that a checkpoint was saved with.
-
-    Args:
-        ref: The model, resolved.
-
-    Returns:
-        Name -> prompt, as in sentence-transformers' config; empty where there are none.
-    """
+    """Return the prompts of a checkpoint's sentence-transformers config by name; empty where there are none."""
     prompts = read_mapping(ref, "config_sentence_transformers.json").get("prompts")
     return {str(key): str(value) for key, value in prompts.items()} if isinstance(prompts, dict) else {}
 
 
 def saved_max_length(ref: ModelRef) -> int | None:
-    """Return the limit in tokens that sentence-transformers' part of a checkpoint sets, or None.
-
-    Args:
-        ref: The model, resolved.
-    """
+    """Return the limit in tokens that sentence-transformers' part of a checkpoint sets, or None."""
     limit = read_mapping(ref, "sentence_bert_config.json").get("max_seq_length")
     return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
 
 
 def saved_pooling(ref: ModelRef) -> list[str]:
-    """Return the pooling modes that a checkpoint was saved with, such as `lasttoken`; empty where it has none.
-
-    Args:
-        ref: The model, resolved.
-    """
+    """Return the pooling modes that a checkpoint was saved with, such as `lasttoken`; empty where it has none."""
     folder = next((folder for kind, folder in modules(ref) if kind == "Pooling"), None)
     return _pooling_modes(read_mapping(ref, f"{folder}/config.json")) if folder is not None else []
 

@@ -34,13 +34,11 @@ BLOCK = 1024
 """Texts embedded between two notes of progress: sorted by length among themselves, and all that is held in memory."""
 
 _SCHEMA = 1
+_WAITING = "%s: another run is embedding this corpus; waiting for it"
 _NO_SUCH_CALL = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
-"""Texts to vectors, float32 of shape (n, dim)."""
-
-EmbedBlocks = Callable[[Iterable[Sequence[str]]], Iterable[NDArray[np.float32]]]
-"""Blocks of texts to blocks of vectors, in order; blocks may be read ahead."""
+Embed = Callable[[Iterable[Sequence[str]]], Iterable[NDArray[np.float32]]]
+"""Blocks of texts to blocks of vectors, float32 of shape (n, dim), in order; blocks may be read ahead."""
 
 
 class Texts(Protocol):
@@ -54,11 +52,9 @@ class Texts(Protocol):
 
 
 class StoredVectors:
-    """Rows of a finished file. Only what is asked for is mapped, and only while it is copied, so memory stays flat.
+    """Rows of a finished file of float32, shape (rows, dim); a file of no rows is not read.
 
-    Args:
-        path: An .npy file of float32 rows; not read where there are no rows.
-        shape: (rows, dim).
+    Only what is asked for is mapped, and only while it is copied, so memory stays flat.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int]) -> None:
@@ -123,11 +119,7 @@ class _Entry:
 
 
 class EmbeddingStore:
-    """Embeddings of whole corpora, each in a file of its own.
-
-    Args:
-        folder: Where they lie; created when the first is made.
-    """
+    """Embeddings of whole corpora, each in a file of its own below a folder that is created when needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -140,27 +132,21 @@ class EmbeddingStore:
         *,
         dim: int,
         embed: Embed,
-        advance: Callable[[int], None] | None = None,
-        embed_blocks: EmbedBlocks | None = None,
+        advance: Callable[[int], None] = lambda _: None,
     ) -> StoredVectors:
-        """Return a corpus's embeddings, computing what is not there yet.
+        """Return a corpus's embeddings in the texts' order, computing what is not there yet.
 
         Args:
             label: The model's short name, for the folder.
             identity: All that can change a vector besides the text; JSON-serialisable.
             texts: The texts, read twice: for their digest, and to embed them.
             dim: Length of a vector.
-            embed: Embeds a block of texts.
+            embed: Embeds a stream of blocks.
             advance: Told how many texts are done since the last call, those found done among them.
-            embed_blocks: Embeds a stream of blocks, in place of `embed`, where several can be embedded at once.
-
-        Returns:
-            The rows, in the texts' order.
 
         Raises:
             StorageError: The disk is full or the folder cannot be written.
         """
-        told = advance or (lambda _: None)
         facts = {
             "schema": _SCHEMA,
             "model": dict(identity),
@@ -173,9 +159,9 @@ class EmbeddingStore:
         entry = _Entry(folder, facts, len(texts), dim)
         if entry.rows:
             try:
-                with locked(folder / LOCK, waiting=lambda: _tell_waiting(folder)) as held:
-                    assert held is not None  # noqa: S101 - it waited
-                    self._ensure(entry, texts, embed_blocks or (lambda blocks: map(embed, blocks)), told, held)
+                with locked(folder / LOCK, waiting=lambda: logger.warning(_WAITING, folder)) as lock:
+                    assert lock is not None  # noqa: S101 - it waited
+                    self._ensure(entry, texts, embed, advance, lock)
             except OSError as error:
                 raise storage_error(error, folder) or StorageError(
                     f"{folder}: embeddings cannot be written ({error.strerror})"
@@ -183,7 +169,7 @@ class EmbeddingStore:
         return StoredVectors(entry.final, (entry.rows, dim))
 
     def _ensure(
-        self, entry: _Entry, texts: Texts, embed: EmbedBlocks, advance: Callable[[int], None], held: HeldLock
+        self, entry: _Entry, texts: Texts, embed: Embed, advance: Callable[[int], None], lock: HeldLock
     ) -> None:
         sweep(entry.folder)
         if entry.final.exists():
@@ -200,7 +186,7 @@ class EmbeddingStore:
             vectors = np.ascontiguousarray(found, dtype=np.float32)
             if vectors.shape != (stop - start, entry.dim):
                 raise ValueError(f"embedding gave {vectors.shape}, expected {(stop - start, entry.dim)}")
-            held.check()  # who slept must not write into a file that another one is at, or has finished
+            lock.check()  # who slept must not write into a file that another one is at, or has finished
             _write(entry.partial, start, vectors)
             done.append(zlib.crc32(vectors.data))
             entry.note(entry.progress, done)
@@ -222,11 +208,7 @@ class TemporaryStore(EmbeddingStore):
 def texts_digest(texts: Texts) -> str:
     """Digest texts in order, without holding them.
 
-    Args:
-        texts: The texts.
-
-    Returns:
-        The first 32 hexadecimal characters of a SHA-256 over each text's length in bytes and its bytes.
+    The first 32 hexadecimal characters of a SHA-256 over each text's length in bytes and its bytes.
     """
     hasher = hashlib.sha256()
     for start in range(0, len(texts), BLOCK):
@@ -298,7 +280,3 @@ def _reserve(path: Path) -> None:
 def _set_aside(path: Path, why: str) -> None:
     aside = set_aside(path)
     logger.warning("%s %s; kept as %s, embedding again", path, why, aside.name)
-
-
-def _tell_waiting(folder: Path) -> None:
-    logger.warning("%s: another run is embedding this corpus; waiting for it", folder)

@@ -39,12 +39,7 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
         self.apply_instruction_to_passages = False
 
     def prompt(self, task_metadata: Any, prompt_type: PromptType) -> str:
-        """Return what stands before each text.
-
-        Args:
-            task_metadata: mteb's `TaskMetadata` of the task at hand.
-            prompt_type: Queries or documents.
-        """
+        """Return what stands before each text of a task."""
         return _prompt(self, task_metadata, prompt_type)
 
     def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: PromptType, **_: Any) -> NDArray[np.float32]:
@@ -53,14 +48,7 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
         return self.embed(texts, self.prompt(task_metadata, prompt_type))
 
     def embed(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
-        """Embed texts behind a prompt.
-
-        Args:
-            texts: n texts.
-            prompt: Put before each of them.
-
-        Returns:
-            (n, dim) float32.
+        """Embed texts behind a prompt: (n, dim) float32.
 
         Raises:
             ModelError: The model returned something that is not finite.
@@ -74,26 +62,13 @@ class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for u
             raise DeviceError("out of device memory; lower retriever.token_budget or retriever.max_length") from error
 
     def embed_blocks(self, blocks: Iterable[Sequence[str]], prompt: str) -> Iterator[NDArray[np.float32]]:
-        """Embed blocks of texts behind a prompt, one after the other; see `embed`.
-
-        Args:
-            blocks: Texts.
-            prompt: Put before each of them.
-
-        Yields:
-            Each block's vectors, in order.
-        """
+        """Embed blocks of texts behind a prompt, one after the other; see `embed`."""
         for block in blocks:
             yield self.embed(block, prompt)
 
 
 def shown_prompts(encoder: Any, task_metadata: Any) -> dict[str, str] | None:
-    """Return what an mteb encoder puts before a task's queries and documents, or None where it never does.
-
-    Args:
-        encoder: An mteb encoder.
-        task_metadata: mteb's `TaskMetadata` of the task.
-    """
+    """Return what an mteb encoder puts before a task's queries and documents, or None where it never does."""
     if getattr(encoder, "instruction_template", None) is None and not getattr(encoder, "model_prompts", None):
         return None
     return {kind.value: _prompt(encoder, task_metadata, kind) for kind in (PromptType.query, PromptType.document)}
@@ -110,16 +85,7 @@ def _prompt(encoder: Any, task_metadata: Any, prompt_type: PromptType) -> str:
 def load_packed_encoder(
     config: RetrieverConfig, ref: ModelRef, device: str, instructions: InstructionSet | None = None
 ) -> PackedEncoder:
-    """Load an encoder on the packed engine.
-
-    Args:
-        config: The retriever's section of the config.
-        ref: The model, resolved; `embedding_engine` says that it can be run so.
-        device: `auto` or a torch device.
-        instructions: The instruction set that the config names, or None.
-
-    Returns:
-        The encoder, with weights in memory.
+    """Load an encoder that `embedding_engine` has found to run on the packed engine.
 
     Raises:
         ModelError: The model cannot be loaded, or takes no instruction and the config gives one.
@@ -146,14 +112,7 @@ def packed_encoder(
     instructions: InstructionSet | None,
     kind: type[PackedEncoder] = PackedEncoder,
 ) -> PackedEncoder:
-    """Put a model's prompts before an embedder.
-
-    Args:
-        embedder: The embedder, or what answers like one.
-        config: The retriever's section of the config.
-        ref: The model, resolved.
-        instructions: The instruction set that the config names, or None.
-        kind: Class of the encoder.
+    """Put a model's prompts before an embedder, or what answers like one; the encoder is of class `kind`.
 
     Raises:
         ModelError: The model takes no instruction and the config gives one.
@@ -166,16 +125,7 @@ def packed_encoder(
 def load_encoder(
     config: RetrieverConfig, ref: ModelRef, device: str, instructions: InstructionSet | None = None
 ) -> Any:
-    """Load an encoder on sentence-transformers.
-
-    Args:
-        config: The retriever's section of the config.
-        ref: The model, resolved.
-        device: `auto` or a torch device.
-        instructions: The instruction set that the config names, or None.
-
-    Returns:
-        An mteb `EncoderProtocol`, with weights in memory.
+    """Load an encoder on sentence-transformers, an mteb `EncoderProtocol`.
 
     Raises:
         ModelError: The model cannot be loaded, or a setting does not fit it.

@@ -47,11 +47,7 @@ class Worker:
         logger.addHandler(_Listener(self._heard))
 
     def load(self, spec: Spec) -> Loaded | Refused | Broken:
-        """Load the model.
-
-        Args:
-            spec: How.
-        """
+        """Load the model."""
 
         def load() -> Loaded:
             import ray
@@ -72,11 +68,7 @@ class Worker:
         return _caught(load)
 
     def run(self, items: Sequence[Any]) -> BlockDone | Refused | Broken:
-        """Answer a block.
-
-        Args:
-            items: What the handler takes.
-        """
+        """Answer a block of items."""
 
         def run() -> BlockDone:
             assert self._handler is not None  # noqa: S101 - a worker gets blocks once it is loaded
@@ -131,13 +123,10 @@ def _caught(call: Callable[[], Result]) -> Result | Refused | Broken:
 
 @contextmanager
 def first_alone(key: str) -> Iterator[None]:
-    """Let the first process of a host do something alone, and the others after it, all at once.
+    """Let the first process of a host do what `key` names alone, and the others after it, all at once.
 
     Eight workers that start together would read the same checkpoint from a slow disk eight times over; behind the
     first, they find it in the system's cache.
-
-    Args:
-        key: Names what is done.
     """
     try:
         import fcntl

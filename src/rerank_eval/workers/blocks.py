@@ -104,11 +104,6 @@ class Cutter:
 
 
 def tokens_of(text: str, longest: float = float("inf")) -> float:
-    """Estimate a text's tokens without a tokenizer.
-
-    Args:
-        text: The text.
-        longest: Tokens from which on it is cut anyway.
-    """
+    """Estimate a text's tokens without a tokenizer, up to the `longest` that it is cut to anyway."""
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     return min(size / BYTES_PER_TOKEN, longest)

@@ -40,12 +40,7 @@ _NOTE = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "r
 
 
 class Cluster:
-    """A Ray cluster and what of it a run uses; one pool at a time, so that a new model finds the devices free.
-
-    Args:
-        config: The config's `workers`.
-        device: The config's `device`.
-    """
+    """A Ray cluster and what of it a run uses; one pool at a time, so that a new model finds the devices free."""
 
     def __init__(self, config: WorkersConfig, device: str) -> None:
         self.config = config
@@ -96,12 +91,7 @@ class Cluster:
         return self._pool
 
     def new_pool(self, spec: Spec, workers: int) -> Pool:
-        """Start workers beside those that there are; the caller ends them.
-
-        Args:
-            spec: How they get their model.
-            workers: How many.
-        """
+        """Start so many workers beside those that there are; the caller ends them."""
         from rerank_eval.workers.actor import Worker
 
         environment = {name: os.environ[name] for name in _SHARED_VARIABLES if name in os.environ}
@@ -163,10 +153,6 @@ class Cluster:
 @contextmanager
 def open_cluster(config: WorkersConfig | None, device: str) -> Iterator[Cluster | None]:
     """Attach to a cluster for as long as the block runs, or yield None where the config has no `workers`.
-
-    Args:
-        config: The config's `workers`.
-        device: The config's `device`.
 
     Raises:
         ConfigError: ray is not installed, or the cluster is not there.

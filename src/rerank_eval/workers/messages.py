@@ -8,11 +8,7 @@ from typing import Any, Protocol
 
 
 class Handler(Protocol):
-    """What a worker holds once its model is loaded.
-
-    Attributes:
-        device: Where the model is, for people.
-    """
+    """What a worker holds once its model is loaded; `device` says for people where that is."""
 
     device: str
 
@@ -31,7 +27,7 @@ class Spec(Protocol):
 
     @property
     def key(self) -> str:
-        """Names the model, for those who wait for a first one on a host to have read it from the disk."""
+        """Names the model, for those who wait until the first one on a host has read it from the disk."""
 
     def load(self) -> Handler:
         """Load the model and run it once, so that the first block finds it warm; runs in the worker."""
@@ -44,16 +40,7 @@ class Spec(Protocol):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A worker is ready.
-
-    Attributes:
-        host: Its host's name.
-        node: Ray's id of its node.
-        pid: Its process.
-        device: Where its model is.
-        seconds: What loading and warming up took.
-        warnings: What its log said meanwhile.
-    """
+    """A worker is ready: its host, Ray's id of its node, its process, how long it took, what its log said."""
 
     host: str
     node: str
@@ -65,14 +52,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class BlockDone:
-    """A block is done.
-
-    Attributes:
-        answer: What `Handler.run` returned.
-        work: By how much `Handler.stats` grew.
-        seconds: How long it took.
-        warnings: What the worker's log said meanwhile.
-    """
+    """A block is done: what `Handler.run` returned, by how much `Handler.stats` grew, how long it took."""
 
     answer: Any
     work: Any
@@ -82,14 +62,9 @@ class BlockDone:
 
 @dataclass(frozen=True)
 class Refused:
-    """An error that a user can mend.
+    """An error that a user can mend: its class in `rerank_eval.errors`, its line, the host where it was met.
 
     Another worker would say the same, unless it is met while loading what others have loaded.
-
-    Attributes:
-        kind: Name of its class in `rerank_eval.errors`.
-        message: Its line.
-        host: Where it was met.
     """
 
     kind: str
@@ -99,12 +74,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Broken:
-    """An exception that nobody foresaw; the worker is not to be trusted any more.
-
-    Attributes:
-        message: Its class and text.
-        trace: Its traceback, for the log.
-    """
+    """An exception that nobody foresaw; the worker is not to be trusted any more."""
 
     message: str
     trace: str

@@ -43,7 +43,6 @@ class PoolSettings:
     """How a pool treats its workers.
 
     Attributes:
-        workers: How many there shall be.
         block_tokens: Tokens of a block, estimated.
         hang_seconds: The least time after which a block is taken for hanging.
         start_seconds: Time without any worker ready after which the run ends.
@@ -85,16 +84,7 @@ class Member:
 
 @dataclass
 class Tally:
-    """What the workers of one number have done.
-
-    Attributes:
-        host: Where the present one is.
-        blocks: Blocks answered.
-        items: Items in them.
-        tokens: Their tokens, estimated.
-        busy: Seconds that they took.
-        lost: Workers lost.
-    """
+    """What the workers of one number have done, `busy` for so many seconds; `host` is where the present one is."""
 
     host: str = ""
     blocks: int = 0
@@ -211,14 +201,11 @@ class Pool:
         member.sent.append((block, member.actor.run.remote(block.reference)))
 
     def wait(self) -> list[BlockResult | Lost]:
-        """Wait until something happens, or a second.
-
-        Returns:
-            What happened; workers that became ready are not told.
+        """Wait until something happens, or a second; workers that became ready are not told.
 
         Raises:
-            RerankEvalError: A worker met an error that a user can mend, workers keep dying while they load, or none
-                can be started.
+            RerankEvalError: A worker met an error that a user can mend, workers keep dying while they load, or none can
+                be started.
         """
         waited = {}
         for member in self.members:
@@ -376,12 +363,7 @@ def _in_short(error: Exception) -> str:
 
 
 def describe(tallies: list[Tally], seconds: float) -> str:
-    """Say what each worker did, or of many the slowest, the middle and the fastest.
-
-    Args:
-        tallies: One a worker.
-        seconds: Wall time of it all.
-    """
+    """Say what each worker did, or of many the slowest, the middle and the fastest, in so much wall time."""
     some = 8
     order = sorted((tally.rate, number) for number, tally in enumerate(tallies) if tally.blocks)
     if not order:

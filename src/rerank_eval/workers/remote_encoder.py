@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
+from datasets import Dataset
 from mteb.types import PromptType
 
 from rerank_eval.config.schema import RetrieverConfig
@@ -32,27 +34,20 @@ _FLOATS_PER_TOKEN = 100.0
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some rows of a data set, by value: a data set itself pickles as the paths of its files.
+class Encode:
+    """Embed rows of a data set, by value, as a data set pickles as the paths of its files; answered by a tensor.
 
     Attributes:
-        columns: Name -> values.
-        features: Their types.
+        columns: Column -> the rows' values.
+        features: The columns' types.
+        prompt_type: Queries or documents.
+        context: Reference to mteb's task_metadata, hf_split and hf_subset.
     """
 
     columns: dict[str, list[Any]]
     features: Any
-
-    @classmethod
-    def of(cls, rows: Any) -> Rows:
-        """Read rows of a `datasets.Dataset`."""
-        return cls(rows.to_dict(), rows.features)
-
-    def dataset(self) -> Any:
-        """Make a data set of them again."""
-        from datasets import Dataset
-
-        return Dataset.from_dict(self.columns, features=self.features)
+    prompt_type: PromptType
+    context: Any
 
     @property
     def tokens(self) -> float:
@@ -60,68 +55,39 @@ class Rows:
         texts = (text for name, values in self.columns.items() if name != "id" for text in values)
         return sum(tokens_of(text) for text in texts if isinstance(text, str))
 
+    def encoded(self, backend: DenseBackend, fetch: Any) -> torch.Tensor:
+        """Embed the rows: (n, dim) float32."""
+        rows = Dataset.from_dict(self.columns, features=self.features)
+        return backend.encoded(rows, self.prompt_type, fetch(self.context))
 
-@dataclass(frozen=True)
-class Encode:
-    """Embed rows; answered by a (n, dim) float32 tensor.
-
-    Attributes:
-        rows: The rows.
-        prompt_type: Queries or documents.
-        context: Reference to mteb's task_metadata, hf_split and hf_subset.
-    """
-
-    rows: Rows
-    prompt_type: PromptType
-    context: Any
-
-    @property
-    def tokens(self) -> float:
-        """Tokens, estimated."""
-        return self.rows.tokens
-
-    def answer(self, backend: DenseBackend, fetch: Any) -> torch.Tensor:
+    def answer(self, backend: DenseBackend, fetch: Any) -> Any:
         """Run in a worker."""
-        return backend.encoded(self.rows.dataset(), self.prompt_type, fetch(self.context))
+        return self.encoded(backend, fetch)
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Encode):
     """Embed documents and keep each query's best of them; answered by a `Best`.
 
     Attributes:
-        rows: The documents.
         start: Row of the first of them in the corpus.
         queries: Reference to the queries' vectors.
         depth: Documents kept for each query.
-        context: As in `Encode`.
     """
 
-    rows: Rows
     start: int
     queries: Any
     depth: int
-    context: Any
-
-    @property
-    def tokens(self) -> float:
-        """Tokens, estimated."""
-        return self.rows.tokens
 
     def answer(self, backend: DenseBackend, fetch: Any) -> Best:
         """Run in a worker."""
-        documents = backend.encoded(self.rows.dataset(), PromptType.document, fetch(self.context))
-        queries = fetch(self.queries)
+        documents, queries = self.encoded(backend, fetch), fetch(self.queries)
         return backend.with_chunk(Best.empty(len(queries)), queries, documents, self.start, self.depth)
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Score queries against documents of their own; answered by a list of float lists.
-
-    Attributes:
-        pairs: Each query's vector and its documents' vectors.
-    """
+    """Score queries against documents of their own, by their vectors; answered by a list of float lists."""
 
     pairs: list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -147,7 +113,7 @@ class EncoderHandler:
         self._fetched: dict[Any, Any] = {}
         self.device = str(getattr(getattr(backend.encoder, "model", None), "device", "unknown"))
 
-    def run(self, items: Sequence[Encode | Search | Compare]) -> list[Any]:
+    def run(self, items: Sequence[Encode | Compare]) -> list[Any]:
         """Answer each item."""
         return [item.answer(self._backend, self._fetch) for item in items]
 
@@ -171,14 +137,7 @@ class EncoderHandler:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """How a worker loads a sentence-transformers encoder.
-
-    Attributes:
-        config: The retriever's section of the config.
-        ref: The model as the driver resolved it.
-        device: `auto` or a torch device.
-        instructions: The instruction set that the config names, or None.
-    """
+    """How a worker loads a sentence-transformers encoder that the driver has resolved."""
 
     config: RetrieverConfig
     ref: ModelRef
@@ -202,11 +161,7 @@ class EncoderSpec:
 
 
 class RemoteDenseBackend(DenseBackend):
-    """Exact search with encoding, similarity and each chunk's best in workers.
-
-    Args:
-        pool: The workers, started with an `EncoderSpec`.
-    """
+    """Exact search with encoding, similarity and each chunk's best in workers, started with an `EncoderSpec`."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(encoder=None)
@@ -219,7 +174,7 @@ class RemoteDenseBackend(DenseBackend):
 
     def encoded(self, rows: Any, prompt_type: PromptType, context: Mapping[str, Any]) -> torch.Tensor:
         """See `DenseBackend.encoded`; by one worker, as rows encoded together decide each other's padding."""
-        item = Encode(Rows.of(rows), prompt_type, self._shared(dict(context)))
+        item = Encode(rows.to_dict(), rows.features, prompt_type, self._shared(dict(context)))
         [vectors] = self._answers([item])
         found: torch.Tensor = vectors.clone()
         return found
@@ -229,20 +184,23 @@ class RemoteDenseBackend(DenseBackend):
     ) -> Iterator[torch.Tensor]:
         """See `DenseBackend.chunks_encoded`; several at once."""
         context = self._shared(request.context)
-        for vectors in self._answers(Encode(Rows.of(rows), prompt_type, context) for rows in chunks):
+        for vectors in self._answers(Encode(rows.to_dict(), rows.features, prompt_type, context) for rows in chunks):
             yield vectors.clone()
 
     def _search_corpus(self, request: SearchRequest, queries: torch.Tensor) -> Best:
         context, shared = self._shared(request.context), self._shared(queries)
-        starts = range(0, len(request.corpus), CORPUS_CHUNK)
-        sizes = [min(CORPUS_CHUNK, len(request.corpus) - start) for start in starts]
-        items = (
-            Search(Rows.of(request.corpus.select(range(start, start + size))), start, shared, request.depth, context)
-            for start, size in zip(starts, sizes, strict=True)
-        )
+        total = len(request.corpus)
+        sizes = [min(CORPUS_CHUNK, total - start) for start in range(0, total, CORPUS_CHUNK)]
+
+        def searches() -> Iterator[Search]:
+            for start in range(0, total, CORPUS_CHUNK):
+                rows = request.corpus.select(range(start, min(start + CORPUS_CHUNK, total)))
+                columns, kind = rows.to_dict(), PromptType.document
+                yield Search(columns, rows.features, kind, context, start, shared, request.depth)
+
         best = Best.empty(len(queries))
-        for found, size in zip(self._answers(items), sizes, strict=True):
-            best = followed_by(best, found, request.depth)
+        for found, size in zip(self._answers(searches()), sizes, strict=True):
+            best = best.followed_by(found, request.depth)
             request.advance(size)
         return best
 
@@ -250,22 +208,13 @@ class RemoteDenseBackend(DenseBackend):
         self, queries: torch.Tensor, vectors: torch.Tensor, places: Sequence[Sequence[int]]
     ) -> Iterator[list[float]]:
         """See `DenseBackend.scores_within`."""
-        firsts = range(0, len(places), _SIMILAR_QUERIES)
-        items = (
-            Compare(
-                [
-                    (query, vectors[own])
-                    for query, own in zip(
-                        queries[first : first + _SIMILAR_QUERIES], places[first : first + _SIMILAR_QUERIES], strict=True
-                    )
-                ]
-            )
-            for first in firsts
-        )
-        for scores in self._answers(items):
+        # Copied batch by batch, as they are sent: the documents of all queries' lists would not fit together.
+        pairs = ((query, vectors[rows]) for query, rows in zip(queries, places, strict=True))
+        batches = iter(lambda: list(islice(pairs, _SIMILAR_QUERIES)), [])
+        for scores in self._answers(Compare(batch) for batch in batches):
             yield from scores
 
-    def _answers(self, items: Iterable[Encode | Search | Compare]) -> Iterator[Any]:
+    def _answers(self, items: Iterable[Encode | Compare]) -> Iterator[Any]:
         return stream(self._pool, items, weigh=lambda item: item.tokens, name=_describe)
 
     def _shared(self, value: Any) -> Any:
@@ -274,25 +223,8 @@ class RemoteDenseBackend(DenseBackend):
         return ray.put(value)
 
 
-def _describe(item: Encode | Search | Compare) -> str:
+def _describe(item: Encode | Compare) -> str:
     if isinstance(item, Compare):
         return f"similarities of {len(item.pairs)} queries"
-    first = next(iter(item.rows.columns.get("id", ["?"])), "?")
-    return f"{len(next(iter(item.rows.columns.values())))} texts from {str(first)[:_SHOWN]!r} on"
-
-
-def followed_by(best: Best, later: Best, depth: int) -> Best:
-    """Merge the best of documents with the best of others that stand behind them in the corpus.
-
-    Args:
-        best: The best so far.
-        later: The best of the others, in their order.
-        depth: Most documents kept for each query.
-
-    Returns:
-        The best of both; equal scores keep corpus order, as in `Best.merged`.
-    """
-    scores = torch.cat([best.scores, later.scores], dim=1)
-    rows = torch.cat([best.rows, later.rows], dim=1)
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :depth]
-    return Best(scores.gather(1, order), rows.gather(1, order))
+    first = next(iter(item.columns.get("id", ["?"])), "?")
+    return f"{len(next(iter(item.columns.values())))} texts from {str(first)[:_SHOWN]!r} on"

@@ -94,16 +94,13 @@ class _Stream:
 def stream(
     pool: Pool, items: Iterable[Any], *, weigh: Callable[[Any], float], name: Callable[[Any], str]
 ) -> Iterator[Any]:
-    """Send items through a pool.
+    """Send items through a pool; yield one result an item, in their order.
 
     Args:
         pool: The workers.
         items: What `Spec`'s handler takes; read ahead by a few blocks a worker.
         weigh: Estimates an item's tokens.
         name: Names an item in an error.
-
-    Yields:
-        One result an item, in their order.
 
     Raises:
         RerankEvalError: A worker met an error that a user can mend, or an item that workers die of, named; or workers

@@ -1,0 +1,20 @@
+"""The transformers snippet of Qwen/Qwen3-Reranker-8B's model card, read in 2025."""
+
+from rerank_eval.engine.recipe import Recipe
+
+RECIPE = Recipe(
+    name="card",
+    prefix=(
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    ),
+    instruct_template="<Instruct>: {instruction}\n",
+    query_template="<Query>: {query}\n<Document>:",
+    document_template=" {document}",
+    closing="",
+    suffix="<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    default_instruction="Given a web search query, retrieve relevant passages that answer the query",
+    truncation="body",
+    joins_query_and_instruction=False,
+    softmax_dtype="model",
+)
