@@ -226,7 +226,7 @@ def test_out_of_device_memory_is_one_clear_line() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     # No machine here has a GPU to exhaust: the real model runs, and its first layer raises what CUDA would.
-    handle = engine._model.model.layers[0].register_forward_pre_hook(exhausted)
+    handle = engine._runner._base.layers[0].register_forward_pre_hook(exhausted)
     try:
         with pytest.raises(DeviceError, match=r"lower reranker\.max_length"):
             next(score_groups(engine, [QueryGroup("query", None, ["document"])]))
