@@ -25,6 +25,7 @@ from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
 from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, read_texts
 from rerank_eval.pipeline.plan import RunSpec, make_plan
+from rerank_eval.pipeline.run import inputs_of
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.embedders import saved_max_length
 from rerank_eval.tasks import prepare
@@ -390,10 +391,5 @@ def _is_done(loaded: LoadedConfig, task: TaskRef, row: RunSpec | None) -> bool:
     if row is None:
         return False
     root = at_home(loaded.base.results_dir)
-    inputs: dict[str, Any] = {"data": prepare.fingerprint(build(task, size=loaded.base.embedded.size))}
-    if row.retriever is not None:
-        first = Manifest.find(row.retriever.folder(root, task.name))
-        if first is None:
-            return False
-        inputs["candidates"] = first.digest
-    return results.is_done(row.folder(root, task.name), inputs)
+    inputs = inputs_of(row, task, prepare.fingerprint(build(task, size=loaded.base.embedded.size)), root)
+    return inputs is not None and results.is_done(row.folder(root, task.name), inputs)
