@@ -23,7 +23,7 @@ from rerank_eval.models.resolve import ModelRef, on_hub, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
-from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, read_texts
+from rerank_eval.pipeline.estimate_texts import Cell, read_texts
 from rerank_eval.pipeline.plan import RunSpec, make_plan
 from rerank_eval.pipeline.run import inputs_of
 from rerank_eval.results.manifest import Manifest
@@ -59,7 +59,7 @@ class Work:
         done: Whether the result is there.
         seconds: What it takes besides these FLOP: BM25's time or tokenising, as measured here.
         shared: Share of its pairs that an earlier row scores: the same reranker on another retriever's candidates.
-        source: Where the text lengths come from, as `Texts.source`.
+        source: Where the text lengths come from, as `Cell.source`.
     """
 
     kind: str
@@ -133,9 +133,9 @@ class _Subject:
     section: RetrieverConfig | RerankerConfig
     row: RunSpec | None
     ref: ModelRef | None
-    shape: Shape | EncoderShape | None
-    tokenizer: Any
-    recipe: Recipe | None
+    shape: Shape | EncoderShape | None = None
+    tokenizer: Any = None
+    recipe: Recipe | None = None
 
     @property
     def kind(self) -> str:
@@ -178,18 +178,17 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     work: list[Work] = []
     unmeasured: list[str] = []
     for task in tasks:
-        texts: dict[str, Texts | None] = {}
+        texts: dict[str, list[Cell]] = {}
         scored: list[RetrieverConfig | RerankerConfig] = []
         for subject in subjects:
             key = _key(subject.kind, subject.run.retriever)
             if key not in texts:
                 texts[key] = _texts(loaded, task, subject, subjects)
-            found = texts[key]
-            if found is None:
+            if not texts[key]:
                 unmeasured.append(task.name)
                 continue
             again = subject.kind == "reranker" and subject.section in scored
-            work.append(_work(loaded, task, subject, found, again=again))
+            work.append(_work(loaded, task, subject, texts[key], again=again))
             scored.append(subject.section)
     models = {subject.name: subject for subject in subjects}
     rated = {f"{subject.name} {subject.dtype}": subject for subject in subjects if subject.name != BM25}
@@ -274,7 +273,7 @@ def _subject(
     resolving = partial(resolve_model, section.model, section.revision, f"{where}.model", loaded.base.model_folder)
     ref = row.ref if row is not None else _if_here(resolving, section)
     if section.model == BM25:
-        return _Subject(run, section, row, ref, None, None, recipe)
+        return _Subject(run, section, row, ref)
     config, tokenizer = None, None
     if ref is not None:
         config = read_mapping(ref, "config.json")
@@ -284,7 +283,7 @@ def _subject(
     return _Subject(run, section, row, ref, shape, tokenizer, recipe)
 
 
-def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> Texts | None:
+def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> list[Cell]:
     retriever = subject.run.retriever
     first = next((one.row for one in subjects if one.section == retriever), None)
     predictions = None
@@ -293,18 +292,18 @@ def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: lis
         path = results.predictions_path(folder, task.name)
         predictions = path if Manifest.find(folder) is not None and path.is_file() else None
     tokenizer = subject.tokenizer or next((one.tokenizer for one in subjects if one.tokenizer is not None), None)
-    wish = Wish(retriever.top_k, retriever.candidates == "auto", predictions, tokenizer)
-    return read_texts(task, loaded.base.embedded.size, wish)
+    return read_texts(task, loaded.base.embedded.size, retriever, predictions, tokenizer)
 
 
-def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts, *, again: bool) -> Work:
-    counted = [_counts(subject, cell) for cell in texts.cells]
-    prompt, computed, flops = (sum(counts) for counts in zip(*counted, strict=True))
-    pairs = sum(cell.pairs for cell in texts.cells)
-    queries, documents = sum(cell.queries for cell in texts.cells), sum(cell.documents for cell in texts.cells)
-    retriever = subject.kind == "retriever"
+def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, cells: list[Cell], *, again: bool) -> Work:
+    prompt, computed, flops = map(sum, zip(*(_counts(subject, cell) for cell in cells), strict=True))
+    queries, documents = sum(cell.queries for cell in cells), sum(cell.documents for cell in cells)
+    pairs = sum(cell.pairs for cell in cells)
     done = _is_done(loaded, task, subject.row)
-    vectors = subject.shape.hidden * 4 if retriever and subject.shape is not None else 0
+    texts, disk = 0, pairs * _RERANKED
+    if subject.kind == "retriever":
+        texts, disk = queries + documents, pairs * _RETRIEVED
+        disk += documents * subject.shape.hidden * 4 if subject.shape is not None else 0
     return Work(
         kind=subject.kind,
         model=subject.name,
@@ -314,23 +313,23 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts, 
         suite=task.suite,
         queries=queries,
         pairs=pairs,
-        texts=queries + documents if retriever else 0,
+        texts=texts,
         prompt_tokens=prompt,
         computed_tokens=computed,
         flops=flops,
-        disk=pairs * (_RETRIEVED if retriever else _RERANKED) + vectors * documents,
+        disk=disk,
         done=done,
-        seconds=0.0 if done else sum(_beside(subject, cell) for cell in texts.cells),
-        shared=sum(cell.pairs * cell.shared for cell in texts.cells) / max(pairs, 1) if again else 0.0,
-        source=texts.source,
+        seconds=0.0 if done else sum(_beside(subject, cell) for cell in cells),
+        shared=sum(cell.pairs * cell.shared for cell in cells) / max(pairs, 1) if again else 0.0,
+        source=cells[0].source,
     )
 
 
 def _beside(subject: _Subject, cell: Cell) -> float:
     """Return the seconds that a cell takes besides a model's layers: BM25, or tokenising the corpus once."""
     if subject.name != BM25:
-        return cell.tokenizing * cell.documents * cell.corpus_characters / 1e6
-    texts, queries = (cell.documents, cell.corpus_characters), (cell.queries, cell.query_characters)
+        return cell.tokenizing * cell.documents * cell.corpus.mean / 1e6
+    texts, queries = (cell.documents, cell.corpus.mean), (cell.queries, cell.query_characters)
     return measure_bm25(texts, queries, subject.run.retriever.top_k)
 
 
@@ -341,8 +340,7 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     if isinstance(config, RetrieverConfig):
         return _embedded(subject, cell, query + _RETRIEVER_FRAME)
     limit = (config.max_length or MAX_LENGTH) if subject.ref is None else effective_max_length(config, subject.ref)
-    mean = cell.document_characters / cell.characters_a_token
-    documents = [mean * part for part in cell.spread]
+    documents = cell.candidate.tokens(cell.characters_a_token)
     shape = subject.shape
     if isinstance(shape, EncoderShape):
         prefix, own = 0.0, [min(query + one + 4, limit) for one in documents]
@@ -366,8 +364,7 @@ def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
     limit = subject.section.max_length or (saved_max_length(subject.ref) if subject.ref else None) or MAX_LENGTH
-    mean = cell.corpus_characters / cell.characters_a_token
-    documents = [min(mean * part, limit) for part in cell.corpus_spread]
+    documents = [min(text, limit) for text in cell.corpus.tokens(cell.characters_a_token)]
     tokens = cell.queries * query + cell.documents * _mean(documents)
     if subject.shape is None:
         return tokens, tokens, 0.0

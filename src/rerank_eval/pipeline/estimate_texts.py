@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
+from rerank_eval.config import RetrieverConfig
 from rerank_eval.files import load_json
 from rerank_eval.shipped import evals_root
 from rerank_eval.tasks import prepare
@@ -40,30 +41,41 @@ Spread = tuple[float, ...]
 """Lengths as multiples of their mean, ascending, of equal weight; their mean is 1."""
 
 
+class Lengths(NamedTuple):
+    """Lengths of texts in characters: their mean, and how they spread around it."""
+
+    mean: float
+    spread: Spread = EQUAL
+
+    def tokens(self, characters_a_token: float) -> list[float]:
+        """Return as many lengths in tokens as the spread has parts."""
+        return [self.mean / characters_a_token * part for part in self.spread]
+
+
 @dataclass(frozen=True)
 class Cell:
-    """How much text one split and subset has; lengths are means, in characters.
+    """How much text one split and subset has.
 
     Attributes:
+        source: Where the figures come from: `candidates`, `data`, `statistics` or `guess`.
         documents: How many the corpus has.
         candidates: A query's candidates on average.
-        document_characters: Of a candidate.
-        corpus_characters: Of a document of the corpus.
+        query_characters: Of a query, on average.
+        candidate: Lengths of the candidates.
+        corpus: Lengths of the corpus's documents.
         characters_a_token: Of these texts in Qwen's vocabulary, or in the tokenizer that is at hand.
-        spread: How the candidates' lengths spread around their mean.
         own_candidates: Whether the task's own lists are used, whatever the retriever.
         tokenizing: Seconds that the tokenizer at hand takes for a million characters, as timed here; 0 without one.
     """
 
+    source: str
     queries: int
     documents: int
     candidates: float
     query_characters: float
-    document_characters: float
-    corpus_characters: float
+    candidate: Lengths
+    corpus: Lengths
     characters_a_token: float
-    spread: Spread = EQUAL
-    corpus_spread: Spread = EQUAL
     own_candidates: bool = False
     tokenizing: float = 0.0
 
@@ -80,59 +92,36 @@ class Cell:
         return round(self.queries * self.candidates)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """A task's texts.
-
-    Attributes:
-        cells: Its cells.
-        source: Where the figures come from: `candidates`, `data`, `statistics` or `guess`.
-    """
-
-    cells: tuple[Cell, ...]
-    source: str
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Whose candidates' texts are wanted.
-
-    Attributes:
-        top_k: Candidates of a query.
-        native: Whether a task's own candidates are used where it has some.
-        predictions: File of the retriever's candidates, where they were found before; else None.
-        tokenizer: A tokenizer that is at hand, or None.
-    """
-
-    top_k: int
-    native: bool
-    predictions: Path | None = None
-    tokenizer: Any = None
-
-
-def read_texts(task: TaskRef, size: Any, wish: Wish) -> Texts | None:
-    """Measure a task's texts; None where neither the data is local nor mteb has statistics.
+def read_texts(
+    task: TaskRef, size: Any, retriever: RetrieverConfig, predictions: Path | None, tokenizer: Any
+) -> list[Cell]:
+    """Measure a task's texts.
 
     Args:
         task: The task.
         size: Size of embedded tasks.
-        wish: Whose candidates count.
+        retriever: Whose candidates count.
+        predictions: File of its candidates, where they were found before.
+        tokenizer: A tokenizer that is at hand, or None.
+
+    Returns:
+        The task's cells; none where neither the data is local nor mteb has statistics.
     """
     built = build(task, size=size)
     if task.kind == "mteb":
-        return _from_statistics(built, wish) or _guessed(task, built, wish)
+        return _from_statistics(built, retriever) or _guessed(task, built, retriever)
     prepare.load(built)
-    found = _predictions(wish.predictions)
+    found = _predictions(predictions)
     cells = []
     for subset, split, data in prepare.cells(built):
         lists: list[list[str]] | None = None
-        if wish.native and data["top_ranked"] and prepare.gives_lists(built.metadata):
+        if retriever.candidates == "auto" and data["top_ranked"] and prepare.gives_lists(built.metadata):
             lists = [list(ids) for ids in data["top_ranked"].values()]
         elif split in found.get(subset, {}):
-            lists = [list(scores)[: wish.top_k] for scores in found[subset][split].values()]
-        cells.append(_measure(data, lists, wish))
+            lists = [list(scores)[: retriever.top_k] for scores in found[subset][split].values()]
+        cells.append(_measure(data, lists, retriever, tokenizer, "candidates" if found else "data"))
     prepare.unload(built)
-    return Texts(tuple(cells), "candidates" if found else "data")
+    return cells
 
 
 def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
@@ -148,7 +137,7 @@ def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, f
         return {}
 
 
-def _measure(data: Any, lists: list[list[str]] | None, wish: Wish) -> Cell:
+def _measure(data: Any, lists: list[list[str]] | None, retriever: RetrieverConfig, tokenizer: Any, source: str) -> Cell:
     ids = data["corpus"]["id"][:]
     titles = data["corpus"]["title"][:] if "title" in data["corpus"].column_names else [""] * len(ids)
     texts = [f"{title} {text}".strip() for title, text in zip(titles, data["corpus"]["text"][:], strict=True)]
@@ -156,21 +145,25 @@ def _measure(data: Any, lists: list[list[str]] | None, wish: Wish) -> Cell:
     chosen = [by_id[one] for listed in lists for one in listed if one in by_id] if lists else texts
     queries = list(data["queries"]["text"])
     ratio, tokenizing = characters_a_token(["eng-Latn"], code=True), 0.0
-    if wish.tokenizer is not None:
-        ratio, tokenizing = _tokenized(chosen, wish.tokenizer)
+    if tokenizer is not None:
+        ratio, tokenizing = _tokenized(chosen, tokenizer)
     return Cell(
+        source=source,
         queries=len(queries),
         documents=len(texts),
-        candidates=sum(map(len, lists)) / len(queries) if lists else min(wish.top_k, len(texts)),
+        candidates=sum(map(len, lists)) / len(queries) if lists else min(retriever.top_k, len(texts)),
         query_characters=sum(map(len, queries)) / len(queries),
-        document_characters=sum(map(len, chosen)) / max(len(chosen), 1),
-        corpus_characters=sum(map(len, texts)) / len(texts),
+        candidate=_lengths(chosen),
+        corpus=_lengths(texts),
         characters_a_token=ratio,
-        spread=spread_of([len(text) for text in chosen]),
-        corpus_spread=spread_of([len(text) for text in texts]),
-        own_candidates=bool(wish.native and data["top_ranked"]),
+        own_candidates=bool(retriever.candidates == "auto" and data["top_ranked"]),
         tokenizing=tokenizing,
     )
+
+
+def _lengths(texts: Sequence[str]) -> Lengths:
+    lengths = [len(text) for text in texts]
+    return Lengths(sum(lengths) / max(len(lengths), 1), spread_of(lengths))
 
 
 def _tokenized(texts: Sequence[str], tokenizer: Any) -> tuple[float, float]:
@@ -182,7 +175,7 @@ def _tokenized(texts: Sequence[str], tokenizer: Any) -> tuple[float, float]:
     return characters / max(tokens, 1), (time.perf_counter() - started) / max(characters, 1) * 1e6
 
 
-def _from_statistics(built: Any, wish: Wish) -> Texts | None:
+def _from_statistics(built: Any, retriever: RetrieverConfig) -> list[Cell]:
     statistics = built.metadata.descriptive_stats or {}
     cells = []
     for split in built.eval_splits:
@@ -191,34 +184,33 @@ def _from_statistics(built: Any, wish: Wish) -> Texts | None:
         for subset in built.hf_subsets:
             counted = parts.get(subset, whole if len(built.hf_subsets) == 1 else None)
             if not counted:
-                return None
-            cells.append(_of_statistics(subset, counted, built.metadata, wish))
-    return Texts(tuple(cells), "statistics")
+                return []
+            cells.append(_of_statistics(subset, counted, built.metadata, retriever))
+    return cells
 
 
-def _of_statistics(subset: str, counted: Mapping[str, Any], metadata: Any, wish: Wish) -> Cell:
+def _of_statistics(subset: str, counted: Mapping[str, Any], metadata: Any, retriever: RetrieverConfig) -> Cell:
     queries, documents = counted["queries_text_statistics"], counted["documents_text_statistics"]
     mean = documents["average_text_length"]
     number = counted.get("num_documents") or round(documents["total_text_length"] / mean)
     ranked = counted.get("top_ranked_statistics")
     listed = ranked["average_top_ranked_per_query"] if ranked else number
     if not prepare.gives_lists(metadata):  # its lists say where to retrieve from
-        candidates = min(wish.top_k, listed)
+        candidates = min(retriever.top_k, listed)
     else:
-        candidates = listed if ranked and wish.native else min(wish.top_k, number)
+        candidates = listed if ranked and retriever.candidates == "auto" else min(retriever.top_k, number)
     languages = metadata.eval_langs
     codes = languages.get(subset, ["eng-Latn"]) if isinstance(languages, dict) else languages
-    spread = spread_from(number, mean, documents["max_text_length"])
+    lengths = Lengths(mean, spread_from(number, mean, documents["max_text_length"]))
     return Cell(
+        source="statistics",
         queries=counted.get("num_queries") or round(queries["total_text_length"] / queries["average_text_length"]),
         documents=number,
         candidates=candidates,
         query_characters=queries["average_text_length"],
-        document_characters=mean,
-        corpus_characters=mean,
+        candidate=lengths,
+        corpus=lengths,
         characters_a_token=characters_a_token(codes, code=_is_code(metadata)),
-        spread=spread,
-        corpus_spread=spread,
         own_candidates=True,  # reckoned so whether the task has lists or not
     )
 
@@ -227,11 +219,11 @@ def _is_code(metadata: Any) -> bool:
     return "Programming" in (metadata.domains or ())
 
 
-def _guessed(task: TaskRef, built: Any, wish: Wish) -> Texts | None:
+def _guessed(task: TaskRef, built: Any, retriever: RetrieverConfig) -> list[Cell]:
     """Take a task's size from its suite, and its lengths from what mteb counted of it, else as guessed."""
     listed = next((one for suite in load_suites().values() for one in suite.tasks if one.name == task.name), None)
     if listed is None or listed.queries is None or listed.pairs is None:
-        return None
+        return []
     codes = sorted({code for languages in dict(built.metadata.eval_langs).values() for code in languages})
     whole = (built.metadata.descriptive_stats or {}).get(built.eval_splits[-1]) or {}
     query, document = (
@@ -239,15 +231,16 @@ def _guessed(task: TaskRef, built: Any, wish: Wish) -> Texts | None:
         for kind, guess in zip(("queries", "documents"), GUESSED, strict=True)
     )
     cell = Cell(
+        source="guess",
         queries=listed.queries,
         documents=round(whole.get("num_documents") or 0),
-        candidates=listed.pairs / listed.queries * min(1.0, wish.top_k / 100),
+        candidates=listed.pairs / listed.queries * min(1.0, retriever.top_k / 100),
         query_characters=query,
-        document_characters=document,
-        corpus_characters=document,
+        candidate=Lengths(document),
+        corpus=Lengths(document),
         characters_a_token=characters_a_token(codes, code=_is_code(built.metadata)),
     )
-    return Texts((cell,), "guess")
+    return [cell]
 
 
 @cache
