@@ -15,12 +15,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rerank_eval.cli import _run
 from rerank_eval.config import load_config
+from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, EncoderShape, Shape, shape_of
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 from rerank_eval.names import slug
 from rerank_eval.pipeline.estimate import _BEHIND, _FRAME, estimate
-from rerank_eval.pipeline.estimate_rate import Device, DeviceLoad, measure
+from rerank_eval.pipeline.estimate_rate import DeviceLoad, measure, name_of
 from rerank_eval.pipeline.estimate_texts import SHARED, characters_a_token
 from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
@@ -135,7 +136,7 @@ def test_a_measured_rate_counts_for_its_size_and_dtype_alone(tmp_path: Path, mon
     bench["machine"]["device"] = "A GPU"
     (tmp_path / "results" / "bench").mkdir(parents=True)
     (tmp_path / "results" / "bench" / "0.6b-cuda-bfloat16.json").write_text(json.dumps(bench))
-    bench["machine"]["device"] = Device.of("auto").name
+    bench["machine"]["device"] = name_of(resolve_device("auto"))
     bench["matmul_flops"] = 500e12
     (tmp_path / "results" / "bench" / "0.6b-here-bfloat16.json").write_text(json.dumps(bench))
     grid = """extends: base.yaml
@@ -154,7 +155,7 @@ grid:
     share = bench["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"]
     here = rates["Qwen/Qwen3-Reranker-0.6B bfloat16"]
     assert here["flops"] == pytest.approx(500e12 * share)
-    assert here["source"] == f"benchmarked on {Device.of('auto').name}, results/bench/0.6b-here-bfloat16.json"
+    assert here["source"] == f"benchmarked on {name_of(resolve_device('auto'))}, results/bench/0.6b-here-bfloat16.json"
     assert rates["someone/unheard-of bfloat16"]["flops"] is None
     measured = rates["Qwen/Qwen3-Reranker-0.6B float32"]
     assert measured["source"] == "measured now, on layers of the model's shape"
@@ -255,7 +256,7 @@ def test_pairs_that_another_retrievers_candidates_share_are_reckoned_once(
 )
 def test_layers_of_any_shape_are_measured(asked: DeviceLoad) -> None:
     began = time.monotonic()
-    assert 1e6 < measure(asked, Device.of("cpu")) < 1e14
+    assert 1e6 < measure(asked, torch.device("cpu")) < 1e14
     assert time.monotonic() - began < 60
 
 

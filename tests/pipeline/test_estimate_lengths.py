@@ -14,7 +14,7 @@ import pytest
 
 from rerank_eval.cli import _run
 from rerank_eval.engine.shapes import Shape
-from rerank_eval.pipeline.estimate_lengths import BINS, EQUAL, spread_from, spread_of
+from rerank_eval.pipeline.estimate_texts import BINS, EQUAL, spread_from, spread_of
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import build, resolve
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RunConfig
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
 from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
@@ -19,10 +22,10 @@ from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import ModelRef, on_hub, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
-from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25
-from rerank_eval.pipeline.estimate_texts import Cell, Texts, Wish, predictions_of, read_texts
-from rerank_eval.pipeline.estimate_work import Estimate, Work
+from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
+from rerank_eval.pipeline.estimate_texts import Cell, read_texts
 from rerank_eval.pipeline.plan import RunSpec, make_plan
+from rerank_eval.pipeline.run import inputs_of
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.embedders import saved_max_length
 from rerank_eval.tasks import prepare
@@ -35,37 +38,124 @@ _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
 _RERANKED, _RETRIEVED = 112, 165
 _BATCH = 32  # texts at a time, as sentence-transformers takes them; what packs hold follows the device's memory
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row on one task.
+
+    Attributes:
+        kind: `retriever` or `reranker`.
+        detail: What tells the run from others of the model.
+        suite: The suite that the task was asked for as, or None.
+        pairs: Of queries and candidates; for a retriever the candidates that it finds.
+        texts: Texts that a retriever embeds; 0 for a reranker.
+        prompt_tokens: Of all prompts or texts, each counted whole.
+        computed_tokens: What the packed engine computes of them, each query's shared prefix once. In one pack small
+            groups share the system turn too, which is left out: packs follow the free memory of the device.
+        flops: Useful FLOP, 0 for BM25 and where the model's size is not known.
+        disk: Bytes of result files, embeddings included.
+        done: Whether the result is there.
+        seconds: What it takes besides these FLOP: BM25's time or tokenising, as measured here.
+        shared: Share of its pairs that an earlier row scores: the same reranker on another retriever's candidates.
+        source: Where the text lengths come from, as `Cell.source`.
+    """
+
+    kind: str
+    model: str
+    dtype: str
+    detail: str
+    task: str
+    suite: str | None
+    queries: int
+    pairs: int
+    texts: int
+    prompt_tokens: float
+    computed_tokens: float
+    flops: float
+    disk: float
+    done: bool
+    seconds: float
+    shared: float
+    source: str
+
+    @property
+    def rated(self) -> str:
+        """What a rate is told of: model and number format."""
+        return f"{self.model} {self.dtype}"
+
+    @property
+    def left(self) -> float:
+        """FLOP that are still to be done."""
+        return 0.0 if self.done else self.flops * (1 - self.shared)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A config's work.
+
+    Attributes:
+        work: Every row on every task.
+        rates: Model and number format (`Work.rated`) -> FLOP/s, and where that figure comes from.
+        unknown: Models whose size is not known, so that their hours are not.
+        unresolved: Models that are not here, so that what is done of them cannot be told.
+        unmeasured: Tasks without data here and without statistics.
+        checkpoints: Model -> bytes of its weights in 16 bits.
+        device: What it is reckoned for, in words.
+        workers: Whether a cluster's workers will run it, which are not here.
+        measuring: Seconds that were spent on measuring.
+    """
+
+    work: tuple[Work, ...]
+    rates: Mapping[str, tuple[float, str]]
+    unknown: tuple[str, ...]
+    unresolved: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+    checkpoints: Mapping[str, int]
+    device: str
+    workers: bool = False
+    measuring: float = 0.0
+
+    def hours(self, *work: Work) -> float:
+        """Return the hours that rows take on one device; what is done takes none."""
+        seconds = (
+            one.seconds + (one.left / self.rates[one.rated][0] if one.flops else 0.0) for one in work if not one.done
+        )
+        return sum((each / 3600 for each in seconds), 0.0)
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A row before its model is looked up."""
+    """A retriever or a reranker of the config; without a plan's row where its model is not here."""
 
-    kind: str
     run: RunConfig
-    name: str
-    revision: str | None
-    ref: ModelRef | None
+    section: RetrieverConfig | RerankerConfig
     row: RunSpec | None
-    shape: Shape | EncoderShape | None
-    tokenizer: Any
-    recipe: Recipe | None
+    ref: ModelRef | None
+    shape: Shape | EncoderShape | None = None
+    tokenizer: Any = None
+    recipe: Recipe | None = None
+
+    @property
+    def kind(self) -> str:
+        return "retriever" if isinstance(self.section, RetrieverConfig) else "reranker"
+
+    @property
+    def name(self) -> str:
+        return self.section.model
 
     @property
     def dtype(self) -> str:
-        """The number format that the config asks for."""
-        section = self.run.retriever if self.kind == "retriever" else self.run.reranker
-        assert section is not None  # noqa: S101 - a reranker's run has one
-        return str(section.dtype)
+        return str(self.section.dtype)
 
     @property
     def detail(self) -> str:
-        """The row's settings, or what the config says."""
         if self.row is not None:
             return self.row.detail
-        section = self.run.retriever if self.kind == "retriever" else self.run.reranker
-        recipe = getattr(section, "recipe", "") if not isinstance(self.shape, EncoderShape) else ""
-        return ", ".join(part for part in (recipe, self.dtype) if part)
+        if isinstance(self.section, RetrieverConfig) or isinstance(self.shape, EncoderShape):
+            return self.dtype
+        return f"{self.section.recipe}, {self.dtype}"
 
 
 def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str | None = None) -> Estimate:
@@ -76,9 +166,6 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
         rate: FLOP/s of useful work to reckon with, instead of what this machine's device does.
         device_name: A device that is not here, of which `make bench` left files, to reckon with instead.
 
-    Returns:
-        The estimate.
-
     Raises:
         ConfigError: A task or a file that the config names is unknown, or no model was benchmarked on that device.
         DataError: Local data is malformed.
@@ -87,193 +174,185 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     """
     rater = Rater.of(loaded, rate, device_name)
     tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
-    subjects = list(_subjects(loaded))
+    subjects = _subjects(loaded)
     work: list[Work] = []
     unmeasured: list[str] = []
     for task in tasks:
-        texts: dict[str, Texts | None] = {}
-        scored: list[RerankerConfig | None] = []
+        texts: dict[str, list[Cell]] = {}
+        scored: list[RetrieverConfig | RerankerConfig] = []
         for subject in subjects:
-            key = digest([subject.run.retriever.model_dump(mode="json"), subject.kind == "retriever"])
+            key = _key(subject.kind, subject.run.retriever)
             if key not in texts:
                 texts[key] = _texts(loaded, task, subject, subjects)
-            found = texts[key]
-            if found is None:
+            if not texts[key]:
                 unmeasured.append(task.name)
                 continue
-            one = _work(loaded, task, subject, found)
-            if subject.kind == "reranker" and subject.run.reranker in scored:
-                pairs = sum(cell.pairs * cell.shared for cell in found.cells)
-                one = dataclasses.replace(one, shared=pairs / max(one.pairs, 1))
-            scored += [subject.run.reranker] if subject.kind == "reranker" else []
-            work.append(one)
+            again = subject.kind == "reranker" and subject.section in scored
+            work.append(_work(loaded, task, subject, texts[key], again=again))
+            scored.append(subject.section)
     models = {subject.name: subject for subject in subjects}
-    rates = {f"{one.name} {one.dtype}": rater.rate(_asked(one, work)) for one in subjects if one.name != BM25}
-    sized = {name: subject.shape for name, subject in models.items() if subject.shape is not None}
+    rated = {f"{subject.name} {subject.dtype}": subject for subject in subjects if subject.name != BM25}
+    began = time.monotonic()
+    rates = {name: rater.rate(_asked(subject, work)) for name, subject in rated.items()}
     return Estimate(
-        tuple(work),
-        rates,
-        tuple(name for name, subject in models.items() if subject.shape is None and name != BM25),
-        tuple(name for name, subject in models.items() if subject.ref is None),
-        tuple(dict.fromkeys(unmeasured)),
-        {name: 2 * shape.parameters for name, shape in sized.items()},
-        rater.shown,
-        loaded.base.workers is not None and rate is None,
-        rater.seconds,
+        work=tuple(work),
+        rates=rates,
+        unknown=tuple(name for name, subject in models.items() if subject.shape is None and name != BM25),
+        unresolved=tuple(name for name, subject in models.items() if subject.ref is None),
+        unmeasured=tuple(dict.fromkeys(unmeasured)),
+        checkpoints={name: 2 * one.shape.parameters for name, one in models.items() if one.shape is not None},
+        device=rater.shown,
+        workers=loaded.base.workers is not None and rate is None,
+        measuring=time.monotonic() - began,
     )
 
 
-def _asked(subject: _Subject, work: Sequence[Work]) -> DeviceLoad:
-    """Say what a model has to do: how long the texts are that are left, on average."""
-    own = [one for one in work if (one.kind, one.model, one.dtype) == (subject.kind, subject.name, subject.dtype)]
-    left = [one for one in own if not one.done]
-    pairs, texts = sum(one.pairs for one in left), sum(one.texts for one in left)
+def _key(kind: str, *sections: RetrieverConfig | RerankerConfig) -> str:
+    return digest([kind, *(section.model_dump(mode="json") for section in sections)])
+
+
+def _sections(run: RunConfig) -> dict[str, RetrieverConfig | RerankerConfig]:
+    return {"retriever": run.retriever, **({"reranker": run.reranker} if run.reranker is not None else {})}
+
+
+def _asked(subject: _Subject, work: Sequence[Work]) -> DeviceLoad | None:
+    """Say how long the texts are that are left, on average; None where none are, or the model's size is not known."""
+    row = (subject.kind, subject.name, subject.dtype)
+    left = [one for one in work if (one.kind, one.model, one.dtype) == row and not one.done]
+    queries, pairs = sum(one.queries for one in left), sum(one.pairs for one in left)
     prompts, computed = sum(one.prompt_tokens for one in left), sum(one.computed_tokens for one in left)
-    if subject.kind == "retriever":
-        return DeviceLoad(subject.shape, subject.dtype, 0.0, prompts / texts if texts else 0.0, _BATCH)
-    queries = sum(one.queries for one in left)
-    if isinstance(subject.shape, EncoderShape) or pairs == queries:
-        return DeviceLoad(subject.shape, subject.dtype, 0.0, prompts / pairs if pairs else 0.0, _BATCH)
-    prefix = (prompts - computed) / (pairs - queries)
-    return DeviceLoad(subject.shape, subject.dtype, prefix, prompts / pairs - prefix, round(pairs / queries))
+    if subject.shape is None or not prompts:
+        return None
+    if subject.kind == "reranker" and isinstance(subject.shape, Shape) and pairs != queries:
+        prefix = (prompts - computed) / (pairs - queries)
+        return DeviceLoad(subject.shape, subject.dtype, prefix, prompts / pairs - prefix, round(pairs / queries))
+    texts = pairs if subject.kind == "reranker" else sum(one.texts for one in left)
+    return DeviceLoad(subject.shape, subject.dtype, 0.0, prompts / texts, _BATCH)
 
 
-def _subjects(loaded: LoadedConfig) -> Iterator[_Subject]:
-    """Yield each retriever and each reranker on its candidates once."""
-    seen: set[str] = set()
+def _subjects(loaded: LoadedConfig) -> list[_Subject]:
+    """Return each retriever, and each reranker on its candidates, once."""
     rows = _rows(loaded)
+    found: dict[str, _Subject] = {}
     for run in loaded.runs:
-        first = digest(run.retriever.model_dump(mode="json"))
-        if first not in seen:
-            seen.add(first)
-            yield _subject(loaded, run, "retriever", rows)
-        if run.reranker is not None:
-            second = digest([first, run.reranker.model_dump(mode="json")])
-            if second not in seen:
-                seen.add(second)
-                yield _subject(loaded, run, "reranker", rows)
+        for kind, section in _sections(run).items():
+            key = _key(kind, run.retriever, section)
+            if key not in found:
+                found[key] = _subject(loaded, run, section, rows.get(key), f"{loaded.path}: {kind}")
+    return list(found.values())
 
 
 def _rows(loaded: LoadedConfig) -> dict[str, RunSpec]:
     """Return the plan's rows of the runs whose models are here."""
     found: dict[str, RunSpec] = {}
     for run in loaded.runs:
-        try:
-            plan = make_plan(dataclasses.replace(loaded, runs=(run,), variants=({},)))
-        except OfflineError:
-            continue
-        except ModelError:
-            if on_hub(run.retriever.model) or (run.reranker and on_hub(run.reranker.model)):
-                continue  # a mirror's models may be fetched later; one on the disk is not there, or broken
-            raise
-        for row in plan.rows:
-            section = run.retriever if row.kind == "retriever" else run.reranker
-            assert section is not None  # noqa: S101 - the plan has a reranker's row where the run has one
-            found[digest([row.kind, run.retriever.model_dump(mode="json"), section.model_dump(mode="json")])] = row
+        sections = _sections(run)
+        alone = dataclasses.replace(loaded, runs=(run,), variants=({},))
+        plan = _if_here(partial(make_plan, alone), *sections.values())
+        if plan is not None:
+            found |= {_key(row.kind, run.retriever, sections[row.kind]): row for row in plan.rows}
     return found
 
 
-def _subject(loaded: LoadedConfig, run: RunConfig, kind: str, rows: Mapping[str, RunSpec]) -> _Subject:
-    section = run.retriever if kind == "retriever" else run.reranker
-    assert section is not None  # noqa: S101 - asked for where there is one
-    row = rows.get(digest([kind, run.retriever.model_dump(mode="json"), section.model_dump(mode="json")]))
-    ref = row.ref if row is not None else _resolved(loaded, section.model, section.revision, kind)
-    config = read_mapping(ref, "config.json") if ref is not None and section.model != BM25 else None
-    name = ref.name if ref is not None else section.model
-    recipe = None if run.reranker is None else find_recipe(run.reranker.recipe, f"{loaded.path}: reranker.recipe")
-    shape = None if section.model == BM25 else shape_of(name, config if isinstance(config, dict) else None)
-    tokenizer = _tokenizer(ref) if section.model != BM25 else None
-    return _Subject(kind, run, section.model, section.revision, ref, row, shape, tokenizer, recipe)
-
-
-def _resolved(loaded: LoadedConfig, name: str, revision: str | None, kind: str) -> ModelRef | None:
+def _if_here(find: Callable[[], _T], *sections: RetrieverConfig | RerankerConfig) -> _T | None:
+    """Return what is found, or None where a model is still to come from the hub; one on the disk has to be usable."""
     try:
-        return resolve_model(name, revision, f"{loaded.path}: {kind}.model", loaded.base.model_folder)
+        return find()
     except OfflineError:
         return None
     except ModelError:
-        if on_hub(name):
-            return None
+        if any(on_hub(section.model) for section in sections):
+            return None  # a mirror's models may be fetched later
         raise
 
 
-def _tokenizer(ref: ModelRef | None) -> Any:
-    try:
-        return None if ref is None else load_tokenizer(ref, local=True)
-    except ModelError:  # without one the table of scripts does
-        return None
+def _subject(
+    loaded: LoadedConfig, run: RunConfig, section: RetrieverConfig | RerankerConfig, row: RunSpec | None, where: str
+) -> _Subject:
+    recipe = find_recipe(section.recipe, f"{where}.recipe") if isinstance(section, RerankerConfig) else None
+    resolving = partial(resolve_model, section.model, section.revision, f"{where}.model", loaded.base.model_folder)
+    ref = row.ref if row is not None else _if_here(resolving, section)
+    if section.model == BM25:
+        return _Subject(run, section, row, ref)
+    config, tokenizer = None, None
+    if ref is not None:
+        config = read_mapping(ref, "config.json")
+        with suppress(ModelError):  # without a tokenizer the table of scripts does
+            tokenizer = load_tokenizer(ref, local=True)
+    shape = shape_of(ref.name if ref is not None else section.model, config)
+    return _Subject(run, section, row, ref, shape, tokenizer, recipe)
 
 
-def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> Texts | None:
+def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> list[Cell]:
     retriever = subject.run.retriever
-    first = next((one.row for one in subjects if one.kind == "retriever" and one.run.retriever == retriever), None)
-    folder = None if first is None else first.folder(at_home(loaded.base.results_dir), task.name)
-    wish = Wish(
-        retriever.top_k,
-        retriever.candidates == "auto",
-        None if folder is None else predictions_of(folder, task.name),
-        subject.tokenizer or next((one.tokenizer for one in subjects if one.tokenizer is not None), None),
-    )
-    return read_texts(task, loaded.base.embedded.size, wish)
+    first = next((one.row for one in subjects if one.section == retriever), None)
+    predictions = None
+    if first is not None:
+        folder = first.folder(at_home(loaded.base.results_dir), task.name)
+        path = results.predictions_path(folder, task.name)
+        predictions = path if Manifest.find(folder) is not None and path.is_file() else None
+    tokenizer = subject.tokenizer or next((one.tokenizer for one in subjects if one.tokenizer is not None), None)
+    return read_texts(task, loaded.base.embedded.size, retriever, predictions, tokenizer)
 
 
-def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, texts: Texts) -> Work:
-    counted = [_counts(subject, cell) for cell in texts.cells]
-    pairs = sum(cell.pairs for cell in texts.cells)
-    own = subject.kind == "retriever"
-    done = _is_done(loaded, task, subject)
-    vectors = subject.shape.hidden * 4 if own and subject.shape is not None else 0
+def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, cells: list[Cell], *, again: bool) -> Work:
+    prompt, computed, flops = map(sum, zip(*(_counts(subject, cell) for cell in cells), strict=True))
+    queries, documents = sum(cell.queries for cell in cells), sum(cell.documents for cell in cells)
+    pairs = sum(cell.pairs for cell in cells)
+    done = _is_done(loaded, task, subject.row)
+    texts, disk = 0, pairs * _RERANKED
+    if subject.kind == "retriever":
+        texts, disk = queries + documents, pairs * _RETRIEVED
+        disk += documents * subject.shape.hidden * 4 if subject.shape is not None else 0
     return Work(
-        subject.kind,
-        subject.name,
-        subject.dtype,
-        subject.detail,
-        task.name,
-        task.suite,
-        sum(cell.queries for cell in texts.cells),
-        pairs,
-        sum(cell.queries + cell.documents for cell in texts.cells) if own else 0,
-        sum(one[0] for one in counted),
-        sum(one[1] for one in counted),
-        sum(one[2] for one in counted),
-        pairs * (_RETRIEVED if own else _RERANKED) + vectors * sum(cell.documents for cell in texts.cells),
-        done,
-        0.0 if done else sum(_beside(subject, cell) for cell in texts.cells),
-        0.0,
-        texts.source,
+        kind=subject.kind,
+        model=subject.name,
+        dtype=subject.dtype,
+        detail=subject.detail,
+        task=task.name,
+        suite=task.suite,
+        queries=queries,
+        pairs=pairs,
+        texts=texts,
+        prompt_tokens=prompt,
+        computed_tokens=computed,
+        flops=flops,
+        disk=disk,
+        done=done,
+        seconds=0.0 if done else sum(_beside(subject, cell) for cell in cells),
+        shared=sum(cell.pairs * cell.shared for cell in cells) / max(pairs, 1) if again else 0.0,
+        source=cells[0].source,
     )
 
 
 def _beside(subject: _Subject, cell: Cell) -> float:
-    """Return the seconds that a cell takes besides a model's layers: BM25, or turning texts into tokens."""
+    """Return the seconds that a cell takes besides a model's layers: BM25, or tokenising the corpus once."""
     if subject.name != BM25:
-        return cell.tokenizing_seconds
-    texts, queries = (cell.documents, cell.corpus_characters), (cell.queries, cell.query_characters)
+        return cell.tokenizing * cell.documents * cell.corpus.mean / 1e6
+    texts, queries = (cell.documents, cell.corpus.mean), (cell.queries, cell.query_characters)
     return measure_bm25(texts, queries, subject.run.retriever.top_k)
 
 
 def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     """Return prompt tokens, computed tokens and useful FLOP of one cell."""
     query = cell.query_characters / cell.characters_a_token
-    if subject.kind == "retriever":
-        return _embedded(subject, cell, query)
-    config = subject.run.reranker
-    assert config is not None  # noqa: S101 - a reranker has one
+    config = subject.section
+    if isinstance(config, RetrieverConfig):
+        return _embedded(subject, cell, query + _RETRIEVER_FRAME)
     limit = (config.max_length or MAX_LENGTH) if subject.ref is None else effective_max_length(config, subject.ref)
-    mean = cell.document_characters / cell.characters_a_token
-    documents = [mean * part for part in cell.spread]
-    if isinstance(subject.shape, EncoderShape):
-        lengths = [min(query + one + 4, limit) for one in documents]
-        tokens = cell.pairs * _mean(lengths)
-        return tokens, tokens, cell.pairs * _mean([subject.shape.useful_flops(one) for one in lengths])
-    frame, suffix = _frame(subject)
-    prefix = frame - suffix + query
-    own = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
+    documents = cell.candidate.tokens(cell.characters_a_token)
+    shape = subject.shape
+    if isinstance(shape, EncoderShape):
+        prefix, own = 0.0, [min(query + one + 4, limit) for one in documents]
+    else:
+        frame, suffix = _frame(subject)
+        prefix = frame - suffix + query
+        own = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
     prompt, computed = cell.pairs * (prefix + _mean(own)), cell.queries * prefix + cell.pairs * _mean(own)
-    if subject.shape is None:
+    if shape is None:
         return prompt, computed, 0.0
-    alone = subject.shape.useful_flops(prefix, [])
-    behind = _mean([subject.shape.useful_flops(prefix, [one]) - alone for one in own])
+    alone = useful_flops(shape, prefix, [])
+    behind = _mean([useful_flops(shape, prefix, [one]) - alone for one in own])
     return prompt, computed, cell.queries * alone + cell.pairs * behind
 
 
@@ -284,41 +363,30 @@ def _mean(values: Sequence[float]) -> float:
 def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
-    limit = subject.run.retriever.max_length or (saved_max_length(subject.ref) if subject.ref else None) or MAX_LENGTH
-    query, mean = query + _RETRIEVER_FRAME, cell.corpus_characters / cell.characters_a_token
-    documents = [min(mean * part, limit) for part in cell.corpus_spread]
+    limit = subject.section.max_length or (saved_max_length(subject.ref) if subject.ref else None) or MAX_LENGTH
+    documents = [min(text, limit) for text in cell.corpus.tokens(cell.characters_a_token)]
     tokens = cell.queries * query + cell.documents * _mean(documents)
-    shape = subject.shape
-    if shape is None:
+    if subject.shape is None:
         return tokens, tokens, 0.0
-    one, *many = [_of_text(shape, text) for text in (query, *documents)]
+    one, *many = [useful_flops(subject.shape, 0, [text]) for text in (query, *documents)]
     return tokens, tokens, cell.queries * one + cell.documents * _mean(many)
-
-
-def _of_text(shape: Shape | EncoderShape, tokens: float) -> float:
-    return shape.useful_flops(tokens) if isinstance(shape, EncoderShape) else shape.useful_flops(0, [tokens])
 
 
 def _frame(subject: _Subject) -> tuple[float, float]:
     """Return the tokens around query and document, and those of them that follow the document."""
-    recipe, tokenizer = subject.recipe, subject.tokenizer
+    recipe = subject.recipe
     assert recipe is not None  # noqa: S101 - asked for rerankers only
     whole = recipe.prompt("", "", recipe.default_instruction)  # a task's own instruction is about as long
     behind = recipe.closing + recipe.suffix
-    if tokenizer is None:
+    if subject.tokenizer is None:
         return len(whole) / _FRAME, len(behind) / _BEHIND
-    counted, last = tokenizer([whole, behind], add_special_tokens=False)["input_ids"]
+    counted, last = subject.tokenizer([whole, behind], add_special_tokens=False)["input_ids"]
     return float(len(counted)), float(len(last))
 
 
-def _is_done(loaded: LoadedConfig, task: TaskRef, subject: _Subject) -> bool:
-    if subject.row is None:
+def _is_done(loaded: LoadedConfig, task: TaskRef, row: RunSpec | None) -> bool:
+    if row is None:
         return False
     root = at_home(loaded.base.results_dir)
-    inputs: dict[str, Any] = {"data": prepare.fingerprint(build(task, size=loaded.base.embedded.size))}
-    if subject.row.retriever is not None:
-        first = Manifest.find(subject.row.retriever.folder(root, task.name))
-        if first is None:
-            return False
-        inputs["candidates"] = first.digest
-    return results.is_done(subject.row.folder(root, task.name), inputs)
+    inputs = inputs_of(row, task, prepare.fingerprint(build(task, size=loaded.base.embedded.size)), root)
+    return inputs is not None and results.is_done(row.folder(root, task.name), inputs)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,55 +52,29 @@ class DeviceLoad:
     """What is asked of a device.
 
     Attributes:
-        shape: The model's size, or None where it is not known.
-        dtype: Its number format.
         prefix: Tokens that a query's documents share, on average; 0 where each text is on its own.
-        own: Tokens of a document or a text, on average; 0 where nothing is left to do.
+        own: Tokens of a document or a text, on average.
         group: Documents that share a prefix, or texts in a batch.
     """
 
-    shape: Shape | EncoderShape | None
+    shape: Shape | EncoderShape
     dtype: str
     prefix: float
     own: float
     group: int
 
 
+class _Benchmark(NamedTuple):
+    """What a file of `make bench` says: FLOP/s of useful work of a model of one size on a device."""
+
+    path: Path
+    device: str
+    shape: Shape
+    dtype: str
+    rate: float
+
+
 @dataclass(frozen=True)
-class Device:
-    """What will run.
-
-    Attributes:
-        kind: `cpu`, `cuda`, `cuda:1`, `mps`.
-        name: What it calls itself.
-    """
-
-    kind: str
-    name: str
-
-    @classmethod
-    def of(cls, device: str) -> Device:
-        """Resolve a config's device as a run does.
-
-        Args:
-            device: `auto` or a torch device.
-
-        Raises:
-            EngineError: This machine does not have it.
-        """
-        chosen = resolve_device(device)
-        if chosen.type == "cuda":
-            return cls(str(chosen), torch.cuda.get_device_name(chosen))
-        return cls(chosen.type, processor())
-
-    @property
-    def shown(self) -> str:
-        """The device in words."""
-        threads = f", {torch.get_num_threads()} threads" if self.kind == "cpu" else ""
-        return f"{self.kind} ({self.name}{threads})"
-
-
-@dataclass
 class Rater:
     """Finds a rate for each model: the one that was given, a benchmark's of the very device, or a measured one.
 
@@ -109,24 +83,16 @@ class Rater:
         given: FLOP/s from the command line, or None.
         device: The device that runs here; None where another is reckoned for.
         name: Its name, which benchmarks go by.
-        seconds: What finding the rates took.
     """
 
     shown: str
     given: float | None = None
-    device: Device | None = None
+    device: torch.device | None = None
     name: str = ""
-    seconds: float = 0.0
-    _known: dict[DeviceLoad, tuple[float, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: LoadedConfig, given: float | None, name: str | None) -> Rater:
-        """Say what to reckon for.
-
-        Args:
-            loaded: The config, whose device counts where nothing else is named.
-            given: FLOP/s from the command line, or None.
-            name: A device's name from the command line, or None.
+        """Say what to reckon for: a given rate, a named device, or the config's device.
 
         Raises:
             ConfigError: Nothing was benchmarked on a device of this name.
@@ -135,19 +101,17 @@ class Rater:
         if given is not None:
             return cls(f"a device of {given / 1e12:g} TFLOP/s of useful work, as given by --rate", given)
         if name is not None:
-            known = sorted(benchmarked_devices())
+            known = sorted({one.device for one in _benchmarks()})
             if name not in known:
                 raise ConfigError(f"--device-name {name!r}: not benchmarked in {BENCH}; {did_you_mean(name, known)}")
             return cls(name, name=name)
         check_device(loaded.base.device, ", or reckon for another device with --rate TFLOPS")
-        device = Device.of(loaded.base.device)
-        return cls(device.shown, device=device, name=device.name)
+        device = resolve_device(loaded.base.device)
+        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        return cls(f"{device} ({name_of(device)}{threads})", device=device, name=name_of(device))
 
-    def rate(self, asked: DeviceLoad) -> tuple[float, str]:
-        """Return FLOP/s of useful work and where that figure comes from; NaN where there is nothing to reckon.
-
-        Args:
-            asked: What a model has to do.
+    def rate(self, asked: DeviceLoad | None) -> tuple[float, str]:
+        """Return FLOP/s of useful work and where that figure comes from; NaN where nothing is asked.
 
         Raises:
             ConfigError: The named device was not benchmarked with such a model.
@@ -155,18 +119,11 @@ class Rater:
         """
         if self.given is not None:
             return self.given, "as given"
-        if asked not in self._known:
-            started = time.monotonic()
-            self._known[asked] = self._found(asked)
-            self.seconds += time.monotonic() - started
-        return self._known[asked]
-
-    def _found(self, asked: DeviceLoad) -> tuple[float, str]:
-        if asked.shape is None or not asked.own:
+        if asked is None:
             return float("nan"), "nothing to do, or of unknown size"
-        found = benchmarked(asked.shape, asked.dtype, self.name)
-        if found is not None:
-            return found
+        for one in _benchmarks():
+            if (one.device, one.shape, one.dtype) == (self.name, asked.shape, asked.dtype):
+                return one.rate, f"benchmarked on {self.name}, {one.path}"
         if self.device is None:
             raise ConfigError(
                 f"--device-name {self.name!r}: no benchmark of a model of this size in {asked.dtype} in {BENCH}; give "
@@ -176,9 +133,14 @@ class Rater:
             return measure(asked, self.device), "measured now, on layers of the model's shape"
         except (EngineError, RuntimeError) as error:
             raise DeviceError(
-                f"device: {self.device.shown} cannot run {asked.dtype} layers of this size ({error}); reckon for "
-                "another device with --rate TFLOPS"
+                f"device: {self.shown} cannot run {asked.dtype} layers of this size ({error}); reckon for another "
+                "device with --rate TFLOPS"
             ) from error
+
+
+def name_of(device: torch.device) -> str:
+    """Return what a device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def processor() -> str:
@@ -192,61 +154,43 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def benchmarked(shape: Shape | EncoderShape, dtype: str, name: str) -> tuple[float, str] | None:
-    """Return what `make bench` measured on a device with a model of the same size and number format, and where.
-
-    Args:
-        shape: The model's size.
-        dtype: Its number format.
-        name: The device's name.
-    """
+def _benchmarks() -> Iterator[_Benchmark]:
+    """Yield what `make bench` measured with models of published sizes, on any device."""
     for path in sorted(BENCH.glob("*.json")):
         try:
             document = load_json(path)
-            same = PUBLISHED.get(document["shape"]) == shape and document["dtype"] == dtype
-            if same and document["machine"]["device"] == name:
-                share = document["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"]
-                return share * document["matmul_flops"], f"benchmarked on {name}, {path}"
+            rate = document["workloads"]["short"]["peers"]["ours"]["share_of_matmul_rate"] * document["matmul_flops"]
+            device, shape = str(document["machine"]["device"]), PUBLISHED[document["shape"]]
+            found = _Benchmark(path, device, shape, document["dtype"], rate)
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return None
+        yield found
 
 
-def benchmarked_devices() -> set[str]:
-    """Return the names of the devices of which `make bench` left files."""
-    found = set()
-    for path in BENCH.glob("*.json"):
-        try:
-            document = load_json(path)
-            if document["shape"] in PUBLISHED:
-                found.add(str(document["machine"]["device"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
+def useful_flops(shape: Shape | EncoderShape, prefix: float, documents: Sequence[float]) -> float:
+    """Count a query's useful FLOP: documents of so many tokens behind a prefix, which encoders compute each time."""
+    if isinstance(shape, EncoderShape):
+        return sum(shape.useful_flops(prefix + own) for own in documents)
+    return shape.useful_flops(prefix, documents)
 
 
-def measure(asked: DeviceLoad, device: Device) -> float:
-    """Measure useful FLOP/s for about a second.
-
-    Args:
-        asked: What is asked; the model's size is known.
-        device: On which device.
+def measure(asked: DeviceLoad, device: torch.device) -> float:
+    """Measure useful FLOP/s for about a second, with a model whose size is known.
 
     Raises:
         EngineError: The number format does not run on the device.
         RuntimeError: Its memory does not suffice for two of the model's layers.
     """
-    assert asked.shape is not None  # noqa: S101 - the caller has looked
-    target = torch.device(device.kind)
-    check_quantization(asked.dtype, target)
+    check_quantization(asked.dtype, device)
+    whole = asked.shape.layers
+    a_layer = asked.shape.layer_parameters / whole * weights_dtype(asked.dtype).itemsize
+    layers = min(whole, max(2, int(_WEIGHTS // a_layer)))
     if isinstance(asked.shape, EncoderShape):
-        run, layers = _encoder(asked, target)
-        share = layers / asked.shape.layers
+        run, share = _encoder(asked, asked.shape, layers, device), layers / whole
     else:
-        run, layers = _decoder(asked, target)
-        share = (layers - _LAST) / (asked.shape.layers - _LAST)
+        run, share = _decoder(asked, asked.shape, layers, device), (layers - _LAST) / (whole - _LAST)
     try:
-        return _timed(run, asked, target) * share
+        return _timed(run, asked, device) * share
     finally:
         del run
         gc.collect()
@@ -275,25 +219,13 @@ def _timed(run: Callable[[int], None], asked: DeviceLoad, device: torch.device) 
     times = [took]
     while sum(times) < _SECONDS:
         times.append(seconds(documents))
-    return _flops(asked, documents) / (sum(times) / len(times))
+    flops = useful_flops(asked.shape, round(asked.prefix), [max(round(asked.own), 1)] * documents)
+    return flops / (sum(times) / len(times))
 
 
-def _flops(asked: DeviceLoad, documents: int) -> float:
-    assert asked.shape is not None  # noqa: S101 - as above
-    prefix, own = round(asked.prefix), max(round(asked.own), 1)
-    if isinstance(asked.shape, EncoderShape):
-        return documents * asked.shape.useful_flops(prefix + own)
-    if not prefix:
-        return documents * asked.shape.useful_flops(0, [own])
-    return asked.shape.useful_flops(prefix, [own] * documents)
-
-
-def _decoder(asked: DeviceLoad, device: torch.device) -> tuple[Callable[[int], None], int]:
+def _decoder(asked: DeviceLoad, shape: Shape, layers: int, device: torch.device) -> Callable[[int], None]:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    shape = asked.shape
-    assert isinstance(shape, Shape)  # noqa: S101 - the caller has looked
-    layers = _layers(shape.layers, shape.layer_parameters, asked.dtype)
     config: Any = Qwen3Config(
         vocab_size=_VOCABULARY,
         hidden_size=shape.hidden,
@@ -316,15 +248,12 @@ def _decoder(asked: DeviceLoad, device: torch.device) -> tuple[Callable[[int], N
         for start in range(0, documents, budget):
             runner.run(Pack((Part(0, group, tuple(range(start, min(start + budget, documents)))),)))
 
-    return run, layers
+    return run
 
 
-def _encoder(asked: DeviceLoad, device: torch.device) -> tuple[Callable[[int], None], int]:
+def _encoder(asked: DeviceLoad, shape: EncoderShape, layers: int, device: torch.device) -> Callable[[int], None]:
     from transformers import BertConfig, BertModel
 
-    shape = asked.shape
-    assert isinstance(shape, EncoderShape)  # noqa: S101 - the caller has looked
-    layers = _layers(shape.layers, shape.layer_parameters, asked.dtype)
     tokens = max(round(asked.prefix + asked.own), 1)
     config: Any = BertConfig(
         vocab_size=_VOCABULARY,
@@ -342,12 +271,7 @@ def _encoder(asked: DeviceLoad, device: torch.device) -> tuple[Callable[[int], N
         with torch.inference_mode():
             network(ids, attention_mask=torch.ones_like(ids))
 
-    return run, layers
-
-
-def _layers(layers: int, parameters: int, dtype: str) -> int:
-    a_layer = parameters / layers * weights_dtype(dtype).itemsize
-    return min(layers, max(2, int(_WEIGHTS // a_layer)))
+    return run
 
 
 def _filled(kind: Any, config: Any, dtype: str, device: torch.device) -> Any:
@@ -377,11 +301,11 @@ def measure_bm25(texts: tuple[int, float], queries: tuple[int, float], depth: in
     rng = np.random.default_rng(0)
     words = [f"w{number}" for number in range(2_000)]
 
-    def text(characters: float) -> str:
-        return " ".join(rng.choice(words, max(1, round(characters / 6))))
+    def sample(number: int, characters: float) -> list[str]:
+        return [" ".join(rng.choice(words, max(1, round(characters / 6)))) for _ in range(number)]
 
     some, asked = min(texts[0], _BM25_TEXTS), min(queries[0], _BM25_QUERIES)
-    corpus, wanted = [text(texts[1]) for _ in range(some)], [text(queries[1]) for _ in range(asked)]
+    corpus, wanted = sample(some, texts[1]), sample(asked, queries[1])
     started = time.perf_counter()
     tokens = bm25s.tokenize(corpus, show_progress=False)
     retriever: Any = bm25s.BM25()

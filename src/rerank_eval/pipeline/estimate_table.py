@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,20 +15,32 @@ from rerank_eval.config import LoadedConfig
 from rerank_eval.config.schema import BM25
 from rerank_eval.files import write_json
 from rerank_eval.hub import go_offline
-from rerank_eval.pipeline.estimate import estimate
+from rerank_eval.pipeline.estimate import Estimate, Work, estimate
 from rerank_eval.pipeline.estimate_texts import GUESSED, SHARED
-from rerank_eval.pipeline.estimate_work import Estimate, Work
 from rerank_eval.tables import simple
 from rerank_eval.typed import started
 
+_SUMMED = ("texts", "prompt_tokens", "computed_tokens", "flops")
 
-def show_estimate(loaded: LoadedConfig, console: Console, **options: Any) -> None:
+
+def show_estimate(
+    loaded: LoadedConfig,
+    console: Console,
+    *,
+    rate: float | None = None,
+    device_name: str | None = None,
+    price: float | None = None,
+    json: Path | None = None,
+) -> None:
     """Estimate a config's work and print it.
 
     Args:
         loaded: The config.
         console: Where it is printed.
-        **options: `rate` in FLOP/s, `device_name`, `price` of an hour, `json`: a file; each may be None.
+        rate: See `estimate`.
+        device_name: See `estimate`.
+        price: Of an hour, or None.
+        json: Further file for everything as JSON, or None.
 
     Raises:
         ConfigError: A task or a file that the config names is wrong.
@@ -35,36 +48,25 @@ def show_estimate(loaded: LoadedConfig, console: Console, **options: Any) -> Non
         ModelError: A folder that the config names as a model holds none that is usable.
     """
     go_offline()  # else the hub would be asked for every model's config.json
-    found = estimate(loaded, options.get("rate"), options.get("device_name"))
+    found = estimate(loaded, rate, device_name)
     begun = time.monotonic() - started() - found.measuring  # a run reads the same packages, config and data
-    price = options.get("price")
-    console.print()
-    console.print(_per_task(found), markup=False)
-    console.print()
-    console.print(_per_model(found, price), markup=False)
-    console.print()
+    console.print(f"\n{_per_task(found)}\n\n{_per_model(found, price)}\n", markup=False)
     for line in _words(found):
         console.print(line, markup=False, soft_wrap=False)
     if any(not one.done for one in found.work):
         console.print(f"starting takes {begun:.0f} s more, as it did here", markup=False)
-    if options.get("json") is not None:
-        write_json(options["json"], as_data(found, price))
-        console.print(f"written: {options['json']}", markup=False)
+    if json is not None:
+        write_json(json, _as_data(found, price))
+        console.print(f"written: {json}", markup=False)
 
 
-def as_data(found: Estimate, price: float | None = None) -> dict[str, Any]:
-    """Return everything for JSON.
-
-    Args:
-        found: The estimate.
-        price: Of an hour, or None.
-    """
-    work = [{**dataclasses.asdict(one), "hours": found.hours(one)} for one in found.work]
-    hours = sum(found.hours(one) for one in found.work)
+def _as_data(found: Estimate, price: float | None) -> dict[str, Any]:
+    hours = found.hours(*found.work)
+    to_do = _totals([one for one in found.work if not one.done])
     return {
         "total": {
             **_totals(found.work),
-            **{f"{key}_to_do": value for key, value in _totals([one for one in found.work if not one.done]).items()},
+            **{f"{key}_to_do": value for key, value in to_do.items()},
             "hours": hours,
             "cost": None if price is None else hours * price,
             "disk_bytes": sum(one.disk for one in found.work) + sum(found.checkpoints.values()),
@@ -77,21 +79,17 @@ def as_data(found: Estimate, price: float | None = None) -> dict[str, Any]:
         "unknown_sizes": list(found.unknown),
         "not_here": list(found.unresolved),
         "unmeasured_tasks": list(found.unmeasured),
-        "work": work,
+        "work": [{**dataclasses.asdict(one), "hours": found.hours(one)} for one in found.work],
     }
 
 
 def _totals(work: Sequence[Work]) -> dict[str, float]:
     """Sum over rows and tasks: a task that six models rerank counts six times, its queries once."""
-    rerankers = [one for one in work if one.kind == "reranker"]
     return {
         "tasks": len({one.task for one in work}),
         "queries": sum({one.task: one.queries for one in work}.values()),
-        "pairs": sum(one.pairs for one in rerankers),
-        "texts": sum(one.texts for one in work),
-        "prompt_tokens": sum(one.prompt_tokens for one in work),
-        "computed_tokens": sum(one.computed_tokens for one in work),
-        "flops": sum(one.flops for one in work),
+        "pairs": sum(one.pairs for one in work if one.kind == "reranker"),
+        **{name: sum(getattr(one, name) for one in work) for name in _SUMMED},
     }
 
 
@@ -108,11 +106,10 @@ def _hours(hours: float) -> str:
 def _per_task(found: Estimate) -> str:
     rows = []
     for task in dict.fromkeys(one.task for one in found.work):
-        own = [one for one in found.work if one.task == task]
-        rerankers = [one for one in own if one.kind == "reranker"]
-        shown = rerankers or own
+        work = [one for one in found.work if one.task == task]
+        shown = [one for one in work if one.kind == "reranker"] or work
         first = max(shown, key=lambda one: one.prompt_tokens)
-        todo = sum(not one.done for one in own)
+        done = sum(one.done for one in work)
         rows.append(
             [
                 task,
@@ -120,8 +117,8 @@ def _per_task(found: Estimate) -> str:
                 f"{first.pairs:,}",
                 _millions(first.prompt_tokens),
                 _millions(first.computed_tokens),
-                _hours(sum(found.hours(one) for one in own)),
-                f"{len(own) - todo} of {len(own)}" if todo else "all",
+                _hours(found.hours(*work)),
+                f"{done} of {len(work)}" if done < len(work) else "all",
                 first.source,
             ]
         )
@@ -131,42 +128,41 @@ def _per_task(found: Estimate) -> str:
 
 def _per_model(found: Estimate, price: float | None) -> str:
     rows = []
-    keys = dict.fromkeys((one.kind, one.model, one.detail) for one in found.work)
-    total = 0.0
-    for kind, model, detail in keys:
-        own = [one for one in found.work if (one.kind, one.model, one.detail) == (kind, model, detail)]
-        hours = sum(found.hours(one) for one in own)
-        total += hours
-        amount = sum(one.pairs for one in own) if kind == "reranker" else sum(one.texts for one in own)
-        flops = sum(one.left for one in own)
-        rate = found.rates[own[0].rated][0] if flops else math.nan
+    for kind, model, detail in dict.fromkeys((one.kind, one.model, one.detail) for one in found.work):
+        work = [one for one in found.work if (one.kind, one.model, one.detail) == (kind, model, detail)]
+        reranker = kind == "reranker"
+        amount = sum(one.pairs if reranker else one.texts for one in work)
+        flops = sum(one.left for one in work)
         rows.append(
             [
-                model if kind == "retriever" else f"+ {model}",
+                f"+ {model}" if reranker else model,
                 detail,
-                f"{amount:,} {'pairs' if kind == 'reranker' else 'texts'}",
+                f"{amount:,} {'pairs' if reranker else 'texts'}",
                 f"{flops / 1e15:,.3g}" if flops else "-",
-                f"{rate / 1e12:,.3g}" if flops else "-",
-                _hours(hours),
-                "-" if price is None else f"{hours * price:,.2f}",
+                f"{found.rates[work[0].rated][0] / 1e12:,.3g}" if flops else "-",
+                *_hours_and_cost(found.hours(*work), price),
             ]
         )
-    rows.append(["total", "", "", "", "", _hours(total), "-" if price is None else f"{total * price:,.2f}"])
+    rows.append(["total", "", "", "", "", *_hours_and_cost(found.hours(*found.work), price)])
     heads = ["model", "settings", "work", "PFLOP left", "TFLOP/s", "on one device", "cost"]
     return simple(heads, rows, "llrrrrr")
 
 
+def _hours_and_cost(hours: float, price: float | None) -> list[str]:
+    return [_hours(hours), "-" if price is None else f"{hours * price:,.2f}"]
+
+
 def _words(found: Estimate) -> list[str]:
-    disk = sum(one.disk for one in found.work if not one.done)
-    whole, left = _totals(found.work), _totals([one for one in found.work if not one.done])
-    shared = sum(one.shared * one.pairs for one in found.work if not one.done)
+    to_do = [one for one in found.work if not one.done]
+    whole, left = _totals(found.work), _totals(to_do)
+    shared = sum(one.shared * one.pairs for one in to_do)
     lines = [
         f"in all: {whole['tasks']} task(s), {whole['queries']:,} queries, {whole['pairs']:,} pairs over all rerankers, "
         f"{whole['prompt_tokens'] / 1e9:,.3g} billion tokens of prompts and texts, of which "
         f"{whole['computed_tokens'] / 1e9:,.3g} are computed",
         f"left: {left['pairs']:,} pairs, {left['texts']:,} texts to embed, "
         f"{left['computed_tokens'] / 1e9:,.3g} billion tokens, {left['flops'] / 1e18:,.3g} EFLOP",
-        f"disk: results and embeddings {disk / 1e9:,.1f} GB, "
+        f"disk: results and embeddings {sum(one.disk for one in to_do) / 1e9:,.1f} GB, "
         f"checkpoints {sum(found.checkpoints.values()) / 1e9:,.1f} GB",
         f"reckoned for one device: {found.device}; another: --rate TFLOPS of useful work (half of what an H200 reaches "
         "on bfloat16 matrix products: 395), or --device-name of one that results/bench has files of",

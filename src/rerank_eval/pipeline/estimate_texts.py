@@ -1,73 +1,83 @@
-"""How much text a task has: from its data where that is here, else from mteb's descriptive statistics."""
+"""How much text a task has: from its data where that is here, else from mteb's descriptive statistics.
+
+A mean length does not do: ten documents of 100 tokens and one of 50,000 are not eleven of 4,636. At a limit of 8,192
+tokens they come to 9,192 tokens, not to 51,000. So lengths are kept as a spread around their mean.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
+from rerank_eval.config import RetrieverConfig
 from rerank_eval.files import load_json
-from rerank_eval.pipeline import results
-from rerank_eval.pipeline.estimate_lengths import EQUAL, Spread, spread_from, spread_of
-from rerank_eval.results.manifest import Manifest
 from rerank_eval.shipped import evals_root
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.tasks.suites import load_suites
 
-_SAMPLE = 200
-"""Documents that are tokenised to learn how long a token is on local data."""
+BINS = 64
+"""Parts of equal weight in which a spread is kept."""
+EQUAL = (1.0,)
+"""The spread of texts that are all of one length."""
 GUESSED = (60, 800)
 """Characters of a query and of a document where nothing tells them: about the median task's of the six suites."""
 SHARED = 0.28
 """Share of the top 100 that two retrievers have in common where nothing tells: measured of BM25 and MiniLM on the
 embedded functions."""
-_CODE = "Programming"
+_SAMPLE = 200
+"""Documents that are tokenised to learn how long a token is on local data."""
 _INDIC = ("Deva", "Beng", "Taml", "Telu", "Gujr", "Guru", "Knda", "Mlym", "Sinh")
+
+Spread = tuple[float, ...]
+"""Lengths as multiples of their mean, ascending, of equal weight; their mean is 1."""
+
+
+class Lengths(NamedTuple):
+    """Lengths of texts in characters: their mean, and how they spread around it."""
+
+    mean: float
+    spread: Spread = EQUAL
+
+    def tokens(self, characters_a_token: float) -> list[float]:
+        """Return as many lengths in tokens as the spread has parts."""
+        return [self.mean / characters_a_token * part for part in self.spread]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One split and subset.
+    """How much text one split and subset has.
 
     Attributes:
-        subset: Its name.
-        split: Its name.
-        queries: How many.
+        source: Where the figures come from: `candidates`, `data`, `statistics` or `guess`.
         documents: How many the corpus has.
         candidates: A query's candidates on average.
         query_characters: Of a query, on average.
-        document_characters: Of a candidate, on average.
-        corpus_characters: Of a document of the corpus, on average.
+        candidate: Lengths of the candidates.
+        corpus: Lengths of the corpus's documents.
         characters_a_token: Of these texts in Qwen's vocabulary, or in the tokenizer that is at hand.
-        spread: How the candidates' lengths spread around their mean.
-        corpus_spread: The same of the corpus.
         own_candidates: Whether the task's own lists are used, whatever the retriever.
         tokenizing: Seconds that the tokenizer at hand takes for a million characters, as timed here; 0 without one.
     """
 
-    subset: str
-    split: str
+    source: str
     queries: int
     documents: int
     candidates: float
     query_characters: float
-    document_characters: float
-    corpus_characters: float
+    candidate: Lengths
+    corpus: Lengths
     characters_a_token: float
-    spread: Spread = EQUAL
-    corpus_spread: Spread = EQUAL
     own_candidates: bool = False
     tokenizing: float = 0.0
-
-    @property
-    def tokenizing_seconds(self) -> float:
-        """Seconds to tokenise the corpus once, which both stages do at most."""
-        return self.tokenizing * self.documents * self.corpus_characters / 1e6
 
     @property
     def shared(self) -> float:
@@ -82,73 +92,44 @@ class Cell:
         return round(self.queries * self.candidates)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """A task's texts.
-
-    Attributes:
-        cells: Its cells.
-        source: Where the figures come from: `candidates`, `data`, `statistics` or `guess`.
-        metadata: mteb's metadata of the task.
-    """
-
-    cells: tuple[Cell, ...]
-    source: str
-    metadata: Any
-
-
-@dataclass(frozen=True)
-class Wish:
-    """Whose candidates' texts are wanted.
-
-    Attributes:
-        top_k: Candidates of a query.
-        native: Whether a task's own candidates are used where it has some.
-        predictions: The retriever's candidates, where they were found before; else None.
-        tokenizer: A tokenizer that is at hand, or None.
-    """
-
-    top_k: int
-    native: bool
-    predictions: Path | None = None
-    tokenizer: Any = None
-
-
-def read_texts(task: TaskRef, size: Any, wish: Wish) -> Texts | None:
+def read_texts(
+    task: TaskRef, size: Any, retriever: RetrieverConfig, predictions: Path | None, tokenizer: Any
+) -> list[Cell]:
     """Measure a task's texts.
 
     Args:
         task: The task.
         size: Size of embedded tasks.
-        wish: Whose candidates count.
+        retriever: Whose candidates count.
+        predictions: File of its candidates, where they were found before.
+        tokenizer: A tokenizer that is at hand, or None.
 
     Returns:
-        The texts, or None where neither the data is local nor mteb has statistics.
+        The task's cells; none where neither the data is local nor mteb has statistics.
     """
     built = build(task, size=size)
     if task.kind == "mteb":
-        return _from_statistics(built, wish) or _guessed(task, built, wish)
+        return _from_statistics(built, retriever) or _guessed(task, built, retriever)
     prepare.load(built)
-    found = _predictions(wish.predictions)
+    found = _predictions(predictions)
     cells = []
     for subset, split, data in prepare.cells(built):
         lists: list[list[str]] | None = None
-        if wish.native and data["top_ranked"] and prepare.gives_lists(built.metadata):
-            lists = [list(own) for own in data["top_ranked"].values()]
+        if retriever.candidates == "auto" and data["top_ranked"] and prepare.gives_lists(built.metadata):
+            lists = [list(ids) for ids in data["top_ranked"].values()]
         elif split in found.get(subset, {}):
-            lists = [list(own)[: wish.top_k] for own in found[subset][split].values()]
-        cells.append(_measure((subset, split), data, lists, wish))
-    metadata = built.metadata
+            lists = [list(scores)[: retriever.top_k] for scores in found[subset][split].values()]
+        cells.append(_measure(data, lists, retriever, tokenizer, "candidates" if found else "data"))
     prepare.unload(built)
-    return Texts(tuple(cells), "candidates" if found else "data", metadata)
+    return cells
 
 
 def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Return the candidates of each subset, split and query; none where they are torn, so that they are found anew."""
+    """Return the scores of each subset, split and query; none where they are torn, so that they are found anew."""
     try:
         found = {} if path is None else load_json(path)
         return {
-            subset: {split: {query: dict(own) for query, own in queries.items()} for split, queries in splits.items()}
+            subset: {split: {query: dict(one) for query, one in queries.items()} for split, queries in splits.items()}
             for subset, splits in found.items()
             if subset != "mteb_model_meta"
         }
@@ -156,30 +137,33 @@ def _predictions(path: Path | None) -> dict[str, dict[str, dict[str, dict[str, f
         return {}
 
 
-def _measure(cell: tuple[str, str], data: Any, lists: list[list[str]] | None, wish: Wish) -> Cell:
+def _measure(data: Any, lists: list[list[str]] | None, retriever: RetrieverConfig, tokenizer: Any, source: str) -> Cell:
     ids = data["corpus"]["id"][:]
     titles = data["corpus"]["title"][:] if "title" in data["corpus"].column_names else [""] * len(ids)
     texts = [f"{title} {text}".strip() for title, text in zip(titles, data["corpus"]["text"][:], strict=True)]
     by_id = dict(zip(ids, texts, strict=True))
-    chosen = [by_id[one] for own in lists for one in own if one in by_id] if lists else texts
+    chosen = [by_id[one] for listed in lists for one in listed if one in by_id] if lists else texts
     queries = list(data["queries"]["text"])
     ratio, tokenizing = characters_a_token(["eng-Latn"], code=True), 0.0
-    if wish.tokenizer is not None:
-        ratio, tokenizing = _tokenized(chosen, wish.tokenizer)
+    if tokenizer is not None:
+        ratio, tokenizing = _tokenized(chosen, tokenizer)
     return Cell(
-        *cell,
-        len(queries),
-        len(texts),
-        sum(map(len, lists)) / len(queries) if lists else min(wish.top_k, len(texts)),
-        sum(map(len, queries)) / len(queries),
-        sum(map(len, chosen)) / max(len(chosen), 1),
-        sum(map(len, texts)) / len(texts),
-        ratio,
-        spread_of([len(text) for text in chosen]),
-        spread_of([len(text) for text in texts]),
-        own_candidates=bool(wish.native and data["top_ranked"]),
+        source=source,
+        queries=len(queries),
+        documents=len(texts),
+        candidates=sum(map(len, lists)) / len(queries) if lists else min(retriever.top_k, len(texts)),
+        query_characters=sum(map(len, queries)) / len(queries),
+        candidate=_lengths(chosen),
+        corpus=_lengths(texts),
+        characters_a_token=ratio,
+        own_candidates=bool(retriever.candidates == "auto" and data["top_ranked"]),
         tokenizing=tokenizing,
     )
+
+
+def _lengths(texts: Sequence[str]) -> Lengths:
+    lengths = [len(text) for text in texts]
+    return Lengths(sum(lengths) / max(len(lengths), 1), spread_of(lengths))
 
 
 def _tokenized(texts: Sequence[str], tokenizer: Any) -> tuple[float, float]:
@@ -191,72 +175,78 @@ def _tokenized(texts: Sequence[str], tokenizer: Any) -> tuple[float, float]:
     return characters / max(tokens, 1), (time.perf_counter() - started) / max(characters, 1) * 1e6
 
 
-def _from_statistics(built: Any, wish: Wish) -> Texts | None:
+def _from_statistics(built: Any, retriever: RetrieverConfig) -> list[Cell]:
     statistics = built.metadata.descriptive_stats or {}
     cells = []
     for split in built.eval_splits:
-        whole = statistics.get(split)
-        if whole is None:
-            return None
+        whole = statistics.get(split) or {}
         parts = whole.get("hf_subset_descriptive_stats") or {}
         for subset in built.hf_subsets:
-            own = parts.get(subset, whole if len(built.hf_subsets) == 1 else None)
-            if own is None:
-                return None
-            cells.append(_cell((subset, split), own, built.metadata, wish))
-    return Texts(tuple(cells), "statistics", built.metadata)
+            counted = parts.get(subset, whole if len(built.hf_subsets) == 1 else None)
+            if not counted:
+                return []
+            cells.append(_of_statistics(subset, counted, built.metadata, retriever))
+    return cells
 
 
-def _cell(cell: tuple[str, str], own: Mapping[str, Any], metadata: Any, wish: Wish) -> Cell:
-    queries, documents = own["queries_text_statistics"], own["documents_text_statistics"]
-    number = own.get("num_documents") or round(documents["total_text_length"] / documents["average_text_length"])
-    ranked = own.get("top_ranked_statistics")
+def _of_statistics(subset: str, counted: Mapping[str, Any], metadata: Any, retriever: RetrieverConfig) -> Cell:
+    queries, documents = counted["queries_text_statistics"], counted["documents_text_statistics"]
+    mean = documents["average_text_length"]
+    number = counted.get("num_documents") or round(documents["total_text_length"] / mean)
+    ranked = counted.get("top_ranked_statistics")
     listed = ranked["average_top_ranked_per_query"] if ranked else number
-    if not prepare.gives_lists(metadata):  # lists to retrieve from
-        own_list = min(wish.top_k, listed)
+    if not prepare.gives_lists(metadata):  # its lists say where to retrieve from
+        candidates = min(retriever.top_k, listed)
     else:
-        own_list = listed if ranked and wish.native else min(wish.top_k, number)
+        candidates = listed if ranked and retriever.candidates == "auto" else min(retriever.top_k, number)
     languages = metadata.eval_langs
-    codes = languages.get(cell[0], ["eng-Latn"]) if isinstance(languages, dict) else languages
-    spread = spread_from(number, documents["average_text_length"], documents["max_text_length"])
+    codes = languages.get(subset, ["eng-Latn"]) if isinstance(languages, dict) else languages
+    lengths = Lengths(mean, spread_from(number, mean, documents["max_text_length"]))
     return Cell(
-        *cell,
-        own.get("num_queries") or round(queries["total_text_length"] / queries["average_text_length"]),
-        number,
-        own_list,
-        queries["average_text_length"],
-        documents["average_text_length"],
-        documents["average_text_length"],
-        characters_a_token(codes, code=_CODE in (metadata.domains or ())),
-        spread,
-        spread,
-        own_candidates=own_list is not None,
+        source="statistics",
+        queries=counted.get("num_queries") or round(queries["total_text_length"] / queries["average_text_length"]),
+        documents=number,
+        candidates=candidates,
+        query_characters=queries["average_text_length"],
+        candidate=lengths,
+        corpus=lengths,
+        characters_a_token=characters_a_token(codes, code=_is_code(metadata)),
+        own_candidates=True,  # reckoned so whether the task has lists or not
     )
 
 
-def _guessed(task: TaskRef, built: Any, wish: Wish) -> Texts | None:
+def _is_code(metadata: Any) -> bool:
+    return "Programming" in (metadata.domains or ())
+
+
+def _guessed(task: TaskRef, built: Any, retriever: RetrieverConfig) -> list[Cell]:
     """Take a task's size from its suite, and its lengths from what mteb counted of it, else as guessed."""
     listed = next((one for suite in load_suites().values() for one in suite.tasks if one.name == task.name), None)
     if listed is None or listed.queries is None or listed.pairs is None:
-        return None
-    codes = sorted({code for own in dict(built.metadata.eval_langs).values() for code in own})
-    candidates = listed.pairs / listed.queries * min(1.0, wish.top_k / 100)
-    ratio = characters_a_token(codes, code=_CODE in (built.metadata.domains or ()))
+        return []
+    codes = sorted({code for languages in dict(built.metadata.eval_langs).values() for code in languages})
     whole = (built.metadata.descriptive_stats or {}).get(built.eval_splits[-1]) or {}
-    lengths = [
+    query, document = (
         float((whole.get(f"{kind}_text_statistics") or {}).get("average_text_length") or guess)
         for kind, guess in zip(("queries", "documents"), GUESSED, strict=True)
-    ]
-    documents = round(whole.get("num_documents") or 0)
-    cell = Cell("all", "all", listed.queries, documents, candidates, lengths[0], lengths[1], lengths[1], ratio)
-    return Texts((cell,), "guess", built.metadata)
+    )
+    cell = Cell(
+        source="guess",
+        queries=listed.queries,
+        documents=round(whole.get("num_documents") or 0),
+        candidates=listed.pairs / listed.queries * min(1.0, retriever.top_k / 100),
+        query_characters=query,
+        candidate=Lengths(document),
+        corpus=Lengths(document),
+        characters_a_token=characters_a_token(codes, code=_is_code(built.metadata)),
+    )
+    return [cell]
 
 
 @cache
-def _table() -> dict[str, float]:
-    path = evals_root() / "characters.json"
-    scripts = load_json(path)["scripts"]
-    return {name: float(own["characters_a_token"]) for name, own in scripts.items()}
+def _ratios() -> dict[str, float]:
+    scripts = load_json(evals_root() / "characters.json")["scripts"]
+    return {name: float(script["characters_a_token"]) for name, script in scripts.items()}
 
 
 def characters_a_token(codes: Iterable[str], *, code: bool) -> float:
@@ -269,23 +259,47 @@ def characters_a_token(codes: Iterable[str], *, code: bool) -> float:
     Returns:
         The mean over the languages; for a script that was not measured, that of India's scripts.
     """
-    table = _table()
+    ratios = _ratios()
     if code:
-        return table["code"]
+        return ratios["code"]
+    indic = sum(ratios[name] for name in _INDIC) / len(_INDIC)
     found = []
     for one in codes:
         language, _, script = one.partition("-")
-        indic = sum(table[name] for name in _INDIC) / len(_INDIC)
-        found.append(table["eng"] if language == "eng" else table.get(script, indic))
-    return len(found) / sum(1 / one for one in found) if found else table["eng"]
+        found.append(ratios["eng"] if language == "eng" else ratios.get(script, indic))
+    return len(found) / sum(1 / one for one in found) if found else ratios["eng"]
 
 
-def predictions_of(folder: Path, task: str) -> Path | None:
-    """Return the file of a retriever's candidates, where it is whole.
+def spread_of(lengths: Sequence[float]) -> Spread:
+    """Return the spread of known lengths, of at most `BINS` parts: means of runs of (nearly) as many sorted lengths."""
+    if not sum(lengths):
+        return EQUAL
+    ordered = sorted(lengths)
+    bins = min(BINS, len(ordered))
+    cuts = [len(ordered) * number // bins for number in range(bins + 1)]
+    return _scaled([sum(ordered[start:stop]) / (stop - start) for start, stop in itertools.pairwise(cuts)])
 
-    Args:
-        folder: The retriever's folder for the task.
-        task: The task's name.
+
+@cache
+def spread_from(number: int, mean: float, longest: float) -> Spread:
+    """Return the log-normal spread of which only this is known, as mteb's descriptive statistics have it.
+
+    Its mean is `mean`, and `longest` is what the longest of `number` texts is expected to be. Held against collections
+    whose lengths are known one by one by tests/pipeline/test_estimate_lengths.py.
+
+    Returns:
+        The spread; `EQUAL` for fewer than two texts or lengths that do not differ.
     """
-    path = results.predictions_path(folder, task)
-    return path if Manifest.find(folder) is not None and path.is_file() else None
+    if number < 2 or mean <= 0 or longest <= mean:  # noqa: PLR2004 - one text spreads nowhere
+        return EQUAL
+    normal = NormalDist()
+    extreme = normal.inv_cdf(1 - 1 / (2 * number))
+    # longest / mean = exp(sigma * extreme - sigma^2 / 2), of which the smaller root is the one with sigma < extreme.
+    root = extreme**2 - 2 * math.log(longest / mean)
+    sigma = extreme - math.sqrt(max(root, 0.0))
+    return _scaled([math.exp(sigma * normal.inv_cdf((number + 0.5) / BINS)) for number in range(BINS)])
+
+
+def _scaled(values: Sequence[float]) -> Spread:
+    mean = sum(values) / len(values)
+    return tuple(value / mean for value in values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from mteb._create_dataloaders import _corpus_to_dict
 from rich.console import Console
 
 from rerank_eval.config import RerankerConfig
+from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
 from rerank_eval.metrics.registry import percent
+from rerank_eval.models.checkpoint import load_tokenizer
+from rerank_eval.models.resolve import resolve_model
 from rerank_eval.names import did_you_mean
 from rerank_eval.rerankers.family import Prepared
 from rerank_eval.rerankers.loading import prepare_reranker
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.manifest import Manifest
-from rerank_eval.results.runs import Stored, find_run, stored_rows
+from rerank_eval.results.runs import UNIT, Stored, find_run, stored_rows
 from rerank_eval.tables import simple
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve, split_of
@@ -39,13 +43,9 @@ class InspectionRequest:
         run: An identity, a model's label or a row's folder.
         task: A task's name, or the folder of a BEIR task; None for all.
         query: A query's id; None for the worst queries.
-        worst: How many of them.
-        missed: Show the relevant documents that are not among the candidates.
-        render: Rank of the candidate whose prompt is rendered, from 1; None renders none.
-        results: Results folder.
-        data_root: Mirror of data sets, where the run read one; None for the hub's cache.
-        model_root: The same for models.
+        render: With a query: rank of the candidate whose prompt is rendered, from 1.
         cell: With a query: only this cell, as `subset/split`; None for all that have a query of that id.
+        data_root: Mirror of data sets, where the run read one; None for the hub's cache.
         json: Further file for everything as JSON, or None.
     """
 
@@ -65,33 +65,22 @@ class InspectionRequest:
 def inspect_run(request: InspectionRequest, console: Console) -> None:
     """Show where a run fails.
 
-    Args:
-        request: What was asked for.
-        console: Where it is printed.
-
     Raises:
         ConfigError: The run, the task or the query is not there.
         DataError: The data that is needed cannot be read.
     """
     row = _row(request)
     console.print(f"{row.identity}  {row.title}", markup=False)
-    found: dict[str, Any] = {"identity": row.identity, "run": row.title, "tasks": {}}
-    names = _tasks(request, row)
-    if request.query is not None and len(names) > 1:
-        names = [name for name in names if request.query in set(_per_query(row, name)["query_id"])]
-        if len(names) != 1:
-            raise ConfigError(f"--query {request.query!r}: in {len(names)} tasks of this run; choose one with --task")
-    for name in names:
+    found: dict[str, Any] = {}
+    for name in _tasks(request, row):
         console.print(f"\n{name}", markup=False, style="bold")
-        view = _View(row, name, request)
+        view = _View(row, name, request, console)
         if request.query is not None:
-            found["tasks"][name] = view.one_query(request.query, console)
-        elif request.missed:
-            found["tasks"][name] = view.missed(console)
+            found[name] = view.one_query(request.query)
         else:
-            found["tasks"][name] = view.worst(console)
+            found[name] = view.missed() if request.missed else view.worst()
     if request.json is not None:
-        write_json(request.json, found)
+        write_json(request.json, {"identity": row.identity, "run": row.title, "tasks": found})
         console.print(f"written: {request.json}", markup=False)
 
 
@@ -100,25 +89,27 @@ def _row(request: InspectionRequest) -> Stored:
     if not rows:
         raise ConfigError(f"{request.run}: belongs to no result; name an identity (`{command('runs')}` lists them)")
     if len(rows) > 1:
-        told = "; ".join(f"{row.identity[:6]} {row.detail}" for row in rows)
-        raise ConfigError(f"{request.run}: {len(rows)} runs: {told}; name one by its identity")
+        listed = "; ".join(f"{row.identity[:6]} {row.detail}" for row in rows)
+        raise ConfigError(f"{request.run}: {len(rows)} runs: {listed}; name one by its identity")
     return rows[0]
 
 
 def _tasks(request: InspectionRequest, row: Stored) -> list[str]:
-    if request.task is None:
-        return list(row.tasks)
-    wanted = Path(request.task).name
-    if wanted not in row.tasks:
-        raise ConfigError(f"--task {request.task!r}: not in this run; {did_you_mean(wanted, row.tasks)}")
-    return [wanted]
+    names = list(row.tasks)
+    if request.task is not None:
+        wanted = Path(request.task).name
+        if wanted not in names:
+            raise ConfigError(f"--task {request.task!r}: not in this run; {did_you_mean(wanted, names)}")
+        names = [wanted]
+    if request.query is not None and len(names) > 1:
+        names = [name for name in names if request.query in set(_parquet(row, name, "per_query")["query_id"])]
+        if len(names) != 1:
+            raise ConfigError(f"--query {request.query!r}: in {len(names)} tasks of this run; choose one with --task")
+    return names
 
 
-def _per_query(row: Stored, task: str) -> pd.DataFrame:
-    return _parquet(row.tasks[task] / "per_query.parquet")
-
-
-def _parquet(path: Path) -> pd.DataFrame:
+def _parquet(row: Stored, task: str, file: str) -> pd.DataFrame:
+    path = row.tasks[task] / f"{file}.parquet"
     try:
         return read_frame(path)
     except (OSError, ValueError) as error:
@@ -128,36 +119,50 @@ def _parquet(path: Path) -> pd.DataFrame:
 class _View:
     """One run on one task."""
 
-    def __init__(self, row: Stored, task: str, request: InspectionRequest) -> None:
-        self.row, self.name, self.request = row, task, request
+    def __init__(self, row: Stored, task: str, request: InspectionRequest, console: Console) -> None:
+        self.row, self.name, self.request, self.console = row, task, request, console
         manifest = Manifest.find(row.tasks[task])
         if manifest is None:
             raise DataError(f"{row.tasks[task]}: its manifest is missing or torn; run `{command('eval')}` again")
         self.manifest = manifest
-        self.scores = _parquet(row.tasks[task] / "scores.parquet")
-        self._task: Any = None
+        self.scores = _parquet(row, task, "scores")
 
+    @cached_property
     def data(self) -> Any:
-        """Load the task's data, once."""
-        if self._task is None:
-            self._task = build(self._ref(), size=self.manifest.config["embedded"]["size"])
-            prepare.load(self._task, self.request.data_root)
-        return self._task
+        """The task with its data."""
+        task = build(self._ref(), size=self.manifest.config["embedded"]["size"])
+        prepare.load(task, self.request.data_root)
+        return task
 
     def _ref(self) -> TaskRef:
-        if self.manifest.task.kind == "beir":
-            given = self.request.task
-            if given is None or not Path(split_of(given)[0]).is_dir():
-                raise ConfigError(f"{self.name} was read from a folder; name it, as --task path/to/{self.name}")
-            return resolve([given], where="--task")[0]
-        return resolve([self.name], where="--task")[0]
+        if self.manifest.task.kind != "beir":
+            return resolve([self.name], where="--task")[0]
+        given = self.request.task
+        if given is None or not Path(split_of(given)[0]).is_dir():
+            raise ConfigError(f"{self.name} was read from a folder; name it, as --task path/to/{self.name}")
+        return resolve([given], where="--task")[0]
 
-    def worst(self, console: Console) -> list[dict[str, Any]]:
+    def _texts(self) -> dict[tuple[str, str, str], str]:
+        """Return each query's text."""
+        return {
+            (subset, split, query): text
+            for subset, split, data in prepare.cells(self.data)
+            for query, text in zip(data["queries"]["id"], data["queries"]["text"], strict=True)
+        }
+
+    def _table(self, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        if rows:
+            self.console.print(simple(heads, rows), markup=False)
+
+    def worst(self) -> list[dict[str, Any]]:
         """Show the queries that lost most against the best order of their candidates."""
-        frame = _per_query(self.row, self.name)
+        frame = _parquet(self.row, self.name, "per_query")
         frame = frame.assign(lost=frame["oracle_ndcg_at_10"] - frame["ndcg_at_10"])
         frame = frame.sort_values(["lost", "query_id"], ascending=[False, True], kind="stable").head(self.request.worst)
-        texts = self._texts_of(frame)
+        try:
+            texts = self._texts()
+        except RerankEvalError:
+            texts = {}  # ids alone then
         rows: list[dict[str, Any]] = [
             {
                 "query_id": str(one["query_id"]),
@@ -174,100 +179,80 @@ class _View:
         several = len(frame[["subset", "split"]].drop_duplicates()) > 1
         shown = [
             [
-                _named(row, several)[:_SNIPPET],
-                percent(row["ndcg_at_10"]),
-                percent(row["oracle"]),
-                percent(row["lost"]),
+                _named(row, several=several)[:_SNIPPET],
+                *(percent(row[key]) for key in ("ndcg_at_10", "oracle", "lost")),
                 _snippet(row["text"]),
             ]
             for row in rows
         ]
-        _table(console, ["query", "nDCG@10", "best order", "lost", "text"], shown)
+        self._table(["query", "nDCG@10", "best order", "lost", "text"], shown)
         return rows
 
-    def _texts_of(self, frame: pd.DataFrame) -> dict[tuple[str, str, str], str]:
-        try:
-            task = self.data()
-        except RerankEvalError:
-            return {}  # ids alone then
-        wanted = set(frame["query_id"])
-        return {
-            (subset, split, query): text
-            for subset, split, data in prepare.cells(task)
-            for query, text in zip(data["queries"]["id"], data["queries"]["text"], strict=True)
-            if query in wanted
-        }
-
-    def missed(self, console: Console) -> list[dict[str, Any]]:
+    def missed(self) -> list[dict[str, Any]]:
         """Show relevant documents that are not among the candidates, whatever the order."""
+        delivered = {key: set(group["doc_id"]) for key, group in self.scores.groupby(UNIT)}
+        texts = self._texts()
         rows: list[dict[str, Any]] = []
-        delivered = {key: set(own["doc_id"]) for key, own in self.scores.groupby(["subset", "split", "query_id"])}
-        for subset, split, data in prepare.cells(self.data()):
-            texts = dict(zip(data["queries"]["id"], data["queries"]["text"], strict=True))
-            for query, judged in sorted(data["relevant_docs"].items()):
-                relevant = [document for document, grade in judged.items() if grade > 0]
-                lost = sorted(set(relevant) - delivered.get((subset, split, query), set()))
-                if lost and query in texts:
-                    cell = {"subset": subset, "split": split}
-                    told = {"query_id": query, **cell, "missed": lost, "relevant": len(relevant), "text": texts[query]}
-                    rows.append(told)
-        queries = len(_per_query(self.row, self.name))
-        documents = sum(len(row["missed"]) for row in rows)
-        console.print(
-            f"{documents} relevant documents of {len(rows)} of {queries} queries are not among the candidates",
+        cells = list(prepare.cells(self.data))
+        for subset, split, data in cells:
+            for query, judged in data["relevant_docs"].items():
+                unit = (subset, split, query)
+                relevant = {document for document, grade in judged.items() if grade > 0}
+                lost = sorted(relevant - delivered.get(unit, set()))
+                if lost and unit in texts:
+                    row = {"query_id": query, "subset": subset, "split": split, "missed": lost}
+                    rows.append(row | {"relevant": len(relevant), "text": texts[unit]})
+        self.console.print(
+            f"{sum(len(row['missed']) for row in rows)} relevant documents of {len(rows)} of "
+            f"{len(_parquet(self.row, self.name, 'per_query'))} queries are not among the candidates",
             markup=False,
         )
         rows.sort(key=lambda row: (-len(row["missed"]), row["query_id"]))
-        several = sum(1 for _ in prepare.cells(self.data())) > 1
         shown = [
             [
-                _named(row, several),
+                _named(row, several=len(cells) > 1),
                 f"{len(row['missed'])} of {row['relevant']}",
                 _snippet(", ".join(row["missed"])),
                 _snippet(row["text"]),
             ]
             for row in rows[: self.request.worst]
         ]
-        _table(console, ["query", "missed", "documents", "text"], shown)
+        self._table(["query", "missed", "documents", "text"], shown)
         return rows
 
-    def one_query(self, query: str, console: Console) -> dict[str, Any]:
+    def one_query(self, query: str) -> dict[str, Any]:
         """Show a query with its instruction, and its candidates before and after; each cell that has one of that id."""
-        own = self.scores[self.scores["query_id"] == query]
-        if own.empty:
+        scores = self.scores[self.scores["query_id"] == query]
+        if scores.empty:
             known = self.scores["query_id"].unique().tolist()
             raise ConfigError(f"--query {query!r}: not in {self.name}; {did_you_mean(query, known)}")
-        cells = sorted({(str(subset), str(split)) for subset, split in zip(own["subset"], own["split"], strict=True)})
-        if self.request.cell is not None:
-            wanted = {f"{subset}/{split}": (subset, split) for subset, split in cells}
-            if self.request.cell not in wanted:
-                raise ConfigError(
-                    f"--cell {self.request.cell!r}: has no query {query!r}; {did_you_mean(self.request.cell, wanted)}"
-                )
-            cells = [wanted[self.request.cell]]
+        cells = {f"{subset}/{split}": group for (subset, split), group in scores.groupby(["subset", "split"])}
+        wanted = self.request.cell
+        if wanted is not None:
+            if wanted not in cells:
+                raise ConfigError(f"--cell {wanted!r}: has no query {query!r}; {did_you_mean(wanted, cells)}")
+            cells = {wanted: cells[wanted]}
         if len(cells) == 1:
-            return self._one_query(query, cells[0], console)
+            return self._one_query(query, *cells.values())
         # Ids may repeat from one subset or split to the next: these are queries of their own.
         found = []
-        for subset, split in cells:
-            console.print(f"{subset}/{split}", markup=False, style="bold")
-            found.append(self._one_query(query, (subset, split), console))
+        for name, group in cells.items():
+            self.console.print(name, markup=False, style="bold")
+            found.append(self._one_query(query, group))
         return {"query_id": query, "cells": found}
 
-    def _one_query(self, query: str, cell: tuple[str, str], console: Console) -> dict[str, Any]:
-        own = self.scores[
-            (self.scores["query_id"] == query) & (self.scores["subset"] == cell[0]) & (self.scores["split"] == cell[1])
-        ]
-        data = self.data().dataset[cell[0]][cell[1]]
-        index = list(data["queries"]["id"]).index(query)
-        text = str(data["queries"]["text"][index])
-        said = data["queries"]["instruction"][index] if "instruction" in data["queries"].column_names else None
-        instruction, note = self._instruction(said)
-        before = self._before(query, cell)
+    def _one_query(self, query: str, scores: pd.DataFrame) -> dict[str, Any]:
+        """Show a query of one cell, whose candidates are given."""
+        subset, split = str(scores["subset"].iloc[0]), str(scores["split"].iloc[0])
+        data = self.data.dataset[subset][split]
+        asked = data["queries"][list(data["queries"]["id"]).index(query)]
+        text, query_instruction = str(asked["text"]), asked.get("instruction")
+        instruction, note = self._instruction(query_instruction)
+        before = self._before(query, subset, split)
         judged = data["relevant_docs"].get(query, {})
-        ids = list(data["corpus"]["id"])
-        wanted = {one: number for number, one in enumerate(ids) if one in set(own["doc_id"])}
-        documents = {one: _corpus_to_dict(data["corpus"][number])["text"] for one, number in wanted.items()}
+        candidates = set(scores["doc_id"])
+        numbers = {one: number for number, one in enumerate(data["corpus"]["id"]) if one in candidates}
+        documents = {one: _corpus_to_dict(data["corpus"][number])["text"] for one, number in numbers.items()}
         rows = [
             {
                 "rank": int(one["rank"]),
@@ -277,37 +262,34 @@ class _View:
                 "score": float(one["score"]),
                 "text": documents.get(str(one["doc_id"]), ""),
             }
-            for one in own.sort_values("rank").to_dict("records")
+            for one in scores.sort_values("rank").to_dict("records")
         ]
-        console.print(f"query {one_line(query)}: {one_line(text)}", markup=False)
-        console.print(f"instruction: {note if instruction is None else one_line(instruction)}", markup=False)
-        _table(
-            console,
-            ["rank", "before", "relevance", "score", "document", "text"],
+        self.console.print(f"query {one_line(query)}: {one_line(text)}", markup=False)
+        self.console.print(f"instruction: {note if instruction is None else one_line(instruction)}", markup=False)
+        shown = [
             [
-                [
-                    row["rank"],
-                    "-" if row["before"] is None else row["before"],
-                    row["relevance"] or "",
-                    f"{row['score']:.4f}",
-                    one_line(row["doc_id"])[:_SNIPPET],
-                    _snippet(row["text"]),
-                ]
-                for row in _shown(rows)
-            ],
-        )
-        prompt = self._prompt(text, said, rows, console) if self.request.render is not None else None
+                row["rank"],
+                "-" if row["before"] is None else row["before"],
+                row["relevance"] or "",
+                f"{row['score']:.4f}",
+                one_line(row["doc_id"])[:_SNIPPET],
+                _snippet(row["text"]),
+            ]
+            for number, row in enumerate(rows)
+            if number < _SHOWN or row["relevance"] > 0
+        ]
+        self._table(["rank", "before", "relevance", "score", "document", "text"], shown)
         return {
             "query_id": query,
-            "subset": cell[0],
-            "split": cell[1],
+            "subset": subset,
+            "split": split,
             "text": text,
             "instruction": instruction,
             "candidates": rows,
-            "prompt": prompt,
+            "prompt": self._prompt(text, query_instruction, rows) if self.request.render is not None else None,
         }
 
-    def _before(self, query: str, cell: tuple[str, str]) -> dict[str, int]:
+    def _before(self, query: str, subset: str, split: str) -> dict[str, int]:
         """Return the first stage's ranks, where its files are still there."""
         if self.manifest.row.kind == "retriever":
             return {}
@@ -315,70 +297,56 @@ class _View:
         row = next((one for one in stored_rows(self.row.root) if one.identity == first), None)
         if row is None or self.name not in row.tasks:
             return {}
-        frame = _parquet(row.tasks[self.name] / "scores.parquet")
-        frame = frame[(frame["query_id"] == query) & (frame["subset"] == cell[0]) & (frame["split"] == cell[1])]
+        frame = _parquet(row, self.name, "scores")
+        frame = frame[(frame[UNIT] == [subset, split, query]).all(axis=1)]
         return dict(zip(frame["doc_id"], frame["rank"].astype(int).tolist(), strict=True))
 
+    @cached_property
     def _prepared(self) -> Prepared | None:
-        """Prepare the run's reranker anew; None for a retriever's run."""
+        """The run's reranker, checked anew; None for a retriever's run."""
         section = self.manifest.config.get("reranker")
         if section is None:
             return None
-        from rerank_eval.models.resolve import resolve_model
-
         config = RerankerConfig.model_validate(section)
-        return prepare_reranker(
-            config, resolve_model(config.model, config.revision, "reranker.model", self.request.model_root)
-        )
+        ref = resolve_model(config.model, config.revision, "reranker.model", self.request.model_root)
+        return prepare_reranker(config, ref)
 
-    def _instruction(self, said: str | None) -> tuple[str | None, str]:
-        prepared = self._prepared()
+    def _instruction(self, query_instruction: str | None) -> tuple[str | None, str]:
+        """Return the instruction that the model read, and what to say where it read none."""
+        prepared, settings = self._prepared, self.manifest.settings
         if prepared is None:
             prompt = self.manifest.instruction.get("query")
             return (prompt, "") if prompt else (None, "none: a retriever")
-        identity, instructions = self.manifest.settings, prepared.prompting.instructions
-        same = identity.get("recipe") in {None, prepared.prompting.recipe.name} and (
-            instructions is None or instructions.identity == identity["instruction"]
+        instructions = prepared.prompting.instructions
+        same = settings.get("recipe") in {None, prepared.prompting.recipe.name} and (
+            instructions is None or instructions.identity == settings["instruction"]
         )
         if not same:
             return None, "its recipe's or instructions' file has changed since"
-        return prepared.policy.choose(said, self.data().metadata)[1], "none"
+        return prepared.policy.choose(query_instruction, self.data.metadata)[1], "none"
 
-    def _prompt(
-        self, text: str, said: str | None, rows: Sequence[Mapping[str, Any]], console: Console
-    ) -> dict[str, Any]:
+    def _prompt(self, text: str, query_instruction: str | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Render a candidate's prompt by the tokenizer alone: no weights are loaded."""
-        from rerank_eval.engine.prompts import PromptTokenizer
-        from rerank_eval.models.checkpoint import load_tokenizer
-
-        prepared = self._prepared()
+        prepared = self._prepared
         if prepared is None or not prepared.causal or prepared.max_length is None:
             raise ConfigError("--render: this run's model reads no prompt; it is for causal rerankers")
         rank = self.request.render or 1
         if not 1 <= rank <= len(rows):
             raise ConfigError(f"--render {rank}: the query has {len(rows)} candidates")
-        prompts = PromptTokenizer(
-            load_tokenizer(prepared.ref),
-            prepared.prompting.recipe,
-            prepared.max_length,
-            prepared.config.special_tokens,
-        )
-        _, chosen = prepared.policy.choose(said, self.data().metadata)
-        prompt = prompts.render(prepared.policy.query_text(text, said), rows[rank - 1]["text"], chosen)
-        console.rule(f"prompt of rank {rank}")
-        console.print(prompt.text, markup=False)
-        console.rule()
+        recipe, mode = prepared.prompting.recipe, prepared.config.special_tokens
+        prompts = PromptTokenizer(load_tokenizer(prepared.ref), recipe, prepared.max_length, mode)
+        _, instruction = prepared.policy.choose(query_instruction, self.data.metadata)
+        query = prepared.policy.query_text(text, query_instruction)
+        prompt = prompts.render(query, rows[rank - 1]["text"], instruction)
+        self.console.rule(f"prompt of rank {rank}")
+        self.console.print(prompt.text, markup=False)
+        self.console.rule()
         cut = ", cut to max_length" if prompt.truncated else ""
-        console.print(f"tokens: {len(prompt.token_ids)}{cut}", markup=False)
+        self.console.print(f"tokens: {len(prompt.token_ids)}{cut}", markup=False)
         return {"rank": rank, "text": prompt.text, "tokens": len(prompt.token_ids), "truncated": prompt.truncated}
 
 
-def _shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep the first candidates, and the relevant ones wherever they are."""
-    return [row for number, row in enumerate(rows) if number < _SHOWN or row["relevance"] > 0]
-
-
-def _named(row: Mapping[str, Any], several: bool) -> str:
+def _named(row: Mapping[str, Any], *, several: bool) -> str:
     """Name a query, with its cell where the task has several."""
     cell = f" ({row['subset']}/{row['split']})" if several else ""
     return one_line(f"{row['query_id']}{cell}")
@@ -387,8 +355,3 @@ def _named(row: Mapping[str, Any], several: bool) -> str:
 def _snippet(text: str) -> str:
     line = one_line(text)
     return line if len(line) <= _SNIPPET else f"{line[: _SNIPPET - 3]}..."
-
-
-def _table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    if rows:
-        console.print(simple(heads, rows), markup=False)

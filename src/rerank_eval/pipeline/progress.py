@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as RichTask
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
-from rich.text import Text
 
 from rerank_eval.errors import StorageError
 from rerank_eval.files import storage_error
@@ -26,45 +24,25 @@ _QUIET_SECONDS = 30.0
 """Without a terminal, a stage that lasts longer than this reports once in so many seconds."""
 
 
-class _Rate(ProgressColumn):
-    """Items and tokens a second."""
-
-    def render(self, task: RichTask) -> Text:
-        elapsed = task.elapsed or 0.0
-        fresh = task.completed - task.fields["stored"]
-        if elapsed <= 0 or not fresh:
-            return Text("")
-        text = f"{fresh / elapsed:,.0f} {task.fields['unit']}/s"
-        if task.fields["tokens"]:
-            text += f", {task.fields['tokens'] / elapsed:,.0f} tokens/s"
-        return Text(text, style="progress.data.speed")
-
-
 class Bar:
     """Progress of one stage of one task.
 
     Args:
-        reporter: Where it is shown.
+        say: Told how far it is, where there is no terminal.
         label: What is being done, such as `rerank SciFact`.
         total: Items in all.
         unit: What an item is: `pairs` or `texts`.
         progress: The live display, or None where there is no terminal.
     """
 
-    def __init__(self, reporter: Reporter, label: str, total: int, unit: str, progress: Progress | None) -> None:
-        self.label = label
-        self.total = total
-        self.unit = unit
-        self.done = 0
-        self.tokens = 0
-        self.stored = 0
-        self.started = time.monotonic()
-        self._reporter = reporter
-        self._progress = progress
-        self._last_line = self.started
-        self._task = (
-            progress.add_task(label, total=total, unit=unit, tokens=0, stored=0) if progress is not None else None
-        )
+    def __init__(
+        self, say: Callable[[str], None], label: str, total: int, unit: str, *, progress: Progress | None
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = self.tokens = self.stored = 0
+        self.started = self._last_line = time.monotonic()
+        self._say, self._progress = say, progress
+        self._task = progress.add_task(label, total=total, speed="") if progress is not None else None
 
     def advance(self, items: int, tokens: int = 0, stored: int = 0) -> None:
         """Count items as done.
@@ -78,41 +56,45 @@ class Bar:
         self.tokens += tokens
         self.stored += stored
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=items, tokens=self.tokens, stored=self.stored)
+            speed = self._speed() if self.done > self.stored else ""
+            self._progress.update(self._task, advance=items, speed=speed)
         elif time.monotonic() - self._last_line >= _QUIET_SECONDS:
             self._last_line = time.monotonic()
-            self._reporter.say(f"  {self.label}: {self.describe()}")
+            self._say(f"  {self.label}: {self.describe()}")
 
     @property
     def seconds(self) -> float:
         """Seconds since the stage began."""
         return time.monotonic() - self.started
 
+    def _speed(self) -> str:
+        seconds = max(self.seconds, 1e-9)
+        text = f"{(self.done - self.stored) / seconds:,.0f} {self.unit}/s"
+        return f"{text}, {self.tokens / seconds:,.0f} tokens/s" if self.tokens else text
+
     def describe(self) -> str:
         """Say how far it is, how fast, and how long it still takes."""
-        seconds = max(self.seconds, 1e-9)
-        rate = (self.done - self.stored) / seconds
-        left = (self.total - self.done) / rate if rate else float("inf")
-        text = f"{self.done:,}/{self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
-        if self.tokens:
-            text += f", {self.tokens / seconds:,.0f} tokens/s"
+        fresh = self.done - self.stored
+        text = f"{self.done:,}/{self.total:,} {self.unit}, {self._speed()}"
         if self.stored:
             text += f", {self.stored:,} from the score cache"
-        return text + (f", {left:,.0f} s left" if self.done < self.total else f", {seconds:,.1f} s")
+        if self.done >= self.total:
+            return f"{text}, {self.seconds:,.1f} s"
+        left = (self.total - self.done) * self.seconds / fresh if fresh else float("inf")
+        return f"{text}, {left:,.0f} s left"
 
 
 class Reporter:
-    """Prints what happens and writes it to a log file.
+    """Prints what happens on standard output and writes it to a log file; progress goes to standard error.
 
     Args:
-        console: For what the user asked for (standard output).
-        progress_console: For progress (standard error).
+        console: For what the user asked for.
     """
 
-    def __init__(self, console: Console | None = None, progress_console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console(soft_wrap=True)
-        self.progress_console = progress_console or make_console(file=sys.stderr)
-        self.live = self.progress_console.is_terminal and not self.console.quiet
+        self._progress_console = make_console(file=sys.stderr)
+        self._live = self._progress_console.is_terminal and not self.console.quiet
 
     def say(self, text: str) -> None:
         """Print a line and log it; the text is not markup."""
@@ -121,31 +103,24 @@ class Reporter:
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str) -> Iterator[Bar]:
-        """Show one stage's progress.
-
-        Args:
-            label: What is being done.
-            total: Items in all.
-            unit: What an item is.
-
-        Yields:
-            The bar to advance.
-        """
-        if not self.live:
-            yield Bar(self, label, total, unit, None)
+        """Show one stage's progress: yields the `Bar` to advance."""
+        if not self._live:
+            yield Bar(self.say, label, total, unit, progress=None)
             return
         with Progress(
             # Where room is short the name gives way, not the numbers.
             TextColumn("  {task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             BarColumn(bar_width=12, table_column=Column(min_width=12)),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            _Rate(table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[speed]}", style="progress.data.speed", markup=False, table_column=Column(no_wrap=True)
+            ),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
             expand=True,
-            console=self.progress_console,
+            console=self._progress_console,
             transient=True,
         ) as progress:
-            yield Bar(self, label, total, unit, progress)
+            yield Bar(self.say, label, total, unit, progress=progress)
 
 
 class _Once(logging.Filter):
@@ -166,11 +141,8 @@ def open_log(results_dir: Path, console: Console) -> Path:
     """Send our log to a file in the results folder, and warnings to the console as well, each once.
 
     Args:
-        results_dir: The results folder; the file stands under its `logs`.
+        results_dir: The results folder; the file stands under its `logs`, and its path is returned.
         console: For warnings.
-
-    Returns:
-        The log file.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -196,12 +168,7 @@ def open_log(results_dir: Path, console: Console) -> Path:
 
 
 def leave_nothing(results_dir: Path, log: Path) -> None:
-    """Remove a results folder in which nothing but empty folders and this log was written, and the log with it.
-
-    Args:
-        results_dir: The results folder of a run that could not begin.
-        log: Its log, which says what the terminal said.
-    """
+    """Remove the results folder of a run that could not begin, where it holds nothing but this log."""
     if any(path.is_file() and path != log for path in results_dir.rglob("*")):
         return
     for handler in list(logger.handlers):

@@ -76,28 +76,17 @@ def _device() -> dict[str, Any]:
 
 def _git() -> dict[str, Any] | None:
     """The harness's own commit, when it runs from a checkout; else what a container's build says that it holds."""
-    folder = checkout()
-    if folder is None:  # an environment may lie in another project's repository, whose commit is none of ours
-        return _built()
-
-    def ask(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(  # noqa: S603 - fixed arguments, no shell
-                ["git", *arguments],  # noqa: S607 - whichever git the user has
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit = ask("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit is not None else _built()
-
-
-def _built() -> dict[str, Any] | None:
+    folder = checkout()  # an environment may lie in another project's repository, whose commit is none of ours
+    if folder is not None and (commit := _ask_git(folder, "rev-parse", "HEAD")) is not None:
+        return {"commit": commit, "dirty": bool(_ask_git(folder, "status", "--porcelain"))}
     commit = os.environ.get("RERANK_EVAL_COMMIT")
     return {"commit": commit, "dirty": False} if commit else None
+
+
+def _ask_git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", *arguments]  # whichever git the user has
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

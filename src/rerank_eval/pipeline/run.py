@@ -82,18 +82,13 @@ class Runner:
         self.reporter = reporter
         self.outcome = Outcome()
         self._fingerprints: dict[str, str] = {}
-        self._backend: tuple[str, Backend] | None = None
-        self._engine: tuple[str, Engine] | None = None
-        if loaded is not None and loaded.config is not None:
-            rows = [row for row in plan.rerankers() if row.config.reranker == loaded.config]
-            self._engine = (_engine_key(rows[0]), loaded.engine) if rows else None
+        self._model: tuple[str, Any] | None = None
+        rows = [row for row in plan.rerankers() if loaded is not None and row.config.reranker == loaded.config]
+        self._loaded = (_engine_key(rows[0]), loaded.engine) if rows and loaded is not None else None
         self._cluster: Cluster | None = None
 
     def run(self) -> Outcome:
         """Compute what is missing.
-
-        Returns:
-            What was computed and what was there already.
 
         Raises:
             RerankEvalError: Any problem that a user can mend; finished tasks stay on disk.
@@ -103,17 +98,13 @@ class Runner:
         base = self.plan.loaded.base
         with open_cluster(base.workers, base.device) as self._cluster:
             self._all(self.plan.retrievers, self._retrieve)
-            self._backend = None
             self._all(self.plan.rerankers(), self._rerank)
         return self.outcome
 
     def _all(self, rows: Sequence[RunSpec], do: Callable[[Job], None]) -> None:
         """Do each row on each task. What another process is at is left for the end, when it may be done."""
-        later: list[tuple[RunSpec, TaskRef]] = []
-        for row in rows:
-            for task in self.plan.tasks:
-                if not self._one(row, task, do, wait=False):
-                    later.append((row, task))
+        jobs = [(row, task) for row in rows for task in self.plan.tasks]
+        later = [(row, task) for row, task in jobs if not self._one(row, task, do, wait=False)]
         for row, task in later:
             self._one(row, task, do, wait=True)
 
@@ -150,9 +141,10 @@ class Runner:
             mirror.find(built, data_root)  # what is missing is told before any model is loaded
 
     def _inputs(self, row: RunSpec, task: TaskRef) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"data": self._fingerprints[task.name]}
-        if row.retriever is not None:
-            inputs["candidates"] = self._candidates(row, task).digest
+        inputs = inputs_of(row, task, self._fingerprints[task.name], self.plan.results_dir)
+        if inputs is None:
+            label = row.retriever.ref.label if row.retriever is not None else row.ref.label
+            raise RerankEvalError(f"{task.name}: the candidates of {label} vanished while running")
         return inputs
 
     def _is_done(self, row: RunSpec, task: TaskRef) -> bool:
@@ -162,52 +154,40 @@ class Runner:
         self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
         return True
 
-    def _candidates(self, row: RunSpec, task: TaskRef) -> Manifest:
-        assert row.retriever is not None  # noqa: S101 - asked for reranker rows only
-        manifest = Manifest.find(row.retriever.folder(self.plan.results_dir, task.name))
-        if manifest is None:
-            raise RerankEvalError(f"{task.name}: the candidates of {row.retriever.ref.label} vanished while running")
-        return manifest
+    def _kept(self, key: str, load: Callable[[], Any]) -> Any:
+        """Return the model in memory where it is the one that is asked for; else let go of it and load another."""
+        if self._model is None or self._model[0] != key:
+            self._model = None
+            gc.collect()
+            self._model = (key, load())
+        return self._model[1]
 
     def _retrieve(self, job: Job) -> None:
         row = job.row
-        if self._backend is None or self._backend[0] != row.digest:
-            self._backend = None
-            gc.collect()
-            self._backend = (row.digest, self._load_backend(row))
-        stages.retrieve(job, self._backend[1], self.reporter)
+        config, results_dir = row.config, self.plan.results_dir
 
-    def _load_backend(self, row: RunSpec) -> Backend:
-        if self._cluster is not None:
-            return self._cluster.backend(row.config.retriever, row.ref, self.plan.results_dir, row.instructions)
-        return load_backend(row.config.retriever, row.ref, row.config.device, self.plan.results_dir, row.instructions)
+        def load() -> Backend:
+            if self._cluster is not None:
+                return self._cluster.backend(config.retriever, row.ref, results_dir, row.instructions)
+            return load_backend(config.retriever, row.ref, config.device, results_dir, row.instructions)
+
+        stages.retrieve(job, self._kept(row.digest, load), self.reporter)
 
     def _rerank(self, job: Job) -> None:
         row = job.row
+        key, engine = self._loaded or ("", None)
+        if key != _engine_key(row) or engine is None:
+            engine = self._kept(_engine_key(row), lambda: load_engine(row, self._cluster))
         cache = score_cache(row, self.plan.results_dir, job.held, self._cluster)
-        model = cross_encoder(row, self._load_engine(row), job.meta(), cache)
-        job = replace(job, computed_on=lambda: sorted(cache.devices))
-        stages.rerank(job, model, self._candidates(row, job.task), self.reporter)
-
-    def _load_engine(self, row: RunSpec) -> Engine:
-        """Load a reranker, or keep the one in memory when only its instruction differs."""
-        key = _engine_key(row)
-        if self._engine is None or self._engine[0] != key:
-            self._engine = None
-            gc.collect()
-            self._engine = (key, load_engine(row, self._cluster))
-        return self._engine[1]
+        model = cross_encoder(row, engine, job.meta(), cache)
+        stages.rerank(replace(job, computed_on=lambda: sorted(cache.devices)), model, self.reporter)
 
     def _note(self, job: Job) -> None:
         self.outcome.computed.append((job.row.ref.label, job.task.name))
         manifest = Manifest.read(job.folder)
         name, score, seconds = manifest.task.main_score, manifest.scores.main, manifest.timings.seconds
-        self.tracker.log(
-            {
-                f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/{name}": score,
-                f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}/seconds": seconds,
-            }
-        )
+        key = f"{job.task.name}/{job.row.ref.label}/{job.row.digest[:6]}"
+        self.tracker.log({f"{key}/{name}": score, f"{key}/seconds": seconds})
         self.reporter.say(
             f"  {job.row.kind} {job.row.ref.label} on {job.task.name}{_variant(job.row)}: "
             f"{name} {percent(score)}, {seconds:.1f} s{_reservations(manifest)}"
@@ -231,6 +211,24 @@ class Runner:
             )
 
 
+def inputs_of(row: RunSpec, task: TaskRef, data: str, results_dir: Path) -> dict[str, Any] | None:
+    """Return what a row's result on a task holds for: digests of data and candidates.
+
+    Args:
+        row: The row.
+        task: The task.
+        data: Its data's fingerprint.
+        results_dir: Folder of all results.
+
+    Returns:
+        The digests; None where a reranker's candidates are not there.
+    """
+    if row.retriever is None:
+        return {"data": data}
+    candidates = Manifest.find(row.retriever.folder(results_dir, task.name))
+    return None if candidates is None else {"data": data, "candidates": candidates.digest}
+
+
 def score_cache(row: RunSpec, results_dir: Path, held: HeldLock | None, cluster: Cluster | None) -> ScoreCache:
     """Return where a reranker's scores are kept between runs.
 
@@ -251,12 +249,7 @@ def score_cache(row: RunSpec, results_dir: Path, held: HeldLock | None, cluster:
 
 
 def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
-    """Load a reranker's model, in this process or in workers.
-
-    Args:
-        row: The reranker's run.
-        cluster: The workers, or None.
-    """
+    """Load a reranker row's model in workers, or in this process where there are none."""
     prepared = _reranker_of(row)
     if cluster is not None:
         return cluster.engine(prepared)
@@ -264,14 +257,7 @@ def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
 
 
 def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCache) -> CrossEncoder:
-    """Return a reranker with its run's instructions, as mteb evaluates it.
-
-    Args:
-        row: The reranker's run.
-        engine: Its model, loaded.
-        meta: Identity under which mteb files results.
-        cache: Where its scores are kept.
-    """
+    """Return a reranker with its run's instructions, as mteb evaluates it; `meta` is what mteb files results under."""
     return CrossEncoder(engine, meta, _reranker_of(row).policy, cache=cache)
 
 
@@ -289,20 +275,18 @@ def _reranker_of(row: RunSpec) -> Prepared:
 
 def _reservations(manifest: Manifest) -> str:
     """Say what a reader of the score has to know: how many prompts were cut, how much is left to ties."""
-    told = ""
-    cut = manifest.truncation.rate
-    if cut:
-        told += f", {cut:.1%} of prompts cut to max_length"
-    marked = manifest.special_tokens.pairs
-    if marked:
-        told += f", {marked} pairs with special tokens"
+    text = ""
+    if cut := manifest.truncation.rate:
+        text += f", {cut:.1%} of prompts cut to max_length"
+    if pairs := manifest.special_tokens.pairs:
+        text += f", {pairs} pairs with special tokens"
     data, scores = manifest.data, manifest.scores
-    told += "".join(f", {data[name]} {words}" for name, words in _REMARKS.items() if name in data)
+    text += "".join(f", {data[name]} {words}" for name, words in _REMARKS.items() if name in data)
     key, name = ("p_mrr", "p-MRR") if scores.metric("p_mrr") is not None else ("ndcg_at_10", "nDCG@10")
     worst, best = scores.metric(f"{key}_worst"), scores.metric(f"{key}_best")
     if worst is not None and best is not None and best - worst >= _WORTH_TELLING:
-        told += f", {scores.tie_rate:.1%} of candidates tie ({name} {percent(worst)} to {percent(best)})"
-    return told
+        text += f", {scores.tie_rate:.1%} of candidates tie ({name} {percent(worst)} to {percent(best)})"
+    return text
 
 
 def _variant(row: RunSpec) -> str:

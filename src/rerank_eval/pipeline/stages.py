@@ -24,12 +24,7 @@ from rerank_eval.tasks.registry import build
 
 
 def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
-    """Find and judge a retriever's candidates for one task.
-
-    Args:
-        job: A retriever row on a task.
-        backend: The loaded retriever.
-        reporter: Shows progress.
+    """Find and judge the loaded retriever's candidates for a retriever row's task.
 
     Raises:
         DataError: The data set is malformed, or no query got a candidate.
@@ -54,34 +49,26 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
         judged = _judged(search.recorder, task)
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
     work = {name: value - before[name] for name, value in backend.work.items()}
-    facts = {
-        "native": rules.own_lists,
-        "data": {**task.remarks, **rules.counts},
-        "counts": {"texts": bar.done},
-        "digest": judged.digest,
-    }
+    facts = _facts(task, rules, judged) | {"counts": {"texts": bar.done}}
     prompts = backend.prompts(task.metadata)
     if prompts is not None:
         facts["instruction"] = {"setting": job.row.identity["instruction"], **prompts}
     _write(job, FinishedJob(task, result, judged, bar, started, facts, work))
-    prepare.unload(task)
 
 
-def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Reporter) -> None:
-    """Rerank a retriever's candidates for one task, and judge the new order.
+def rerank(job: Job, model: CrossEncoder, reporter: Reporter) -> None:
+    """Rerank a retriever's candidates for a reranker row's task, and judge the new order.
 
     Args:
         job: A reranker row on a task.
         model: The loaded reranker, made for this job: its counts are the job's.
-        candidates: The retriever's manifest for this task.
         reporter: Shows progress.
 
     Raises:
         DataError: The candidates name a query or document that the data set does not hold.
         ModelError: A score is not finite.
     """
-    native = candidates.native
-    task, rules = reranking_task(job, native=native)
+    task, rules = reranking_task(job)
     results.begin(job.folder)
     pairs = sum(len(ids) for _, _, data in prepare.cells(task) for ids in data["top_ranked"].values())
     started = time.time()
@@ -92,9 +79,7 @@ def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Report
     config = job.row.config.reranker
     assert config is not None  # noqa: S101 - a reranker row has one
     counts = model.counts
-    facts = {
-        "native": native,
-        "data": {**task.remarks, **rules.counts},
+    facts = _facts(task, rules, judged) | {
         "counts": {"queries": counts.queries, "pairs": counts.pairs, "prompt_tokens": counts.tokens},
         "truncation": {
             "pairs": counts.truncated,
@@ -103,18 +88,12 @@ def rerank(job: Job, model: CrossEncoder, candidates: Manifest, reporter: Report
         },
         "markers": model.special_tokens.summary(config.special_tokens),
         "instruction": model.policy.summary(counts.instructions),
-        "digest": judged.digest,
     }
     _write(job, FinishedJob(task, result, judged, bar, started, facts, model.work))
-    prepare.unload(task)
 
 
-def reranking_task(job: Job, *, native: bool | None = None) -> tuple[Any, Rules]:
+def reranking_task(job: Job) -> tuple[Any, Rules]:
     """Load a task with the candidates that a reranker row reorders.
-
-    Args:
-        job: A reranker row on a task whose candidates were retrieved.
-        native: Whether the candidates are the task's own; None reads it from the retriever's manifest.
 
     Returns:
         An mteb task for reranking, its data loaded; and what may be a candidate.
@@ -127,20 +106,23 @@ def reranking_task(job: Job, *, native: bool | None = None) -> tuple[Any, Rules]
     manifest = Manifest.find(source)
     if manifest is None:
         raise DataError(f"{source}: the candidates vanished while running; run again")
-    if native is None:
-        native = manifest.native
     task = _loaded(job)
     rules = _rules(job, task)
-    if native != rules.own_lists:
-        results.begin(source)  # so that the next run retrieves anew
-        raise DataError(f"{source}: its candidates were chosen by other rules; run again, and they are retrieved anew")
-    if not native:
+    if manifest.native != rules.own_lists:
+        raise _stale(source, "its candidates were chosen by other rules")
+    if manifest.native:
+        drop_excluded(task, rules)
+    else:
         predictions = results.predictions_path(source, job.task.name)
         _check_unaltered(predictions, manifest)
         _convert(task, predictions, job.row.config.retriever.top_k)
-    else:
-        drop_excluded(task, rules)
     return task, rules
+
+
+def _stale(path: Path, why: str) -> DataError:
+    """Return the error of candidates that do not do, once the next run is sure to retrieve anew."""
+    results.begin(path if path.is_dir() else path.parent)
+    return DataError(f"{path}: {why}; run again, and they are retrieved anew")
 
 
 def _loaded(job: Job) -> Any:
@@ -156,35 +138,29 @@ def _rules(job: Job, task: Any) -> Rules:
 
 def _check_unaltered(predictions: Path, manifest: Manifest) -> None:
     """Refuse candidates that are not those of the manifest: mteb would rerank and average what is left of them."""
-    own = {name: digest for name, digest in (manifest.files or {}).items() if name == predictions.name}
-    if not predictions.is_file() or results.altered_file(predictions.parent, own) is None:
-        return
-    results.begin(predictions.parent)  # so that the next run retrieves anew
-    raise DataError(
-        f"{predictions}: altered since it was written, so these are not the candidates that its manifest names; run "
-        "again, and they are retrieved anew"
-    )
+    written = {name: digest for name, digest in (manifest.files or {}).items() if name == predictions.name}
+    if predictions.is_file() and results.altered_file(predictions.parent, written) is not None:
+        raise _stale(
+            predictions, "altered since it was written, so these are not the candidates that its manifest names"
+        )
 
 
 def _convert(task: Any, predictions: Path, top_k: int) -> None:
     try:
         task.convert_to_reranking(predictions, top_k=top_k)
     except (KeyError, TypeError, ValueError, OSError) as error:  # mteb: bare KeyError for a missing subset
-        results.begin(predictions.parent)  # so that the next run retrieves anew
-        raise DataError(
-            f"{predictions}: not usable as candidates for {task.metadata.name} ({type(error).__name__}: {error}); "
-            "run again, and they are retrieved anew"
-        ) from error
+        why = f"not usable as candidates for {task.metadata.name} ({type(error).__name__}: {error})"
+        raise _stale(predictions, why) from error
 
 
 def judgements(task: Any) -> dict[Cell, Qrels]:
     """Return the judgements of each cell of a loaded task, of the queries that are there."""
-    judgements: dict[Cell, Qrels] = {}
+    found: dict[Cell, Qrels] = {}
     for subset, split, data in prepare.cells(task):
         # mteb averages over the queries that are there; published qrels name some that are not.
         known = set(data["queries"]["id"])
-        judgements[subset, split] = {query: judged for query, judged in data["relevant_docs"].items() if query in known}
-    return judgements
+        found[subset, split] = {query: grades for query, grades in data["relevant_docs"].items() if query in known}
+    return found
 
 
 def evaluate(model: Any, task: Any) -> Any:
@@ -199,10 +175,15 @@ def _judged(recorder: Recorder, task: Any) -> TaskMetrics:
     return results.judge(recorder, judgements(task), task.metadata.main_score, prepare.changed_judgements(task))
 
 
+def _facts(task: Any, rules: Rules, judged: TaskMetrics) -> dict[str, Any]:
+    return {"native": rules.own_lists, "data": {**task.remarks, **rules.counts}, "digest": judged.digest}
+
+
 def _write(job: Job, finished: FinishedJob) -> None:
-    """Write everything, the manifest last."""
+    """Write everything, the manifest last, and free the task's data."""
     if job.held is not None:
         job.held.check()
     results.write_frames(job.folder, finished.judged, job.row.digest)
     mteb_json = results.save_mteb_result(job.results_dir, finished.result, job.meta(), {})
     manifest(job, finished, mteb_json).write(job.folder)
+    prepare.unload(finished.task)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Thread
-from typing import Any, Protocol
+from threading import Thread
+from typing import Any
+
+import pandas as pd
 
 from rerank_eval.config.schema import TrackingConfig
 from rerank_eval.errors import ConfigError
@@ -22,132 +27,66 @@ PATIENCE = 30.0
 """Seconds that a run waits for its tracker, once: what does not answer by then is left alone."""
 
 _TOLD = 200
-_PACKAGES = {"trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
 
 
-class Tracker(Protocol):
-    """What a tracker is told."""
+@dataclass(frozen=True)
+class Tracker:
+    """What a tracker does.
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begin a run.
-
-        Args:
-            config: The config as resolved.
-        """
-        ...
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Log a result.
-
-        Args:
-            metrics: Name -> value.
-        """
-        ...
-
-    def table(self, text: str) -> None:
-        """Log the leaderboard.
-
-        Args:
-            text: CSV.
-        """
-        ...
-
-    def finish(self) -> None:
-        """End the run."""
-        ...
-
-
-class JsonLines:
-    """Writes a line of JSON for each thing it is told, to a file in the results folder.
-
-    Args:
-        path: The file; what stands there stays.
+    Attributes:
+        start: Begins a run, with the config as resolved.
+        log: Logs a result: name -> value.
+        table: Logs the leaderboard, as CSV.
+        finish: Ends the run.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    start: Callable[[Mapping[str, Any]], Any]
+    log: Callable[[Mapping[str, float]], Any]
+    table: Callable[[str], Any]
+    finish: Callable[[], Any]
 
-    def _write(self, kind: str, content: Any) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as handle:
+
+def _json_lines(path: Path) -> Tracker:
+    """Write a line of JSON for each thing that is told, behind what stands in the file."""
+
+    def write(kind: str, content: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({kind: content}, ensure_ascii=False) + "\n")
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """See `Tracker.start`."""
-        self._write("config", dict(config))
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """See `Tracker.log`."""
-        self._write("metrics", dict(metrics))
-
-    def table(self, text: str) -> None:
-        """See `Tracker.table`."""
-        self._write("leaderboard", text)
-
-    def finish(self) -> None:
-        """See `Tracker.finish`."""
+    return Tracker(
+        start=lambda config: write("config", config),
+        log=lambda metrics: write("metrics", metrics),
+        table=lambda text: write("leaderboard", text),
+        finish=lambda: None,
+    )
 
 
-class Wandb:
-    """Weights & Biases, or trackio, which has the same functions.
-
-    Args:
-        module: The imported package.
-        project: Its project.
-    """
-
-    def __init__(self, module: Any, project: str) -> None:
-        self._module, self._project = module, project
-
-    def start(self, config: Mapping[str, Any]) -> None:
-        """See `Tracker.start`."""
-        self._module.init(project=self._project, config=dict(config))
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """See `Tracker.log`."""
-        self._module.log(dict(metrics))
-
-    def table(self, text: str) -> None:
-        """See `Tracker.table`."""
-        import io
-
-        import pandas as pd
-
-        self._module.log({"leaderboard": self._module.Table(dataframe=pd.read_csv(io.StringIO(text)))})
-
-    def finish(self) -> None:
-        """See `Tracker.finish`."""
-        self._module.finish()
+def _wandb(module: Any, project: str) -> Tracker:
+    """Use Weights & Biases, or trackio, which has the same functions; `log` is another one once a run has begun."""
+    return Tracker(
+        start=lambda config: module.init(project=project, config=config),
+        log=lambda metrics: module.log({**metrics}),
+        table=lambda text: module.log({"leaderboard": module.Table(dataframe=pd.read_csv(io.StringIO(text)))}),
+        finish=module.finish,
+    )
 
 
-class Mlflow:
-    """MLflow.
+def _mlflow(module: Any, project: str) -> Tracker:
+    def start(config: Mapping[str, Any]) -> None:
+        module.set_experiment(project)
+        module.start_run()
+        module.log_dict(config, "config.json")
 
-    Args:
-        module: The imported package.
-        project: Its experiment.
-    """
+    return Tracker(
+        start=start,
+        log=lambda metrics: module.log_metrics({_UNNAMED.sub("_", name): value for name, value in metrics.items()}),
+        table=lambda text: module.log_text(text, "leaderboard.csv"),
+        finish=module.end_run,
+    )
 
-    def __init__(self, module: Any, project: str) -> None:
-        self._module, self._project = module, project
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """See `Tracker.start`."""
-        self._module.set_experiment(self._project)
-        self._module.start_run()
-        self._module.log_dict(dict(config), "config.json")
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """See `Tracker.log`."""
-        self._module.log_metrics({_UNNAMED.sub("_", name): value for name, value in metrics.items()})
-
-    def table(self, text: str) -> None:
-        """See `Tracker.table`."""
-        self._module.log_text(text, "leaderboard.csv")
-
-    def finish(self) -> None:
-        """See `Tracker.finish`."""
-        self._module.end_run()
+_PACKAGES = {"trackio": _wandb, "wandb": _wandb, "mlflow": _mlflow}
 
 
 class Guarded:
@@ -165,9 +104,9 @@ class Guarded:
     def __init__(self, tracker: Tracker | None, say: Callable[[str], None], patience: float | None = None) -> None:
         self._tracker, self._say = tracker, say
         self._patience = PATIENCE if patience is None else patience
-        self._asked: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         if tracker is not None:
-            Thread(target=_work, args=(self._asked,), name="tracker", daemon=True).start()
+            Thread(target=_work, args=(self._calls,), name="tracker", daemon=True).start()
 
     def start(self, config: Mapping[str, Any]) -> None:
         """See `Tracker.start`."""
@@ -188,50 +127,44 @@ class Guarded:
     def _do(self, name: str, *arguments: Any) -> None:
         if self._tracker is None:
             return
-        call = _Call(getattr(self._tracker, name), arguments)
-        self._asked.put(call)
-        if not call.done.wait(self._patience):
+        done: Future[None] = Future()
+        self._calls.put((getattr(self._tracker, name), arguments, done))
+        try:
+            error = done.exception(self._patience)
+        except TimeoutError:
             self._stop(f"no answer to `{name}` in {self._patience:g} seconds")
-        elif call.error is not None:
-            logger.debug("tracking failed", exc_info=call.error)
-            self._stop(f"{type(call.error).__name__}: {' '.join(str(call.error).split())[:_TOLD]}")
+            return
+        if error is not None:
+            logger.debug("tracking failed", exc_info=error)
+            self._stop(f"{type(error).__name__}: {' '.join(str(error).split())[:_TOLD]}")
         elif name == "finish":
-            self._asked.put(None)
+            self._calls.put(None)
 
     def _stop(self, why: str) -> None:
         self._tracker = None
-        self._asked.put(None)
+        self._calls.put(None)
         self._say(f"tracking stopped, the run goes on: {why}")
 
 
-@dataclass
-class _Call:
-    """Something asked of a tracker."""
-
-    do: Callable[..., None]
-    arguments: tuple[Any, ...]
-    done: Event = field(default_factory=Event)
-    error: BaseException | None = None
+_Call = tuple[Callable[..., Any], tuple[Any, ...], Future[None]]
 
 
-def _work(asked: SimpleQueue[_Call | None]) -> None:
-    while (call := asked.get()) is not None:
+def _work(calls: SimpleQueue[_Call | None]) -> None:
+    while (call := calls.get()) is not None:
+        do, arguments, done = call
         try:
-            call.do(*call.arguments)
+            do(*arguments)
+            done.set_result(None)
         except BaseException as error:
-            call.error = error
-        call.done.set()
+            done.set_exception(error)
 
 
 def make_tracker(config: TrackingConfig | None, results_dir: Path) -> Tracker | None:
     """Make the tracker that a config names.
 
     Args:
-        config: The section `tracking`, or None.
+        config: The section `tracking`; None names none.
         results_dir: Where `jsonl` writes.
-
-    Returns:
-        The tracker, or None where none is named.
 
     Raises:
         ConfigError: Its package is not installed.
@@ -239,13 +172,11 @@ def make_tracker(config: TrackingConfig | None, results_dir: Path) -> Tracker | 
     if config is None:
         return None
     if config.tool == "jsonl":
-        return JsonLines(results_dir / "tracking.jsonl")
-    import importlib
-
+        return _json_lines(results_dir / "tracking.jsonl")
     try:
-        module = importlib.import_module(_PACKAGES[config.tool])
+        module = importlib.import_module(config.tool)
     except ImportError:
         raise ConfigError(
-            f"tracking.tool: {config.tool} is not installed; pip install {_PACKAGES[config.tool]}, or leave the key out"
+            f"tracking.tool: {config.tool} is not installed; pip install {config.tool}, or leave the key out"
         ) from None
-    return Mlflow(module, config.project) if config.tool == "mlflow" else Wandb(module, config.project)
+    return _PACKAGES[config.tool](module, config.project)
