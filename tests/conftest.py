@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before any hub library is imported: they read these once.
@@ -18,6 +19,18 @@ hush()
 # Two processes share the cores: how long an example takes says nothing about what is tested. pytest-timeout ends hangs.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _libraries_are_no_garbage() -> None:
+    """Keep what stands before a file's tests out of the garbage collector's rounds.
+
+    A run collects twice per task, so that weights go. In a process that holds every test and every library, looking
+    through those takes longer than a small run itself.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 _LONGEST = ("workers", "pipeline", "crash", "mirror", "tasks", "test_api.py", "training", "models", "engine")
 """Folders and files of tests that take longest, first: begun last, one of them would keep one core busy alone."""

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from rerank_eval.cli import main
 from rerank_eval.metrics.registry import METRICS
+from tests.processes import Forked
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "tests" / "plugin"
@@ -25,15 +27,17 @@ def compare(folder: Path, measure: str) -> subprocess.CompletedProcess[str]:
         (folder / f"{name}.trec").write_text("".join(lines))
     (folder / "test.qrels").write_text("".join(f"{query} 0 b 1\n{query} 0 d 1\n" for query in "pq"))
     command = ["compare", "first.trec", "second.trec", "--qrels", "test.qrels", "--measure", measure, "--name", "it"]
-    paths = os.pathsep.join([str(PLUGIN), str(ROOT / "src")])
-    return subprocess.run(
-        [sys.executable, "-m", "rerank_eval", *command],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with Forked(run_beside_the_plugin, folder, command) as process:
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode or 0, out, err)
+
+
+def run_beside_the_plugin(folder: Path, command: list[str]) -> None:
+    """Run a command in this process, which is a new one, with the package where an installer would have put it."""
+    os.chdir(folder)
+    os.environ["COLUMNS"] = "200"
+    sys.path.insert(0, str(PLUGIN))
+    main(command)
 
 
 @pytest.mark.parametrize(("measure", "persistence", "title"), [("RBP", 0.8, "RBP"), ("rbp_90", 0.9, "RBP(90%)")])

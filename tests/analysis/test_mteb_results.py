@@ -17,6 +17,7 @@ from rerank_eval.errors import ConfigError
 from rerank_eval.reproduce.mteb_results import read_results
 from tests.analysis.published_files import RETRIEVER, make_rules, task_names, write_task
 
+RULES, NAMES = make_rules(), task_names()
 MODEL = "org/model"
 TASKS = {"FiQA2018": "ndcg_at_10", "LEMBPasskeyRetrieval": "ndcg_at_1"}
 
@@ -57,13 +58,12 @@ def test_no_json_whatever_gives_a_traceback(tmp_path: Path, raw: str, meta: Any,
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "FiQA2018.json").write_text(raw, encoding="utf-8", errors="surrogatepass")
     (folder / "model_meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    found = read_results(tmp_path, [RETRIEVER], task_names())
+    found = read_results(tmp_path, [RETRIEVER], NAMES)
     for experiment in found.experiments:
         for file in experiment.files.values():
             assert all(math.isfinite(value) and -1 <= value <= 1 for value in file.cells.values())
     assert all(problem.isprintable() for problem in found.problems)
-    rules = make_rules()
-    checked = rules.check(found, {}, [model.name for model in rules.published.models], ["MTEB-R"])
+    checked = RULES.check(found, {}, [model.name for model in RULES.published.models], ["MTEB-R"])
     assert {cell.ours for cell in checked.cells} == {None}  # one file is never a suite
 
 

@@ -18,7 +18,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from tests.tiny_embedding import write_qwen3_embedding
 
 BLOCK = 64
 TASKS = {"tools": 40, "more": 60}
+FEWER = {"tools": 12, "more": 20}
 TOP_K = 20
 
 
@@ -56,12 +57,12 @@ class Kill:
     lost: int
 
 
-def prepare(folder: Path) -> list[str]:
-    """Write tasks, an encoder and configs into a folder, and return the run's arguments."""
+def prepare(folder: Path, queries: Mapping[str, int]) -> list[str]:
+    """Write tasks of so many queries, an encoder and configs into a folder, and return the run's arguments."""
     configs_with_random_weights(folder)
     demo = Path(resolve_model("demo:qwen3-random", None, "test").source)
     write_qwen3_embedding(folder / "encoder", demo)
-    tasks = [part for name, queries in TASKS.items() for part in ("--task", str(write(folder, name, queries)))]
+    tasks = [part for name, number in queries.items() for part in ("--task", str(write(folder, name, number)))]
     settings = {
         "grid.retriever.model": f"[bm25, {folder / 'encoder'}]",
         "retriever.top_k": TOP_K,
@@ -74,11 +75,6 @@ def prepare(folder: Path) -> list[str]:
 def write(folder: Path, name: str, queries: int) -> Path:
     """Write one task."""
     return write_beir_folder(folder / "data" / name, queries=queries)
-
-
-def expected_pairs() -> int:
-    """Distinct pairs are at most two retrievers' candidates; what both found is scored once."""
-    return 2 * TOP_K * sum(TASKS.values())
 
 
 def fork(arguments: list[str], log: Path, before: Callable[[], None] | None = None) -> int:
@@ -161,13 +157,14 @@ def scored(log: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def torture(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+def torture(folder: Path, kills: int, seed: int, queries: Mapping[str, int] = TASKS) -> dict[str, Any]:
     """Kill `kills` runs and judge every run that comes to its end.
 
     Args:
         folder: An empty folder.
         kills: How many.
         seed: Of the moments.
+        queries: How many each of the two tasks has.
 
     Returns:
         What happened, for a JSON file.
@@ -175,7 +172,7 @@ def torture(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     Raises:
         AssertionError: A result differs, a pair stands twice, more than a block was lost, or a run failed.
     """
-    arguments = prepare(folder)
+    arguments = prepare(folder, queries)
     dice = random.Random(seed)
     started = time.monotonic()
     assert run_to_end([*arguments, "--set", f"results_dir={folder / 'whole'}"], folder / "whole.log") == 0

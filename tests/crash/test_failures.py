@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rerank_eval.cli import _run
 from rerank_eval.engine.interface import QueryGroup, Scores
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.rerankers.cross_encoder import CrossEncoder
 from rerank_eval.store.cache import ScoreCache
+from tests import processes
 from tests.crash.kills import stored_pairs
 from tests.models.test_reranker import WordOverlap, policy
 from tests.models.test_retriever import meta
@@ -43,17 +44,18 @@ def command(results: Path | str = "results", *settings: str) -> list[str]:
         f"results_dir={results}",
         *settings,
     )
-    whole = [sys.executable, "-m", "rerank_eval", "eval", "--config", "configs/base.yaml", "--task", "data/tools"]
+    whole = ["eval", "--config", "configs/base.yaml", "--task", "data/tools"]
     return [*whole, *(part for one in chosen for part in ("--set", one))]
 
 
-def started(results: Path | str = "results", *settings: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(results, *settings), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def finished(results: Path | str = "results", *settings: str) -> subprocess.CompletedProcess[str]:
+    """Run it in a process of its own."""
+    return processes.run(command(results, *settings))
 
 
-def until_stored(process: subprocess.Popen[str], results: Path, pairs: int = 1) -> None:
+def until_stored(process: processes.Forked, results: Path, pairs: int = 1) -> None:
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None and sum(stored_pairs(results).values()) < pairs:
+    while time.monotonic() < deadline and process.returncode is None and sum(stored_pairs(results).values()) < pairs:
         time.sleep(0.02)
 
 
@@ -61,7 +63,7 @@ def until_stored(process: subprocess.Popen[str], results: Path, pairs: int = 1) 
 @pytest.mark.parametrize(("kind", "code"), [("term", 143), ("twice", 130)])
 def test_a_signal_keeps_what_was_scored(project: Path, kind: str, code: int) -> None:
     results = project / "results"
-    with started() as process:
+    with processes.start(command()) as process:
         until_stored(process, results, pairs=512)
         process.send_signal(signal.SIGTERM if kind == "term" else signal.SIGINT)
         if kind == "twice":
@@ -73,12 +75,13 @@ def test_a_signal_keeps_what_was_scored(project: Path, kind: str, code: int) -> 
     assert "Traceback" not in out + err
     kept = sum(stored_pairs(results).values())
     assert 512 <= kept < 400 * 20
-    done = subprocess.run(command(), capture_output=True, text=True, check=True)
+    done = finished()
+    assert done.returncode == 0, done.stderr
     pairs = stored_pairs(results)
     assert max(pairs.values()) == 1
     assert sum(pairs.values()) == 400 * 20
     assert "Traceback" not in done.stderr
-    subprocess.run(command("other"), check=True, capture_output=True)
+    assert _run(command("other")) == 0
     assert fingerprint(results) == fingerprint(project / "other")
 
 
@@ -90,23 +93,23 @@ def test_a_disk_that_fills_in_mid_run_keeps_every_whole_block(project: Path) -> 
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a small file system here")
     try:
-        subprocess.run(command(small, "reranker=null"), check=True, capture_output=True)
+        assert finished(small, "reranker=null").returncode == 0
         room = (shutil.disk_usage(small).used + 150_000) // 1024
         subprocess.run(["mount", "-o", f"remount,size={room}k", str(small)], check=True)
-        done = subprocess.run(command(small), capture_output=True, text=True, check=False)
+        done = finished(small)
         assert done.returncode == 6, done.stderr
         assert "no space left on the disk" in done.stderr
         assert "Traceback" not in done.stderr
         kept = stored_pairs(small)
         assert 256 <= sum(kept.values()) < 400 * 20
         subprocess.run(["mount", "-o", "remount,size=40m", str(small)], check=True)
-        again = subprocess.run(command(small), capture_output=True, text=True, check=False)
+        again = finished(small)
         assert again.returncode == 0, again.stderr
         assert max(stored_pairs(small).values()) == 1
-        subprocess.run(command("other"), check=True, capture_output=True)
+        assert _run(command("other")) == 0
         assert fingerprint(small) == fingerprint(project / "other")
         subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
-        shown = subprocess.run(command(small), capture_output=True, text=True, check=False)
+        shown = finished(small)
         assert shown.returncode == 6
         assert "cannot be written" in shown.stderr
         assert "Traceback" not in shown.stderr
@@ -117,16 +120,16 @@ def test_a_disk_that_fills_in_mid_run_keeps_every_whole_block(project: Path) -> 
 def test_two_processes_on_one_folder_share_the_work(project: Path) -> None:
     write_beir_folder(project / "data" / "tools", queries=60)
     variants = "grid.reranker.instruction=[none, default]"
-    both = [started("results", variants), started("results", variants)]
     told = []
-    for process in both:
-        out, err = process.communicate(timeout=400)
-        assert process.returncode == 0, err
-        told.append(out)
+    with processes.start(command("results", variants)) as one, processes.start(command("results", variants)) as other:
+        for process in (one, other):
+            out, err = process.communicate(timeout=400)
+            assert process.returncode == 0, err
+            told.append(out)
     assert max(stored_pairs(project / "results").values()) == 1
     computed = [int(out.split("computed ")[1].split(",")[0]) for out in told]
     assert sum(computed) == 3  # BM25 and two instructions: nothing twice
-    subprocess.run(command("other", variants), check=True, capture_output=True)
+    assert _run(command("other", variants)) == 0
     assert fingerprint(project / "results") == fingerprint(project / "other")
     assert not list((project / "results").rglob(".lock"))
 

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from rerank_eval.files import write_json
+from tests.crash.kills import FEWER, TASKS, torture
+from tests.processes import Forked
 
 
-def kill(times: int, tmp_path: Path) -> str:
+def tortured(folder: Path, kills: int, queries: Mapping[str, int], report: Path) -> None:
+    write_json(report, torture(folder, kills, 20_261_123, queries))
+
+
+def kill(times: int, tmp_path: Path, queries: Mapping[str, int]) -> dict[str, Any]:
     # A process of its own: it forks, which one with threads of PyTorch must not.
-    command = [
-        sys.executable,
-        "-m",
-        "tests.crash.kills",
-        "--kills",
-        str(times),
-        "--output",
-        str(tmp_path / "kills.json"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    (tmp_path / "runs").mkdir()
+    with Forked(tortured, tmp_path / "runs", times, queries, tmp_path / "kills.json") as process:
+        said = process.communicate(timeout=3500)
+        assert process.returncode == 0, said
+    found: dict[str, Any] = json.loads((tmp_path / "kills.json").read_text())
+    return found
 
 
 def test_a_few_kills(tmp_path: Path) -> None:
-    assert '"kills": 3' in kill(3, tmp_path)
+    found = kill(3, tmp_path, FEWER)
+    assert found["kills"] == 3
+    assert found["runs_finished_and_identical"] >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_kills(tmp_path: Path) -> None:
-    assert '"kills": 50' in kill(50, tmp_path)
+    found = kill(50, tmp_path, TASKS)
+    assert found["kills"] == 50
+    assert found["runs_finished_and_identical"] >= 1

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub import save_torch_state_dict
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
-from rerank_eval.models.demo import DemoShape, build_demo_reranker
+from rerank_eval.models.demo import WEIGHTS, DemoShape
 
 GROUP = QueryGroup(
     "which rivers flow?", "find", [f"word {i} and more text about things " * (1 + i % 9) for i in range(30)]
@@ -32,8 +36,6 @@ def test_int8_stays_near_float32_and_does_not_depend_on_company(demo, attention)
 
 @pytest.mark.slow
 def test_compiled_layers_give_the_same_margins_and_compile_once(demo):
-    import torch
-
     plain = load_engine(demo, recipe="card", device="cpu").score(GROUP).margins
     engine = load_engine(demo, recipe="card", device="cpu", compile_layers=True)
     assert engine.settings["compiled"] == 1
@@ -75,20 +77,18 @@ print(peak[0] - base)
 @pytest.mark.parametrize(
     ("dtype", "copies"), [pytest.param("bfloat16", 0.35, marks=pytest.mark.slow), ("float32", 2.35)]
 )
-def test_loading_shards_never_holds_the_weights_twice(demo, tmp_path, dtype, copies):
+def test_loading_shards_never_holds_the_weights_twice(demo, variant, dtype, copies):
     """In the file's dtype the weights are the file's own pages; in float32 one copy of twice the size."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    shape = DemoShape(8, 512, 2048, 4, 2, 128, tie_word_embeddings=False)
-    build_demo_reranker(tmp_path / "one", shape)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "one", dtype=torch.bfloat16)
-    model.save_pretrained(tmp_path / "shards", max_shard_size="80MB")
-    AutoTokenizer.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "shards")
-    size = sum(path.stat().st_size for path in (tmp_path / "shards").glob("*.safetensors"))
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) >= 3
+    shards = variant(asdict(DemoShape(8, 512, 2048, 4, 2, 128, tie_word_embeddings=False)))
+    (shards / WEIGHTS).unlink()
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(shards)).state_dict()
+    weights = {name: torch.full(value.shape, 0.01, dtype=torch.bfloat16) for name, value in shapes.items()}
+    save_torch_state_dict(weights, shards, max_shard_size="80MB")
+    size = sum(path.stat().st_size for path in shards.glob("*.safetensors"))
+    assert len(list(shards.glob("*.safetensors"))) >= 3
     done = subprocess.run(
-        [sys.executable, "-c", LOADING, str(tmp_path / "shards"), str(demo), dtype],
+        [sys.executable, "-c", LOADING, str(shards), str(demo), dtype],
         capture_output=True,
         text=True,
         check=True,

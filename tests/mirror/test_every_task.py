@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
+from huggingface_hub import constants
 
+from rerank_eval.cli import _run
+from rerank_eval.tasks import mirror
 from rerank_eval.tasks.suites import load_suites
 from tests.mirror.miniatures import expected_cells, suite_tasks, write_mirror
 from tests.mirror.runs import cells_of, leaderboard_row, manifests, mteb_cells, run_eval, write_config
@@ -51,9 +55,13 @@ def scores(folder: Path, manifest: dict[str, Any]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def one_of_each(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kinds")
-    mirror = write_mirror(folder / "mirror", KINDS)
-    done = run_eval(folder, write_config(folder, mirror, KINDS))
-    assert done.returncode == 0, done.stderr + done.stdout
+    root = write_mirror(folder / "mirror", KINDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setattr(mirror, "_usual_cache", lambda: folder / "cache")
+        assert _run(["eval", "--config", str(write_config(folder, root, KINDS))]) == 0
     return folder
 
 
@@ -87,8 +95,8 @@ def test_the_retriever_is_right_about_most_queries(one_of_each: Path) -> None:
 @pytest.mark.slow
 def test_every_task_of_every_suite_runs_from_the_mirror(tmp_path: Path) -> None:
     tasks = suite_tasks()
-    mirror = write_mirror(tmp_path / "mirror", tasks)
-    done = run_eval(tmp_path, write_config(tmp_path, mirror, SUITES))
+    root = write_mirror(tmp_path / "mirror", tasks)
+    done = run_eval(tmp_path, write_config(tmp_path, root, SUITES))
     assert done.returncode == 0, done.stderr + done.stdout
     check(tmp_path, tasks)
     for kind in ("retriever", "reranker"):

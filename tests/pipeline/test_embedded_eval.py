@@ -17,6 +17,8 @@ from rerank_eval.models.resolve import resolve_model
 from rerank_eval.tasks import embedded
 
 ROOT = Path(__file__).parents[2]
+QUICK = ["--set", "reranker.model=demo:qwen3-random", "--set", "reranker.max_length=160"]
+"""Random weights on the beginnings of prompts, for what does not depend on a model's answers."""
 
 
 @pytest.fixture
@@ -53,8 +55,7 @@ def test_the_retriever_s_figure_is_pytrec_eval_s(project: Path, task: str) -> No
 
 
 def test_an_instruction_task_keeps_its_own_candidates_and_each_query_s_instruction(project: Path) -> None:
-    arguments = ["eval", "--task", "PyInstructionRetrieval", "--set", "retriever.model=bm25"]
-    arguments += ["--set", "reranker.model=demo:qwen3-random"]
+    arguments = ["eval", "--task", "PyInstructionRetrieval", "--set", "retriever.model=bm25", *QUICK]
     assert _run(arguments) == 0
     retriever, reranker = sorted(manifests(project), key=lambda manifest: manifest["row"]["order"])
     content = embedded.EMBEDDED["PyInstructionRetrieval"].content("small", "test")
@@ -77,8 +78,7 @@ def test_an_instruction_task_keeps_its_own_candidates_and_each_query_s_instructi
 
 def test_what_was_really_used_as_instruction_stands_in_the_manifest(project: Path) -> None:
     grid = "grid.reranker.instruction=[none, default, task, judge the code]"
-    arguments = ["eval", "--task", "PyModuleRetrieval", "--set", "retriever.model=bm25", "--set", grid]
-    arguments += ["--set", "reranker.model=demo:qwen3-random"]
+    arguments = ["eval", "--task", "PyModuleRetrieval", "--set", "retriever.model=bm25", "--set", grid, *QUICK]
     assert _run([*arguments, "--set", "retriever.top_k=2"]) == 0
     used = [manifest["instruction"]["examples"] for manifest in manifests(project) if "instruction" in manifest]
     prompt = embedded.EMBEDDED["PyModuleRetrieval"].metadata.prompt["query"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from rerank_eval.cli import _run
 from rerank_eval.errors import StorageError
 from rerank_eval.pipeline import run, stages
 from rerank_eval.store.locks import HeldLock
+from tests import processes
 from tests.pipeline.folders import write_beir_folder
 
 ROOT = Path(__file__).parents[2]
@@ -37,19 +39,30 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+BASE = ["eval", "--config", "configs/base.yaml", "--set", "retriever.model=bm25", "--set", "retriever.top_k=10"]
+
+
 def evaluate(*arguments: str) -> int:
-    return _run(
-        [
-            "eval",
-            "--config",
-            "configs/base.yaml",
-            "--set",
-            "retriever.model=bm25",
-            "--set",
-            "retriever.top_k=10",
-            *arguments,
-        ]
-    )
+    return _run([*BASE, *arguments])
+
+
+@pytest.fixture(scope="module")
+def evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which `data/tools` has been evaluated."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_beir_folder(folder / "data" / "tools")
+    with contextlib.chdir(folder):
+        assert evaluate(*TOOLS) == 0
+    return folder
+
+
+@pytest.fixture
+def evaluated(evaluated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that a test may harm."""
+    shutil.copytree(evaluated_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def manifests(results: Path) -> dict[str, dict[str, Any]]:
@@ -122,10 +135,9 @@ def check_numbers(manifest: dict[str, Any], qrels_file: Path) -> None:
     assert again[ir_measures.nDCG @ 10] == pytest.approx(mean)
 
 
-def test_results_reload_in_plain_mteb(project: Path) -> None:
-    assert evaluate("--task", "data/tools") == 0
-    found = manifests(project / "results")
-    loaded = ResultCache(project / "results" / "mteb").load_results(load_experiments="match_name")
+def test_results_reload_in_plain_mteb(evaluated: Path) -> None:
+    found = manifests(evaluated / "results")
+    loaded = ResultCache(evaluated / "results" / "mteb").load_results(load_experiments="match_name")
     scores = {result.model_name: result.task_results[0].get_score() for result in loaded.model_results}
     assert scores == {
         "mteb/baseline-bm25s": pytest.approx(found["retriever"]["scores"]["main"], abs=0.51e-5),
@@ -149,13 +161,12 @@ def test_the_same_config_gives_the_same_bytes_and_a_second_run_does_nothing(
 
 
 def test_changed_data_is_scored_again_and_an_ablation_shares_candidates(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate("--task", "data/tools") == 0
     capsys.readouterr()
     assert evaluate("--task", "data/tools", "--set", "grid.reranker.instruction=[none, default]") == 0
     assert "computed 2, done before 1" in capsys.readouterr().out  # BM25's candidates serve all
-    corpus = project / "data" / "tools" / "corpus.jsonl"
+    corpus = evaluated / "data" / "tools" / "corpus.jsonl"
     corpus.write_text(corpus.read_text().replace("hammer", "mallet"))
     assert evaluate("--task", "data/tools") == 0
     assert "computed 2, done before 0" in capsys.readouterr().out
@@ -177,73 +188,56 @@ def test_reference_and_packed_rank_alike(project: Path) -> None:
     assert (frames[0] - frames[1]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("moment", ["results/runs/BM25", "results/runs/Qwen3-python*"])
-def test_an_interrupted_run_says_so_and_goes_on(project: Path, moment: str) -> None:
-    arguments = [
-        "eval",
-        "--config",
-        "configs/base.yaml",
-        "--set",
-        "retriever.model=bm25",
-        "--set",
-        "retriever.top_k=10",
-    ]
-    arguments += ["--task", "data/tools"]
-    if moment.endswith("*"):
-        write_beir_folder(project / "data" / "more", queries=80)
-        arguments += ["--task", "data/more"]
-    command = [sys.executable, "-m", "rerank_eval", *arguments]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize(("moment", "more"), [("runs/BM25", []), ("runs/Qwen3-python*", ["--task", "data/more"])])
+def test_an_interrupted_run_says_so_and_goes_on(project: Path, moment: str, more: list[str]) -> None:
+    write_beir_folder(project / "data" / "more", queries=40)
+    arguments, results = [*BASE, *TOOLS, *more], project / "results"
+    with processes.start(arguments) as process:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None and not list(Path().glob(moment)):
+        while time.monotonic() < deadline and process.returncode is None and not list(results.glob(moment)):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
-    assert process.returncode in {130, 0}, err
-    if process.returncode == 130:
-        assert "interrupted: what was scored is kept" in err
-        assert "Traceback" not in err + out
-    done = len(list((project / "results").glob("runs/*/*/*/manifest.json")))
+    assert process.returncode == 130, err
+    assert "interrupted: what was scored is kept" in err
+    assert "Traceback" not in err + out
+    expected = 4 if more else 2
+    assert len(list(results.glob("runs/*/*/*/manifest.json"))) < expected
     assert _run(arguments) == 0
-    assert (
-        len(list((project / "results").glob("runs/*/*/*/manifest.json"))) == (4 if moment.endswith("*") else 2) >= done
-    )
-    assert not list((project / "results").rglob("*.tmp"))
-    whole = fingerprint(project / "results")
-    shutil.rmtree(project / "results")
+    assert len(list(results.glob("runs/*/*/*/manifest.json"))) == expected
+    assert not list(results.rglob("*.tmp"))
+    whole = fingerprint(results)
+    shutil.rmtree(results)
     assert _run(arguments) == 0
-    assert fingerprint(project / "results") == whole
+    assert fingerprint(results) == whole
 
 
-def test_a_torn_manifest_or_result_is_computed_again(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate("--task", "data/tools") == 0
-    whole = fingerprint(project / "results")
-    found = manifests(project / "results")
+def test_a_torn_manifest_or_result_is_computed_again(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = fingerprint(evaluated / "results")
+    found = manifests(evaluated / "results")
     (found["retriever"]["_folder"] / "manifest.json").write_text('{"schema": 1, "comp')
     (found["reranker"]["_folder"] / "scores.parquet").unlink()
     capsys.readouterr()
     assert evaluate("--task", "data/tools") == 0
     assert "computed 2, done before 0" in capsys.readouterr().out
-    assert fingerprint(project / "results") == whole
+    assert fingerprint(evaluated / "results") == whole
 
 
 @pytest.mark.skipif(os.geteuid() != 0 and sys.platform != "linux", reason="needs a small tmpfs or a read-only folder")
-def test_lost_candidates_are_retrieved_again(project: Path) -> None:
-    assert evaluate(*TOOLS) == 0
-    before = fingerprint(project / "results")
-    found = manifests(project / "results")
+def test_lost_candidates_are_retrieved_again(evaluated: Path) -> None:
+    before = fingerprint(evaluated / "results")
+    found = manifests(evaluated / "results")
     next(found["retriever"]["_folder"].glob("*_predictions.json")).unlink()
     assert evaluate(*TOOLS) == 0
-    assert fingerprint(project / "results") == before
+    assert fingerprint(evaluated / "results") == before
 
 
 @pytest.mark.parametrize("how", ["torn", "fewer"])
 def test_torn_or_altered_candidates_are_retrieved_anew(
-    project: Path, how: str, capsys: pytest.CaptureFixture[str]
+    evaluated: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate(*TOOLS) == 0
-    before = fingerprint(project / "results")
-    found = manifests(project / "results")
+    before = fingerprint(evaluated / "results")
+    found = manifests(evaluated / "results")
     predictions = next(found["retriever"]["_folder"].glob("*_predictions.json"))
     if how == "torn":
         predictions.write_text(predictions.read_text()[:200])
@@ -256,19 +250,18 @@ def test_torn_or_altered_candidates_are_retrieved_anew(
     capsys.readouterr()
     assert evaluate(*TOOLS) == 0
     assert "is not as it was written; the result is made anew" in " ".join(capsys.readouterr().out.split())
-    assert fingerprint(project / "results") == before
+    assert fingerprint(evaluated / "results") == before
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "per_query.parquet", "qrels.parquet", "default.test.trec"])
-def test_an_altered_result_is_made_anew(project: Path, name: str) -> None:
-    assert evaluate(*TOOLS) == 0
-    before = fingerprint(project / "results")
-    path = manifests(project / "results")["reranker"]["_folder"] / name
+def test_an_altered_result_is_made_anew(evaluated: Path, name: str) -> None:
+    before = fingerprint(evaluated / "results")
+    path = manifests(evaluated / "results")["reranker"]["_folder"] / name
     content = path.read_bytes()
     path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     assert evaluate(*TOOLS) == 0
     assert path.read_bytes() == content
-    assert fingerprint(project / "results") == before
+    assert fingerprint(evaluated / "results") == before
 
 
 def test_scores_of_another_device_are_told_of(
@@ -308,12 +301,11 @@ def test_a_run_that_lost_its_lock_stops_at_its_next_block(
 
 
 def test_candidates_altered_while_a_run_reads_its_data_are_not_reranked(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    evaluated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """mteb reads them: it would average the queries that are left, under the digest of the whole candidates."""
-    assert evaluate(*TOOLS) == 0
-    before = fingerprint(project / "results")
-    predictions = next(manifests(project / "results")["retriever"]["_folder"].glob("*_predictions.json"))
+    before = fingerprint(evaluated / "results")
+    predictions = next(manifests(evaluated / "results")["retriever"]["_folder"].glob("*_predictions.json"))
     load = stages._loaded
 
     def altered_meanwhile(job: stages.Job) -> Any:
@@ -328,7 +320,7 @@ def test_candidates_altered_while_a_run_reads_its_data_are_not_reranked(
         assert evaluate(*TOOLS, "--set", "reranker.instruction=none") == 3
     assert "altered since it was written" in capsys.readouterr().err
     assert evaluate(*TOOLS) == 0
-    assert fingerprint(project / "results") == before
+    assert fingerprint(evaluated / "results") == before
 
 
 def test_a_results_folder_in_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -353,10 +345,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(project: Path) -> None:
     if mounted.returncode:
         pytest.skip("cannot mount a small file system here")
     try:
-        command = [sys.executable, "-m", "rerank_eval", "eval", "--config", "configs/base.yaml", "--task", "data/tools"]
         write_beir_folder(project / "data" / "tools", queries=300)
-        command += ["--set", "retriever.model=bm25", "--set", f"results_dir={small}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        settings = ["--set", "retriever.model=bm25", "--set", f"results_dir={small}"]
+        done = processes.run(["eval", "--config", "configs/base.yaml", *TOOLS, *settings])
         assert done.returncode == 6, done.stderr
         assert "no space left on the disk" in done.stderr
         assert "Traceback" not in done.stderr

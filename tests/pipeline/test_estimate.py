@@ -50,7 +50,7 @@ def rerank_work(plan: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "top_k"),
     [
-        ("PyModuleRetrieval", 4),
+        ("PyModuleRetrieval", 2),
         ("./tools", 30),
         pytest.param("PyModuleRetrieval", 30, marks=pytest.mark.slow),
         pytest.param("PyInstructionRetrieval", 30, marks=pytest.mark.slow),  # candidates of its own

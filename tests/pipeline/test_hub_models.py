@@ -16,9 +16,11 @@ import mteb
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
+from rerank_eval.cli import _run
 from rerank_eval.models.demo import build_demo_reranker
 from tests.mirror.hub_layout import Repository
 from tests.pipeline.folders import write_beir_folder
@@ -59,26 +61,29 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]
     }
 
 
-COMMAND = [sys.executable, "-m", "rerank_eval", "eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
+COMMAND = ["eval", "--task", "./tools", "--config", "configs/qwen3-0.6b.yaml"]
 
 
-def run(folder: Path, home: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the hub config in a process of its own: the hub's libraries read HF_HOME when they are imported."""
-    command = [*COMMAND, *(part for one in settings for part in ("--set", one))]
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
+def evaluate(monkeypatch: pytest.MonkeyPatch, folder: Path, cache: Path, *settings: str) -> None:
+    """Run the hub config in this process, with another hub cache."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    assert _run([*COMMAND, *(part for one in settings for part in ("--set", one))]) == 0
 
 
 @pytest.fixture(scope="module")
 def from_the_hub(
     tmp_path_factory: pytest.TempPathFactory, hub: tuple[Path, dict[str, str]]
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The hub config in a process of its own: the hub's libraries read HF_HOME when they are imported."""
     folder = tmp_path_factory.mktemp("from-the-hub")
     shutil.copytree(ROOT / "configs", folder / "configs")
     write_beir_folder(folder / "tools")
-    return folder, run(folder, hub[0])
+    command = [sys.executable, "-m", "rerank_eval", *COMMAND]
+    environment = {**os.environ, "HF_HOME": str(hub[0]), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done
 
 
 def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
@@ -103,7 +108,10 @@ def scores(results: Path) -> dict[str, pd.DataFrame]:
 
 
 def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
-    tmp_path: Path, from_the_hub: tuple[Path, subprocess.CompletedProcess[str]], hub: tuple[Path, dict[str, str]]
+    tmp_path: Path,
+    from_the_hub: tuple[Path, subprocess.CompletedProcess[str]],
+    hub: tuple[Path, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (folder, _), (home, revisions) = from_the_hub, hub
     for name, revision in revisions.items():
@@ -111,7 +119,8 @@ def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
         shutil.copytree(snapshot, tmp_path / "models" / name)
         Repository(tmp_path / "models" / name, revision).note_downloads()
     mirrored = tmp_path / "mirrored"
-    run(folder, tmp_path / "empty", f"model_root={tmp_path / 'models'}", f"results_dir={mirrored}")
+    roots = f"model_root={tmp_path / 'models'}", f"results_dir={mirrored}"
+    evaluate(monkeypatch, folder, tmp_path / "empty", *roots)
     ours, theirs = scores(mirrored), scores(folder / "results")
     assert len(ours) == 2
     assert ours.keys() == theirs.keys()
@@ -120,15 +129,16 @@ def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
 
 
 def test_qwen3_embedding_gets_its_instruction_as_the_model_card_says(
-    tmp_path: Path, hub: tuple[Path, dict[str, str]]
+    tmp_path: Path, hub: tuple[Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Instruct: ...` and `Query:` before queries, nothing before documents: the scores are those of writing it out."""
     home, _ = hub
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     write_beir_folder(tmp_path / "tools")
-    run(
+    evaluate(
+        monkeypatch,
         tmp_path,
-        home,
+        home / "hub",
         "retriever.dtype=float32",
         "reranker=null",
         "retriever.top_k=60",

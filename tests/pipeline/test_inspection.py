@@ -21,7 +21,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configs_with_random_weights(folder)
     write_beir_folder(folder / "tools")
     arguments = ["eval", "--config", "configs/base.yaml", "--task", "./tools", "--task", "PyInstructionRetrieval"]
-    arguments += ["--set", "retriever.model=bm25", "--set", "retriever.top_k=10"]
+    arguments += ["--set", "retriever.model=bm25", "--set", "retriever.top_k=10", "--set", "reranker.max_length=256"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert _run(arguments) == 0

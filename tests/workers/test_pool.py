@@ -50,6 +50,7 @@ def test_order_is_kept_by_three_workers_on_three_nodes_and_their_work_adds_up(wo
     assert pool.work.tolist() == [301]
     assert len({member.loaded.node for member in pool.members if member.loaded}) == 3
     assert isinstance(pool.ask("process"), int)
+    assert pool.ask("variable", "CUDA_VISIBLE_DEVICES") == ""  # a worker without a GPU sees none
 
 
 def test_workers_killed_in_mid_run_are_replaced_and_their_blocks_done_again(workers: Make) -> None:
@@ -178,8 +179,3 @@ def test_a_device_is_not_guessed_for_hosts_that_are_still_to_come() -> None:
     assert Cluster(settings, "cuda").on_gpus
     assert not Cluster(settings, "cpu").on_gpus
     assert Cluster(WorkersConfig(num_workers=3), "auto").device == "auto"
-
-
-def test_a_worker_without_a_gpu_sees_none(workers: Make) -> None:
-    pool = workers(num_workers=1).pool(DigesterSpec())
-    assert pool.ask("variable", "CUDA_VISIBLE_DEVICES") == ""
