@@ -42,9 +42,6 @@ class _Note:
 def files_in(folder: Path) -> list[str]:
     """List a repository's files, those that were downloaded once and are gone among them.
 
-    Args:
-        folder: The repository's folder.
-
     Returns:
         Paths inside it, without what huggingface_hub and git keep there.
     """
@@ -97,13 +94,7 @@ def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[st
 
 
 def is_whole(folder: Path, file: str, commit: str) -> bool:
-    """Tell whether one file is there, of a commit, and as it was downloaded; see `verify`.
-
-    Args:
-        folder: The repository's folder.
-        file: Path inside it.
-        commit: The commit that it has to be of.
-    """
+    """Tell whether one file is there, of a commit, and as it was downloaded; see `verify`."""
     note = _note(folder, file)
     if note is None or note.commit != commit:
         return False
@@ -115,12 +106,7 @@ def is_whole(folder: Path, file: str, commit: str) -> bool:
 
 
 def drop(folder: Path, file: str) -> None:
-    """Delete a file of a download and its note, so that the next download starts anew.
-
-    Args:
-        folder: The repository's folder.
-        file: Path inside it.
-    """
+    """Delete a file of a download and its note, so that the next download starts anew."""
     (folder / file).unlink(missing_ok=True)
     (folder / _NOTES / f"{file}.metadata").unlink(missing_ok=True)
 

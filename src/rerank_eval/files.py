@@ -21,9 +21,6 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 def at_home(path: str | Path) -> Path:
     """Expand a leading `~` or `~user`.
 
-    Args:
-        path: As a user wrote it.
-
     Raises:
         ConfigError: There is no such user.
     """
@@ -43,10 +40,6 @@ def is_folder(path: str | Path) -> bool:
 
 def storage_error(error: OSError, path: Path) -> StorageError | None:
     """Translate an operating-system error into one clear line, if it is one that a user can mend.
-
-    Args:
-        error: What was raised while writing.
-        path: The file or folder being written.
 
     Returns:
         The error to raise instead, or None when it is something else.
@@ -69,9 +62,6 @@ def storage_error(error: OSError, path: Path) -> StorageError | None:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, renamed to `path` when the block ends without an error.
-
-    Args:
-        path: Where the file shall stand in the end. Its folder is created.
 
     Yields:
         The path to write to.
@@ -97,11 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; only its one writer, under its lock, may do so.
-
-    Args:
-        folder: The folder; what is in its subfolders stays.
-    """
+    """Remove what killed processes left half-written in a folder; only its one writer, under its lock, may do so."""
     for left in folder.glob(".*.tmp"):
         with suppress(OSError):
             left.unlink(missing_ok=True)
@@ -109,9 +95,6 @@ def sweep(folder: Path) -> None:
 
 def set_aside(path: Path) -> Path:
     """Rename a file that is not ours to trust; it is never deleted and never read again.
-
-    Args:
-        path: The file.
 
     Returns:
         Where it stands now.
@@ -132,10 +115,6 @@ def set_aside(path: Path) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8 with Unix line ends.
 
-    Args:
-        path: The file.
-        text: Its content.
-
     Raises:
         StorageError: The disk is full or the folder cannot be written.
     """
@@ -145,9 +124,6 @@ def write_text(path: Path, text: str) -> None:
 
 def load_json(path: Path) -> Any:
     """Read a JSON file.
-
-    Args:
-        path: The file.
 
     Raises:
         OSError: It cannot be read.
@@ -170,10 +146,6 @@ def load_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, indented, with sorted keys and no NaN.
-
-    Args:
-        path: The file.
-        value: Anything that json can serialise.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.

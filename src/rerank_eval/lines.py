@@ -29,11 +29,7 @@ class Problems:
     count: int = 0
 
     def add(self, message: str) -> None:
-        """Note a problem.
-
-        Args:
-            message: What is wrong, with file and line.
-        """
+        """Note a problem."""
         self.count += 1
         if self.first is None:
             self.first = message

@@ -17,11 +17,6 @@ _MAX_LISTED = 12
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the valid name closest to a misspelt one, or None when nothing is near.
 
-    Args:
-        name: What the user wrote.
-        choices: The valid names.
-        cutoff: The smallest ratio that counts.
-
     Returns:
         The closest choice by difflib's ratio, ignoring case.
     """
@@ -34,10 +29,6 @@ def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | Non
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Render the remedy for an unknown name: the nearest valid one, else the whole list.
-
-    Args:
-        name: What the user wrote.
-        choices: The valid names.
 
     Returns:
         A clause to append to an error message, without a leading blank.
@@ -54,13 +45,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def some(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
-    """List the first few of many names, and count the others.
-
-    Args:
-        names: All of them.
-        most: How many are listed.
-        separator: What stands between two of them.
-    """
+    """List the first few of many names, and count the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
@@ -98,9 +83,6 @@ def task_folder(task: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """Serialise to JSON with sorted keys and no blanks, so that equal values give equal bytes.
-
-    Args:
-        value: Anything that json can serialise; NaN is refused.
 
     Returns:
         The JSON text.

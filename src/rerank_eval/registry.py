@@ -58,10 +58,6 @@ class Registry(Generic[T]):
     def register(self, name: str, part: T) -> T:
         """Add a part from a running program, such as a notebook.
 
-        Args:
-            name: What stands for it.
-            part: The object.
-
         Returns:
             The part.
 
@@ -88,10 +84,6 @@ class Registry(Generic[T]):
 
     def get(self, name: str, where: str = "") -> T:
         """Return the part that a name stands for, importing it if nobody has.
-
-        Args:
-            name: As the user wrote it.
-            where: File and key, or option, for the message.
 
         Raises:
             ConfigError: No part has this name, two packages declare it, it cannot be imported, or it is no such part.

@@ -164,11 +164,7 @@ def simple(
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """Render a frame as CSV without formulas: of texts and heads only, numbers stay as they are.
-
-    Args:
-        frame: The frame.
-    """
+    """Render a frame as CSV without formulas: of texts and heads only, numbers stay as they are."""
     from pandas.api.types import is_numeric_dtype
 
     safe = frame.rename(columns=no_formula)

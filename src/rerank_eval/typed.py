@@ -17,11 +17,7 @@ _started: list[str] | None = None
 
 
 def remember(arguments: Sequence[str]) -> None:
-    """Note what the command line was given, for `again`.
-
-    Args:
-        arguments: Without the program's name.
-    """
+    """Note what the command line was given, for `again`."""
     global _started  # noqa: PLW0603 - a process has one command line
     _started = list(arguments)
 
@@ -66,9 +62,5 @@ def command(*arguments: str | Path) -> str:
 
 
 def again(*more: str) -> str | None:
-    """Return the command that runs, with further arguments; None in a program that uses the package as a library.
-
-    Args:
-        *more: Arguments to add.
-    """
+    """Return the command that runs, with further arguments; None in a program that uses the package as a library."""
     return None if _started is None else command(*_started, *more)

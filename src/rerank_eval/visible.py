@@ -24,11 +24,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def visible(text: str) -> str:
-    r"""Write out characters that a terminal or an editor obeys instead of showing: `\x1b`, `\u202e`.
-
-    Args:
-        text: Any text; line feeds and tabs stay.
-    """
+    r"""Write out characters that a terminal or an editor obeys instead of showing: `\x1b`, `\u202e`."""
     return _ACTING.sub(lambda found: _escape(ord(found[0])), text)
 
 

@@ -53,9 +53,6 @@ def _size(model: str) -> str:
 def to_model_index(records: Sequence[ResultRecord]) -> str:
     """Render the `model-index` block of one model, which the hub shows beside its model card.
 
-    Args:
-        records: Results of one run of one model.
-
     Returns:
         YAML, to stand in a model card's front matter.
 

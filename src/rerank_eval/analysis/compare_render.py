@@ -264,11 +264,6 @@ def _without_nan(value: Any) -> Any:
 def write_all(comparison: Comparison, folder: Path, name: str = "comparison") -> list[Path]:
     """Write the comparison as md, csv, tex and json.
 
-    Args:
-        comparison: The comparison.
-        folder: Where to.
-        name: Of the files, without their endings.
-
     Returns:
         The files written.
     """

@@ -111,11 +111,7 @@ def bars(values: pd.DataFrame) -> str:
 
 
 def forest(comparison: Comparison) -> str:
-    """Draw all differences with their intervals, one a line.
-
-    Args:
-        comparison: The comparison.
-    """
+    """Draw all differences with their intervals, one a line."""
     rows: Sequence[Difference] = comparison.differences
     first = _short(comparison.baselines[0]) if len(comparison.baselines) == 1 else "each row's own baseline"
 

@@ -61,11 +61,7 @@ class Judgements:
 
 
 def trec_files(folder: Path) -> list[Path]:
-    """List a folder's TREC runs, one a cell.
-
-    Args:
-        folder: The folder.
-    """
+    """List a folder's TREC runs, one a cell."""
     return sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith((".trec", ".trec.gz")))
 
 
@@ -172,9 +168,6 @@ def in_cells_of(frame: pd.DataFrame, judged: Judgements | None) -> pd.DataFrame:
 
 def is_ranking(path: Path) -> bool:
     """Tell whether a file holds documents and scores, and not values of queries.
-
-    Args:
-        path: A file or a folder of TREC runs.
 
     Raises:
         DataError: A parquet file cannot be read.

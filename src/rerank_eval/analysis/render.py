@@ -186,10 +186,6 @@ def insert_markdown(board: Leaderboard, path: Path) -> Path:
 def write_all(board: Leaderboard, results_dir: Path) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and .html.
 
-    Args:
-        board: The leaderboard.
-        results_dir: Where to.
-
     Returns:
         The files written.
     """
@@ -200,20 +196,11 @@ def write_all(board: Leaderboard, results_dir: Path) -> list[Path]:
 
 
 def render_all(board: Leaderboard, results_dir: Path) -> dict[Path, str]:
-    """Return what `write_all` writes: the files and their content.
-
-    Args:
-        board: The leaderboard.
-        results_dir: Where to.
-    """
+    """Return what `write_all` writes: the files and their content."""
     renders = (to_markdown, to_csv, to_latex, to_html)
     return {path: render(board) for path, render in zip(leaderboard_files(results_dir), renders, strict=True)}
 
 
 def leaderboard_files(results_dir: Path) -> list[Path]:
-    """List the files that `write_all` writes.
-
-    Args:
-        results_dir: Where to.
-    """
+    """List the files that `write_all` writes."""
     return [results_dir / name for name in LEADERBOARDS]

@@ -75,11 +75,6 @@ class Stratum:
 def draw(strata: Sequence[Stratum], seed: Sequence[int], resamples: int = RESAMPLES) -> Draws:
     """Draw the bootstrap's and the randomisation test's distributions of a stratified mean.
 
-    Args:
-        strata: The strata.
-        seed: Seeds NumPy's PCG64; the same gives the same bits.
-        resamples: How often, r.
-
     Returns:
         The draws; all k differences see the same samples and flips, so that they can be compared with each other.
     """
@@ -173,12 +168,7 @@ def _acceleration(strata: Sequence[Stratum]) -> Floats:
 
 
 def joined(parts: Sequence[Draws], weight: float) -> Draws:
-    """Put independent draws of several means together to those of their weighted sum.
-
-    Args:
-        parts: Draws of each mean, with the same r and k.
-        weight: Of each.
-    """
+    """Put independent draws of several means together to those of their weighted sum."""
     return Draws(
         weight * np.sum([part.resampled for part in parts], axis=0),
         weight * np.sum([part.flipped for part in parts], axis=0),

@@ -114,10 +114,6 @@ def is_file(path: Path) -> bool:
 def read_yaml(path: Path, what: str = _CONFIG) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
-    Args:
-        path: The file, at most 1 MB.
-        what: What it should be, for error messages.
-
     Returns:
         The mapping; an empty file gives an empty one.
 
@@ -170,9 +166,6 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 def parse_yaml(text: str) -> Any:
     """Read a value as `read_yaml` reads a file's.
-
-    Args:
-        text: YAML.
 
     Raises:
         ValueError: It is not valid YAML.

@@ -97,9 +97,6 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
 def flattened(path: Path) -> dict[str, Any]:
     """Read a config with all that it extends.
 
-    Args:
-        path: The YAML file.
-
     Returns:
         One mapping that says the same, without `extends`.
 

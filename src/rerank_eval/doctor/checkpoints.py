@@ -49,9 +49,6 @@ class Subject:
 def folder_of(ref: ModelRef) -> Path | None:
     """Find the folder that holds a model's files.
 
-    Args:
-        ref: The model, resolved.
-
     Returns:
         The folder, a snapshot of the hub's cache among them; None for BM25, Python code, and what is not in the cache.
     """

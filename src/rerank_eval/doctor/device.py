@@ -45,12 +45,7 @@ class Driver:
 
 
 def read_driver(device_files: Path = Path("/dev"), proc: Path = Path("/proc/driver/nvidia/version")) -> Driver:
-    """Look for NVIDIA's device files and for what torch makes of them.
-
-    Args:
-        device_files: Folder of device files.
-        proc: The kernel driver's version file.
-    """
+    """Look for NVIDIA's device files and for what torch makes of them."""
     files = tuple(sorted(path.name for path in device_files.glob("nvidia[0-9]*")))
     try:
         version = proc.read_text(encoding="utf-8", errors="replace").splitlines()[0]

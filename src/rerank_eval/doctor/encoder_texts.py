@@ -86,10 +86,6 @@ def _check_turns(subject: Subject, tokenizer: Any) -> Iterator[Finding]:
 def sentence_ids(folder: Path, *, trust_remote_code: bool = False) -> tuple[list[int], list[int]]:
     """Return the ids that sentence-transformers makes of the test's text, without reading weights.
 
-    Args:
-        folder: The checkpoint's folder.
-        trust_remote_code: Let the checkpoint run code of its own.
-
     Returns:
         Token ids of the bare text, and of the text with a prompt that is given apart, as the wrappers of mteb do.
     """

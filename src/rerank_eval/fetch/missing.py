@@ -24,9 +24,6 @@ _SHOWN = 10
 def complete_plan(loaded: LoadedConfig) -> Plan:
     """Plan a config of which all that it reads is here, or can be had while it runs.
 
-    Args:
-        loaded: The config.
-
     Returns:
         The plan.
 

@@ -123,9 +123,6 @@ def _json(path: Path | None) -> Any:
 def data_needs(tasks: Sequence[TaskRef]) -> list[DataNeed]:
     """Return the data sets that tasks read from the hub, each once; tasks that read none are left out.
 
-    Args:
-        tasks: The tasks.
-
     Raises:
         ConfigError: Two tasks pin two revisions of one data set, which one folder cannot hold.
     """

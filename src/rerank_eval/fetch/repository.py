@@ -63,10 +63,6 @@ class Repository:
     def download(self, file: str, folder: Path | None = None) -> Path:
         """Bring one file, unless it is there; what is there and is not the hub's is fetched anew.
 
-        Args:
-            file: Path inside the repository.
-            folder: A folder to take instead of the repository's own.
-
         Returns:
             The file.
 

@@ -70,10 +70,6 @@ class Share:
 def fetch(request: FetchRequest, console: Console) -> None:
     """Bring all that a run reads from the hub into folders, and check that it is whole.
 
-    Args:
-        request: What to bring.
-        console: Where sizes and progress are printed.
-
     Raises:
         ConfigError: Nothing is named, or a name is unknown.
         OfflineError: The hub cannot be reached; what came is kept.

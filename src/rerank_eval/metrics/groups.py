@@ -70,11 +70,7 @@ ROBUSTNESS = Grouped("robustness_at_10", "ndcg_at_10", _before_first)
 
 
 def max_over_subqueries(base: str) -> Metric | None:
-    """Return mteb's `max_over_subqueries_` of another metric, or None where there is no such metric of queries.
-
-    Args:
-        base: The other metric's name.
-    """
+    """Return mteb's `max_over_subqueries_` of another metric, or None where there is no such metric of queries."""
     found = registry.find(base)
     if found is None or registry.unit(found) != "query":
         return None

@@ -143,10 +143,6 @@ def _checked(name: str, metric: Metric) -> Metric:
 def named(name: str, further: Iterable[str] = ()) -> str:
     """Return a metric's own name.
 
-    Args:
-        name: As a user wrote it.
-        further: Other names that are valid here.
-
     Raises:
         ConfigError: There is no such metric; lists the valid ones. Or a package declares a name that is ours.
     """
@@ -171,11 +167,7 @@ def named(name: str, further: Iterable[str] = ()) -> str:
 
 
 def shown(name: str) -> str:
-    """Return how tables show a metric.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Return how tables show a metric."""
     found = find(name)
     return found.title if found is not None and found.name == name else name
 
@@ -186,48 +178,27 @@ def unit(metric: Metric | None) -> str:
 
 
 def signed(name: str) -> bool:
-    """Tell whether a metric's values may be negative, so that it is not averaged with others.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Tell whether a metric's values may be negative, so that it is not averaged with others."""
     return float(getattr(find(name), "lowest", 0.0)) < 0
 
 
 def of_pairs(name: str) -> bool:
-    """Tell whether a metric's values are of pairs of instructions, and not of queries.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Tell whether a metric's values are of pairs of instructions, and not of queries."""
     return unit(find(name)) == "pair"
 
 
 def direction(name: str) -> int:
-    """Return 1 where larger is better, else -1.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Return 1 where larger is better, else -1."""
     return 1 if getattr(find(name), "larger_is_better", True) else -1
 
 
 def column(name: str) -> str:
-    """Return a metric's column in result files.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Return a metric's column in result files."""
     return str(getattr(find(name), "column", name))
 
 
 def agree(ours: float, theirs: float) -> bool:
-    """Tell whether mteb's score is ours, rounded to five digits as mteb rounds, or not at all.
-
-    Args:
-        ours: Not rounded.
-        theirs: mteb's.
-    """
+    """Tell whether mteb's score is ours, rounded to five digits as mteb rounds, or not at all."""
     return abs(ours - theirs) <= _HALF_A_DIGIT
 
 

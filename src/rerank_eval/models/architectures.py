@@ -33,10 +33,6 @@ _LARGEST_TOKENIZER_LIMIT = 10**9
 def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
     """Tell whether a reranker is a sequence classifier, by the config or by its architecture.
 
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
-
     Raises:
         ModelError: `kind: auto` and the architecture is neither causal nor a sequence classifier.
     """
@@ -54,10 +50,6 @@ def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
 
 def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
     """Return the limit in tokens that a reranker runs with.
-
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
 
     Returns:
         The config's. Where it names none, the smallest of what a checkpoint's tokenizer, its sentence_bert_config.json
@@ -105,11 +97,7 @@ def _positions(ref: ModelRef) -> int | None:
 
 
 def implementation(ref: ModelRef) -> Implementation:
-    """Say what runs a sequence classifier.
-
-    Args:
-        ref: The model, resolved.
-    """
+    """Say what runs a sequence classifier."""
     config = read_mapping(ref, "config.json")
     code = config.get("auto_map")
     if not isinstance(code, dict) or "AutoModelForSequenceClassification" not in code:
@@ -157,10 +145,6 @@ def _is_new(config: Mapping[str, Any]) -> bool:
 
 def check_settings(config: RerankerConfig, ref: ModelRef) -> None:
     """Refuse settings that do not fit a sequence classifier, before anything is loaded.
-
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
 
     Raises:
         ModelError: One line that names the key and the remedy.

@@ -19,10 +19,6 @@ from rerank_eval.typed import command
 def read_json(ref: ModelRef, name: str) -> Any:
     """Read one of a checkpoint's JSON files.
 
-    Args:
-        ref: The model, resolved.
-        name: The file's name.
-
     Returns:
         Its content; None where there is no such file.
 
@@ -40,10 +36,6 @@ def read_json(ref: ModelRef, name: str) -> Any:
 
 def read_mapping(ref: ModelRef, name: str) -> dict[str, Any]:
     """Read one of a checkpoint's JSON files that hold an object.
-
-    Args:
-        ref: The model, resolved.
-        name: The file's name.
 
     Returns:
         Its content; empty where there is no such file.
@@ -72,10 +64,6 @@ def modules(ref: ModelRef) -> list[tuple[str, str]]:
 
 def read_text(ref: ModelRef, name: str) -> str | None:
     """Read one of a checkpoint's text files.
-
-    Args:
-        ref: The model, resolved.
-        name: The file's name.
 
     Returns:
         Its content; None where there is no such file.
@@ -138,10 +126,6 @@ def checkpoint_folder(ref: ModelRef, where: str) -> Path:
 
 def weight_files(ref: ModelRef, where: str) -> list[Path]:
     """Return the files of a model's weights that a loader opens, in order, of a model whose files are here.
-
-    Args:
-        ref: The model, resolved.
-        where: Config key for error messages.
 
     Raises:
         OfflineError: See `checkpoint_folder`.
@@ -206,11 +190,6 @@ def _snapshot(name: str, revision: str, where: str, patterns: list[str] | None) 
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(ref: ModelRef, *, trust_remote_code: bool = False, local: bool = False) -> Any:
     """Load a checkpoint's tokenizer, once.
-
-    Args:
-        ref: The model, resolved.
-        trust_remote_code: Let it run code of its own.
-        local: Look for it on this machine alone.
 
     Raises:
         ModelError: It cannot be loaded.

@@ -33,12 +33,7 @@ def writes_pairs(ref: ModelRef) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def _is_for_pairs(template: str, *, any_will_do: bool) -> bool:
-    """Tell whether a template writes a query's and a document's turns, and not as it does any others.
-
-    Args:
-        template: Jinja's source.
-        any_will_do: One for chats counts too: sentence-transformers sends this checkpoint's pairs through it.
-    """
+    """Tell whether a template writes a query's and a document's turns, and not as it does any others."""
     if all(any(f"{quote}{role}{quote}" in template for quote in "\"'") for role in ("query", "document")):
         return True
     pair, chat = (_rendered(template, roles) for roles in (("query", "document"), ("user", "user")))

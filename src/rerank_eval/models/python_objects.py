@@ -32,11 +32,6 @@ _READ = {"model", "options", "instruction", "kind", "top_k", "candidates", "own_
 def resolve_object(name: str, where: str, registry: Registry[Any]) -> ModelRef | None:
     """Find the Python object that a model's name stands for, and digest its code; the module is imported.
 
-    Args:
-        name: A name as a config may hold it.
-        where: Config key for error messages.
-        registry: Where packages and the program declare such names.
-
     Returns:
         The model; its `source` is `module:object`, or empty for an object of the running program, and its `folder` is
         the folder from which the module is imported. None where the name stands for no Python object.
@@ -78,11 +73,6 @@ def _of_this_process(name: str) -> str:
 
 def import_object(source: str, name: str, where: str) -> Any:
     """Import `module:object`.
-
-    Args:
-        source: Module and attribute.
-        name: The model's name, for error messages.
-        where: Config key for error messages.
 
     Raises:
         ModelError: There is no such module or attribute, or importing it failed.

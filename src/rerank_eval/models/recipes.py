@@ -114,13 +114,7 @@ def _read(content: object, title: str, source: str) -> Recipe:
 
 
 def explain(error: ValidationError, model: type[BaseModel], inner: type[BaseModel] | None = None) -> str:
-    """Say in one line what is wrong with a file: the key, and the nearest valid one for an unknown key.
-
-    Args:
-        error: pydantic's error.
-        model: What the file was read as.
-        inner: What its entries were read as, where they have keys too.
-    """
+    """Say in one line what is wrong with a file: the key, and the nearest valid one for an unknown key."""
     # A misspelt key is also a missing one; and of a union's branches the one with keys says more.
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = [

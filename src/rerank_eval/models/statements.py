@@ -40,11 +40,6 @@ CHANGES_TEXTS = ("do_lower_case", "query_length", "document_length", "query_expa
 def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
     """Hold a causal reranker's settings against what its checkpoint says.
 
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
-        recipe: The prompt recipe that the config names.
-
     Returns:
         The model, with a note for each thing that the config decides otherwise.
 
@@ -75,10 +70,6 @@ def _check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
 
 def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
     """Refuse as a retriever what its own files say is none, or whose vectors they do not define.
-
-    Args:
-        config: The retriever's section of the config.
-        ref: The model, resolved.
 
     Raises:
         ModelError: It is a reranker, or says not how a text becomes a vector.
@@ -122,10 +113,6 @@ def default_prompt(ref: ModelRef) -> str | None:
 
 def check_pairs_apart(name: str, tokenizer: Any) -> None:
     """Refuse a classifier whose tokenizer puts nothing between query and document: its prompt is written elsewhere.
-
-    Args:
-        name: The model's name, for the error message.
-        tokenizer: Its tokenizer.
 
     Raises:
         ModelError: See above.

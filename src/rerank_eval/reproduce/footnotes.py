@@ -24,14 +24,6 @@ def footnotes(
 ) -> tuple[str, ...]:
     """Collect the differences of protocol that apply to a cell.
 
-    Args:
-        published: The table.
-        per_task: The published data revisions.
-        model: The row.
-        suite: The column.
-        chosen: The experiment that is compared.
-        files: Its files of the suite's tasks.
-
     Returns:
         Footnotes in words: those that the table's file lists, then those that follow from the results.
     """

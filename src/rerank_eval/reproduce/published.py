@@ -183,9 +183,6 @@ def load_published(name: str = MODEL_CARD) -> Published:
 def load_per_task(published: Published) -> PerTask:
     """Read the retriever's published score on every task.
 
-    Args:
-        published: The table it belongs to.
-
     Returns:
         The scores.
 

@@ -69,10 +69,6 @@ class ReproductionRequest:
 def reproduce(request: ReproductionRequest, console: Console) -> None:
     """Run what is missing unless asked not to, check, print and write the table.
 
-    Args:
-        request: What was asked for.
-        console: For what the user asked for.
-
     Raises:
         ConfigError: A name is unknown, or the folder to check holds nothing of the table.
         ReproductionError: A cell is off; with `strict`, also where one has no score.

@@ -201,10 +201,6 @@ def to_csv(checked: Verdicts) -> str:
 def write_all(checked: Verdicts, folder: Path) -> list[Path]:
     """Write reproduction.md, .csv and .json.
 
-    Args:
-        checked: The verdicts.
-        folder: Where to.
-
     Returns:
         The files written.
 

@@ -31,10 +31,6 @@ from rerank_eval.store.shards import PairDigests, ScoredQuery
 def score_groups(engine: Engine, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
     """Score a stream of queries with their candidates; it may be read ahead of what comes out.
 
-    Args:
-        engine: The loaded model.
-        groups: Queries (without their instruction), instructions and candidates.
-
     Yields:
         Each group's scores, in the order of the groups and of their documents.
 
@@ -263,12 +259,6 @@ class CrossEncoder:
         self, queries: Iterable[Candidates], task_metadata: Any, hf_subset: str, hf_split: str
     ) -> Iterator[Reranked]:
         """Score a cell query by query, and record it when the last one is done.
-
-        Args:
-            queries: Queries with their candidates; read ahead of what comes out.
-            task_metadata: mteb's metadata of the task; the source of its instruction.
-            hf_subset: Name of the subset.
-            hf_split: Name of the split.
 
         Yields:
             Each query's scores, in order.

@@ -31,11 +31,6 @@ def check_device(device: str, otherwise: str = "") -> None:
 def prepare_reranker(config: RerankerConfig, ref: ModelRef, prompting: Prompting | None = None) -> Prepared:
     """Hold a reranker's settings against what its files say, before anything is loaded.
 
-    Args:
-        config: The reranker's section of the config.
-        ref: The model, resolved.
-        prompting: Recipe and instructions, where they were looked up before.
-
     Raises:
         ConfigError: A recipe or an instruction set that the config names is missing or malformed.
         ModelError: What would be computed is not what the files say; one line that says what to set.

@@ -23,12 +23,7 @@ class SpecialTokenCounts:
         self._of: Counter[str] = Counter()
 
     def look(self, group: QueryGroup, finder: SpecialTokenFinder) -> None:
-        """Look at a query, its instruction and its documents.
-
-        Args:
-            group: What the model is given.
-            finder: Finds what its tokenizer reads as a special token.
-        """
+        """Look at a query, its instruction and its documents."""
         of_query = {*finder.found(group.query), *finder.found(group.instruction or "")}
         self._queries += bool(of_query)
         for document in group.documents:

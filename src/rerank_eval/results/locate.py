@@ -37,11 +37,7 @@ def result_folders(path: Path) -> list[Path]:
 
 
 def results_root(path: Path) -> Path | None:
-    """Return the results folder that a file or a folder stands in, or None where it stands in none.
-
-    Args:
-        path: The file or folder.
-    """
+    """Return the results folder that a file or a folder stands in, or None where it stands in none."""
     for one in (path, path.absolute()):
         for folder in (one, *one.parents):
             if (folder / RUNS).is_dir():
@@ -82,11 +78,7 @@ def _of_mteb(path: Path) -> list[Path]:
 
 
 def mteb_files(root: Path) -> Iterator[tuple[Path, Path, Manifest]]:
-    """Yield each result of a results folder with mteb's file of it, and its manifest.
-
-    Args:
-        root: The results folder.
-    """
+    """Yield each result of a results folder with mteb's file of it, and its manifest."""
     for folder in _beneath(root / RUNS):
         manifest = Manifest.find(folder)
         if manifest is not None and manifest.mteb_result:

@@ -271,9 +271,6 @@ class Manifest(_Part):
     def read(cls, path: Path) -> Manifest:
         """Read a manifest.
 
-        Args:
-            path: The file, or the folder of the result.
-
         Raises:
             DataError: The file is torn, unfinished, of something else, or of a newer release; names it.
             OSError: There is no such file, or it cannot be read.
@@ -310,9 +307,6 @@ class Manifest(_Part):
     def write(self, folder: Path) -> None:
         """Write the manifest, sealed, with the digest of every file that stands beside it.
 
-        Args:
-            folder: The result's folder; everything else is in it already.
-
         Raises:
             StorageError: The folder cannot be written.
         """
@@ -327,19 +321,12 @@ class Manifest(_Part):
 
 
 def seal_of(manifest: Mapping[str, Any]) -> str:
-    """Digest a manifest, 64 hexadecimal digits.
-
-    Args:
-        manifest: As JSON; its own seal does not count.
-    """
+    """Digest a manifest, 64 hexadecimal digits."""
     return digest({key: value for key, value in manifest.items() if key != "seal"}, 64)
 
 
 def file_digest(path: Path) -> str:
     """Digest a file: the SHA-256 of its bytes, in hexadecimal.
-
-    Args:
-        path: The file.
 
     Raises:
         OSError: It cannot be read.

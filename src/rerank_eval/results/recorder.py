@@ -66,9 +66,6 @@ class CellScores:
     def check_finite(self, model: str) -> None:
         """Refuse NaN and infinities, which mteb would accept in silence.
 
-        Args:
-            model: Named in the error.
-
         Raises:
             ModelError: A score is not finite; names the first query and document.
         """

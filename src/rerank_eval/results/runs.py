@@ -133,11 +133,7 @@ class RunFile:
 
 
 def stored_rows(results_dir: Path) -> list[Stored]:
-    """List the rows of a results folder, by model and identity.
-
-    Args:
-        results_dir: The folder.
-    """
+    """List the rows of a results folder, by model and identity."""
     rows = []
     for folder in sorted(path for path in (results_dir / "runs").glob("*/*") if path.is_dir()):
         row = read_stored(folder)
@@ -232,11 +228,7 @@ def _stored_at(path: Path) -> list[Stored]:
 
 
 def stem(path: Path) -> str:
-    """Return a file's name without its endings: `ours` for `ours.trec.gz`.
-
-    Args:
-        path: The file.
-    """
+    """Return a file's name without its endings: `ours` for `ours.trec.gz`."""
     name = path.name
     while Path(name).suffix.lower() in _ENDINGS:
         name = Path(name).stem
@@ -262,11 +254,7 @@ def values_of(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def named(rows: Sequence[Stored | RunFile]) -> Iterator[tuple[str, Stored | RunFile]]:
-    """Give each row a short name that no other has: what differs between them, else the identity's beginning.
-
-    Args:
-        rows: What is compared, the baseline first.
-    """
+    """Give each row a short name that no other has: what differs between them, else the identity's beginning."""
     short = [_own_name(row, [other for other in rows if other.label == row.label]) for row in rows]
     for number, (row, name) in enumerate(zip(rows, short, strict=True), start=1):
         unique = short.count(name) == 1

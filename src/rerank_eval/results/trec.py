@@ -27,11 +27,7 @@ _ROW = tuple[str, str, int, float, str]
 
 
 def as_word(identifier: str) -> str:
-    """Write an id as a TREC run holds it, without white space.
-
-    Args:
-        identifier: The id.
-    """
+    """Write an id as a TREC run holds it, without white space."""
     if not _BLANK.search(identifier):
         return identifier
     escaped = identifier.replace("%", "%25")
@@ -85,9 +81,6 @@ def _check_words(path: Path, what: str, words: Iterable[str]) -> None:
 
 def read_run(path: Path) -> pd.DataFrame:
     """Read a TREC run.
-
-    Args:
-        path: The file, gzipped where its name ends in .gz.
 
     Returns:
         Columns query_id, doc_id, rank (int64), score (float64), tag, in the file's order. Blank lines are skipped, and
@@ -205,9 +198,6 @@ def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Read judgements, BEIR's or TREC's, as the BEIR folders' are read; see `qrels.read_judgements`.
-
-    Args:
-        path: The file.
 
     Returns:
         query id -> document id -> relevance.

@@ -65,10 +65,6 @@ class ComparisonRequest:
 def make_comparison(request: ComparisonRequest, console: Console) -> tuple[Comparison, Path, str]:
     """Find what the names stand for, run what is missing if asked to, and compare.
 
-    Args:
-        request: What was asked for.
-        console: For what a run prints.
-
     Returns:
         The comparison, the results folder, and a name for files.
 
@@ -96,10 +92,6 @@ def make_comparison(request: ComparisonRequest, console: Console) -> tuple[Compa
 
 def compare_runs(request: ComparisonRequest, console: Console) -> None:
     """Compare, print and write the tables.
-
-    Args:
-        request: What was asked for.
-        console: For what the user asked for.
 
     Raises:
         RerankEvalError: See `make_comparison`.
@@ -136,9 +128,6 @@ def _check(request: ComparisonRequest) -> str | None:
 def own_retrievers(rows: Sequence[Stored | RunFile]) -> list[int | None]:
     """Return for each row the number of the retriever whose candidates it reranked; None for what is no reranker.
 
-    Args:
-        rows: Rows, retrievers among them.
-
     Raises:
         ConfigError: A reranker's retriever is not among them, or a file names none.
     """
@@ -158,10 +147,6 @@ def own_retrievers(rows: Sequence[Stored | RunFile]) -> list[int | None]:
 
 def show_runs(results_dir: Path, console: Console) -> None:
     """List the rows of a results folder: identity, model, settings, tasks.
-
-    Args:
-        results_dir: The folder.
-        console: Where they are printed.
 
     Raises:
         ConfigError: It holds none.

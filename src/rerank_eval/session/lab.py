@@ -75,10 +75,6 @@ class LabRequest:
 def run_lab(request: LabRequest, console: Console) -> None:
     """Try instructions on more and more queries until they are told apart, and write what was found.
 
-    Args:
-        request: What was asked for.
-        console: For what the user asked for.
-
     Raises:
         ConfigError: There are fewer than two instructions, or the task is none that this can be done on.
         RerankEvalError: Retrieval or scoring failed.

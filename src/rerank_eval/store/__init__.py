@@ -32,10 +32,5 @@ def score_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cell_folder(subset: str, split: str) -> str:
-    """Return the name of a cell's folder; a digest keeps apart cells whose names come to one file name.
-
-    Args:
-        subset: The subset's name.
-        split: The split's.
-    """
+    """Return the name of a cell's folder; a digest keeps apart cells whose names come to one file name."""
     return f"{slug(f'{subset}.{split}')}-{digest([subset, split], 6)}"

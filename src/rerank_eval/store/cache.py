@@ -58,11 +58,6 @@ class ScoreCache:
     def cell(self, task: str, subset: str, split: str) -> Iterator[ScoreCacheCell]:
         """Open a cell; what was added is on the disk when the block ends, however it ends.
 
-        Args:
-            task: The task's name.
-            subset: The subset's.
-            split: The split's.
-
         Yields:
             Where the cell's scores are looked up and added.
 

@@ -131,10 +131,6 @@ class ScoreCacheCell:
     def find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
         """Look up a query's documents.
 
-        Args:
-            query: Digest of query and instruction.
-            documents: Digests of n documents.
-
         Returns:
             (n,) bool, which are there; and their scores, zeros for the others.
         """
@@ -178,9 +174,6 @@ class ScoreCacheCell:
 
     def add(self, scored: ScoredQuery) -> None:
         """Take the scores of a query; they are on the disk when their block is full, old, or flushed.
-
-        Args:
-            scored: Documents that were not there, each with a finite score.
 
         Raises:
             StorageError: A block is due and cannot be written.

@@ -70,11 +70,6 @@ class HeldLock:
 def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] | None = None) -> Iterator[HeldLock | None]:
     """Hold a lock.
 
-    Args:
-        path: The lock's file.
-        wait: Wait for another process to be done; else give up at once.
-        waiting: Told once when there is something to wait for.
-
     Yields:
         The lock, or None where another process holds it and `wait` is False.
 

@@ -64,11 +64,7 @@ def query_digest(query: str, instruction: str | None) -> bytes:
 
 
 def document_digest(text: str) -> bytes:
-    """Digest a document's text: 16 bytes of BLAKE2b over its UTF-8.
-
-    Args:
-        text: The document as the recipe reads it.
-    """
+    """Digest a document's text: 16 bytes of BLAKE2b over its UTF-8."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
@@ -186,11 +182,7 @@ def _digests(joined: bytes, count: int) -> pa.Array:
 
 
 def as_digests(column: Any) -> NDArray[np.void]:
-    """Return a column of digests as an array of 16-byte items.
-
-    Args:
-        column: A pyarrow chunked array of fixed-size binaries.
-    """
+    """Return a column of digests as an array of 16-byte items."""
     array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -204,9 +196,6 @@ def as_digests(column: Any) -> NDArray[np.void]:
 
 def read_owner(path: Path) -> dict[str, Any]:
     """Read what a shard says it belongs to, from its footer alone.
-
-    Args:
-        path: The file.
 
     Returns:
         `format`, `owner` and `rows`, and `made_by` where the shard says it.
@@ -246,9 +235,6 @@ def _seal(facts: dict[str, Any]) -> str | None:
 def read_shard(path: Path) -> pa.Table:
     """Read a shard whole and check everything in it.
 
-    Args:
-        path: The file.
-
     Returns:
         Its table.
 
@@ -270,9 +256,6 @@ def read_shard(path: Path) -> pa.Table:
 
 def read_queries(path: Path) -> NDArray[np.void]:
     """Read the query digest of each row.
-
-    Args:
-        path: The file.
 
     Raises:
         ShardError: It is torn or altered there.

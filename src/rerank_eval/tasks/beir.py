@@ -78,12 +78,7 @@ class BeirFolder(AbsTaskRetrieval):  # type: ignore[misc]
         super().__init__()
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        """Read the folder into memory.
-
-        Args:
-            num_proc: Unused, part of mteb's interface.
-            **_: Unused, part of mteb's interface.
-        """
+        """Read the folder into memory."""
         if getattr(self, "data_loaded", False):
             return
         self.metadata = self._own

@@ -122,9 +122,6 @@ def find_files(path: Path, split: str | None = None) -> FolderFiles:
 def folder_splits(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Look for a BEIR folder's judgements.
 
-    Args:
-        path: The folder.
-
     Returns:
         The split that counts where none is chosen, or nothing where that is open; and the other splits.
     """
@@ -233,9 +230,6 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
 
 def scan(files: FolderFiles) -> Scanned:
     """Check a folder in one pass, keeping ids and judgements only.
-
-    Args:
-        files: The folder's files.
 
     Returns:
         Digest and judgements.

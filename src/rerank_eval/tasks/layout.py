@@ -34,11 +34,7 @@ class LayoutError(Exception):
 
 
 def wanted(task: Any) -> Wanted:
-    """Tell what a task reads, as mteb 2.26's `RetrievalDatasetLoader` and the four v1-format loaders ask for it.
-
-    Args:
-        task: An mteb task, loaded or not.
-    """
+    """Tell what a task reads, as mteb 2.26's `RetrievalDatasetLoader` and the four v1-format loaders ask for it."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
     own = _OWN_LOADERS.get(task.metadata.name)
@@ -82,11 +78,6 @@ _OWN_LOADERS: dict[str, Callable[[Any], Wanted]] = {
 
 def files_of(want: Wanted, card: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """Choose a repository's files that a task reads.
-
-    Args:
-        want: What the task reads.
-        card: The front matter of the repository's README.md.
-        names: All files, as paths inside the repository.
 
     Returns:
         The files in order, README.md first where there is one.

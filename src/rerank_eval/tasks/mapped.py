@@ -14,9 +14,6 @@ _IN_USE = "in-use"
 def own_folder(place: Path) -> tuple[tempfile.TemporaryDirectory[str], IO[bytes]]:
     """Make a folder for a mapped corpus, and remove those that killed processes left behind.
 
-    Args:
-        place: Where such folders are.
-
     Returns:
         The folder, and the file whose lock says that it is in use; the system gives it back when the process is gone.
     """

@@ -21,9 +21,6 @@ _RERANKING = ("Reranking", "InstructionReranking")
 def fingerprint(task: Any) -> str:
     """Digest what identifies a task's data, without loading it.
 
-    Args:
-        task: An mteb task, loaded or not.
-
     Returns:
         Sixteen hexadecimal characters over dataset, revision, splits, subsets and the task's own prompt, which an
         mteb release may change under the same data.
@@ -176,9 +173,6 @@ def _load_data(task: Any, where: str, *, ask_hub: bool) -> None:
 def check_present(task: Any) -> None:
     """Refuse a hub task whose data is in no cache while the hub is out of reach, before any model is loaded.
 
-    Args:
-        task: An mteb task, not loaded.
-
     Raises:
         OfflineError: Names the command that fetches the data.
     """
@@ -210,9 +204,6 @@ def _fetch_changed_judgements(task: Any) -> None:
 
 def changed_judgements(task: Any) -> dict[tuple[str, str], dict[str, list[str]]]:
     """Return what p-MRR is about, for a loaded task of FollowIR's kind.
-
-    Args:
-        task: An mteb task.
 
     Returns:
         (subset, split) -> pair of queries -> documents that the second one's instruction makes irrelevant; empty where

@@ -204,10 +204,6 @@ def _mteb_names() -> tuple[str, ...]:
 def build(ref: TaskRef, *, size: Size = "small") -> Any:
     """Make the mteb task that a reference stands for, without loading its data.
 
-    Args:
-        ref: The task.
-        size: Size of embedded tasks.
-
     Returns:
         An `AbsTaskRetrieval`.
 

@@ -101,9 +101,6 @@ class EmbeddedTask(AbsTaskRetrieval):  # type: ignore[misc]
     def revision(cls, size: Size) -> str:
         """Name the content: Python version, size, and a digest over both splits.
 
-        Args:
-            size: How much of the data.
-
         Returns:
             Such as `py3.11.7-small-0123456789ab`.
         """
@@ -111,12 +108,7 @@ class EmbeddedTask(AbsTaskRetrieval):  # type: ignore[misc]
         return f"py{platform.python_version()}-{size}-{content}"
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Fill `self.dataset`; does nothing when the data are loaded.
-
-        Args:
-            num_proc: Not used: there is nothing to be processed in parallel.
-            kwargs: Not used; mteb passes its timer.
-        """
+        """Fill `self.dataset`; does nothing when the data are loaded."""
         if self.data_loaded:
             return
         self.dataset = {"default": {split: split_data(self.content(self.size, split)) for split in self.eval_splits}}
@@ -131,9 +123,6 @@ class EmbeddedTask(AbsTaskRetrieval):  # type: ignore[misc]
 
 def split_data(content: Content) -> RetrievalSplitData:
     """Turn plain data into mteb's shape.
-
-    Args:
-        content: One split of a task.
 
     Returns:
         Corpus with columns id, title (empty: a name would give the answer away), text; queries with id, text and,
@@ -154,11 +143,6 @@ def split_data(content: Content) -> RetrievalSplitData:
 
 def task_metadata(name: str, description: str, **fields: Any) -> TaskMetadata:
     """Describe an embedded task to mteb.
-
-    Args:
-        name: The task's name.
-        description: What is a query and what a document.
-        fields: Further fields of mteb's TaskMetadata.
 
     Returns:
         The metadata, with what all embedded tasks have in common filled in.

@@ -51,10 +51,6 @@ class PyFunctionRetrieval(EmbeddedTask):
     def content(size: Size, split: Split) -> Content:
         """Build one split.
 
-        Args:
-            size: 100, 500 or all queries; 1,500 or all documents.
-            split: Where the queries come from.
-
         Returns:
             The content; each query has one relevant document.
         """

@@ -75,9 +75,6 @@ class Pair:
 def document(function: Function) -> str:
     """Render a function as a document of this task.
 
-    Args:
-        function: The function.
-
     Returns:
         A comment that names its module and class, and its source with the docstring.
     """
@@ -181,10 +178,6 @@ class PyInstructionRetrieval(EmbeddedTask):
     @functools.cache
     def content(size: Size, split: Split) -> Content:
         """Build one split.
-
-        Args:
-            size: 20 topics, all, or all with three pairs each.
-            split: The modules whose functions are used.
 
         Returns:
             The content, with instructions, candidates and changed relevance.

@@ -24,10 +24,6 @@ ENOUGH_WORDS = 8
 def cut(text: str, limit: int) -> str:
     """Cut a text at a line end.
 
-    Args:
-        text: Any text.
-        limit: Most characters to keep.
-
     Returns:
         The text's first whole lines within the limit; where the first line alone is longer, its beginning.
     """

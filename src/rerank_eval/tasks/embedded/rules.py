@@ -30,10 +30,6 @@ LIMITED = (
 def pick(wordings: Sequence[str], purpose: str) -> str:
     """Choose one of several wordings.
 
-    Args:
-        wordings: What to choose from.
-        purpose: Decides; another purpose may get another wording.
-
     Returns:
         One of them, the same in every process.
     """
@@ -59,9 +55,6 @@ class Rule:
     def sentence(self, purpose: str) -> str:
         """Choose a wording.
 
-        Args:
-            purpose: The pair's id.
-
         Returns:
             One of the wordings, always the same one for a purpose.
         """
@@ -71,9 +64,6 @@ class Rule:
 def is_private(function: Function) -> bool:
     """Tell whether a name begins with an underscore; special methods such as `__init__` count.
 
-    Args:
-        function: The function.
-
     Returns:
         True for `_helper` and `__len__`.
     """
@@ -82,9 +72,6 @@ def is_private(function: Function) -> bool:
 
 def is_asyncio(function: Function) -> bool:
     """Tell whether a function is for asynchronous code: in the `asyncio` package, or an `async def`.
-
-    Args:
-        function: The function.
 
     Returns:
         True when either holds.
@@ -216,9 +203,6 @@ RULES: tuple[Rule, ...] = (
 
 def package_rules(package: str) -> tuple[Rule, Rule]:
     """Make the rules that speak of one package.
-
-    Args:
-        package: A top-level module or package.
 
     Returns:
         "only from it" and "from anywhere else".

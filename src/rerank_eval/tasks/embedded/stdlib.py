@@ -258,10 +258,6 @@ def _function(module: str, name: str, is_method: bool, node: FunctionNode, lines
 def parse_file(name: str, path: Path) -> tuple[Module, list[Function]] | None:
     """Read one source file.
 
-    Args:
-        name: The module's dotted name.
-        path: The file.
-
     Returns:
         The module and its functions with docstring and body, in the order of lines; None when the file cannot be
         decoded or parsed.

@@ -54,9 +54,6 @@ def sha_order(text: str) -> str:
 def normalised(text: str) -> str:
     """Return a text in lower case with its letters and digits only, words parted by one blank.
 
-    Args:
-        text: Any text.
-
     Returns:
         What two texts share when they say the same in another layout.
     """
@@ -88,9 +85,6 @@ def sentences(docstring: str) -> list[str]:
 
 def informative(query: str) -> bool:
     """Tell whether a docstring's sentence can serve as a query.
-
-    Args:
-        query: The sentence.
 
     Returns:
         False for fewer than four words, more than 400 characters, and sentences that only point elsewhere

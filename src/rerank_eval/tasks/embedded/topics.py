@@ -154,9 +154,6 @@ class Profile:
 def profile(function: Function) -> Profile:
     """Cut a function up for the rules.
 
-    Args:
-        function: The function.
-
     Returns:
         Its words, actions and text.
     """
@@ -205,9 +202,6 @@ class Topic:
     def matches(self, one: Profile) -> bool:
         """Tell whether a function is about the topic.
 
-        Args:
-            one: The function.
-
         Returns:
             True when the thing's words and, if there is one, the action's verbs stand where the rules want them.
         """
@@ -218,9 +212,6 @@ class Topic:
 
     def misses(self, one: Profile) -> bool:
         """Tell whether a function is clearly not about the topic.
-
-        Args:
-            one: The function.
 
         Returns:
             True when no word or stem of the thing occurs in the whole text; or, for an action, when none of its verbs
@@ -233,11 +224,6 @@ class Topic:
 
 def topics(profiles: Sequence[Profile], fewest: int, most: int) -> list[tuple[Topic, list[Profile]]]:
     """Find the topics that enough, and not too many, functions are about.
-
-    Args:
-        profiles: All functions in question.
-        fewest: A topic has at least so many functions.
-        most: And at most so many.
 
     Returns:
         Topics with their functions in the given order; the topics in an order that is fixed and means nothing.
