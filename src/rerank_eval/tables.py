@@ -134,8 +134,8 @@ def _markdown(cell: str | Cell, *, italic: bool = False) -> str:
 
 
 def _latex(cell: str | Cell) -> str:
-    own = cell.latex if isinstance(cell, Cell) else None
-    text = escape_latex(_text(cell)) if own is None else own
+    latex = cell.latex if isinstance(cell, Cell) else None
+    text = escape_latex(_text(cell)) if latex is None else latex
     return rf"\textbf{{{text}}}" if isinstance(cell, Cell) and cell.bold else text
 
 

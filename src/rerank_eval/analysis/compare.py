@@ -223,8 +223,8 @@ def _strata(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Strat
     """Take a task's cells as strata: its score is the mean of theirs."""
     others, firsts = [f"value_{number}" for number, _ in pairs], [f"value_{first}" for _, first in pairs]
     cells = [
-        own[others].to_numpy(dtype=np.float64) - own[firsts].to_numpy(dtype=np.float64)
-        for _, own in table.groupby(["subset", "split"], sort=True)
+        cell_rows[others].to_numpy(dtype=np.float64) - cell_rows[firsts].to_numpy(dtype=np.float64)
+        for _, cell_rows in table.groupby(["subset", "split"], sort=True)
     ]
     return [Stratum(cell, 1 / len(cells)) for cell in cells]
 

@@ -44,10 +44,10 @@ def tasks(
     heads = ["suite", "task", "main score", "splits", "subsets", "queries", "pairs"]
     console.print(simple(heads, lines, "llllrrr"), markup=False)
     for name in dict.fromkeys(row.suite for row in shown):
-        own = [row for row in shown if row.suite == name]
-        queries, pairs = sum(row.queries or 0 for row in own), sum(row.pairs or 0 for row in own)
+        members = [row for row in shown if row.suite == name]
+        queries, pairs = sum(row.queries or 0 for row in members), sum(row.pairs or 0 for row in members)
         size = f"{queries:,} queries, {pairs:,} pairs at 100 candidates" if pairs else "sized by embedded.size"
-        console.print(f"{name}: {len(own)} task(s), {size}", markup=False)
+        console.print(f"{name}: {len(members)} task(s), {size}", markup=False)
         how = suites[name].published_with if suite is not None else None
         if how is not None:
             console.print(

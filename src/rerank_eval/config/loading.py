@@ -52,8 +52,8 @@ class LoadedConfig:
         runs: The grid's runs in order, each a full config with an empty grid; one run when there is no grid.
         variants: For each run, the grid's keys and the values it took.
         overrides: The `--set` arguments that are part of it.
-        told_tasks: The tasks that the command line gave it, in place of the file's.
-        told_models: The hub's models that are left of it, where it was cut to some of its models.
+        given_tasks: The tasks that the command line gave it, in place of the file's.
+        given_models: The hub's models that are left of it, where it was cut to some of its models.
     """
 
     path: Path
@@ -61,8 +61,8 @@ class LoadedConfig:
     runs: tuple[RunConfig, ...]
     variants: tuple[dict[str, Any], ...]
     overrides: tuple[str, ...] = ()
-    told_tasks: tuple[str, ...] = ()
-    told_models: tuple[str, ...] = ()
+    given_tasks: tuple[str, ...] = ()
+    given_models: tuple[str, ...] = ()
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, Any] | None = None) -> LoadedConfig:
@@ -89,9 +89,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     merged.pop("extends", None)
     base = _validate(merged, origins, path)
     runs, variants = _expand(merged, base, origins, path)
-    told = tuple(str(task) for task in (extra or {}).get("tasks") or ())
+    tasks = tuple(str(task) for task in (extra or {}).get("tasks") or ())
     alone = base.model_copy(update={"grid": {}})
-    return LoadedConfig(path, alone, tuple(runs), tuple(variants), tuple(overrides), told)
+    return LoadedConfig(path, alone, tuple(runs), tuple(variants), tuple(overrides), tasks)
 
 
 def flattened(path: Path) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
         raise ConfigError(f"{path}: extends: the files extend each other in a circle")
     if next(read) > _MAX_FILES:  # two parents a file, each the same two: thirty files are a thousand million
         raise ConfigError(f"{path}: extends: more than {_MAX_FILES} files are read; is this meant?")
-    own = _of_today(read_yaml(path), str(path))
-    parents = own.get("extends")
+    content = _of_today(read_yaml(path), str(path))
+    parents = content.get("extends")
     names = [parents] if isinstance(parents, str) else (parents or [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: extends: must be a file name or a list of file names")
@@ -137,7 +137,7 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
         parent, parent_origins = _read_merged(_parent(name, path), (*chain, resolved), read)
         _merge(merged, parent, origins, "", "")
         origins.update(parent_origins)
-    _put_on_top(merged, own, origins, str(path))
+    _put_on_top(merged, content, origins, str(path))
     return merged, origins
 
 

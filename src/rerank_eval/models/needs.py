@@ -32,7 +32,7 @@ def fetch_command(loaded: LoadedConfig, roots: Mapping[str, str] | None = None) 
         configured = {"data_root": loaded.base.data_root, "model_root": loaded.base.model_root}
         roots = {key: root for key, root in configured.items() if root is not None}
     arguments: list[str | Path] = ["fetch", "--config", loaded.path]
-    for option, names in (("--task", loaded.told_tasks), ("--model", loaded.told_models)):
+    for option, names in (("--task", loaded.given_tasks), ("--model", loaded.given_models)):
         for name in names:
             arguments += [option, name]
     for override in loaded.overrides:  # those that change nothing about what is read are left out

@@ -343,16 +343,16 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     documents = cell.candidate.tokens(cell.characters_a_token)
     shape = subject.shape
     if isinstance(shape, EncoderShape):
-        prefix, own = 0.0, [min(query + one + 4, limit) for one in documents]
+        prefix, suffixes = 0.0, [min(query + one + 4, limit) for one in documents]
     else:
         frame, suffix = _frame(subject)
         prefix = frame - suffix + query
-        own = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
-    prompt, computed = cell.pairs * (prefix + _mean(own)), cell.queries * prefix + cell.pairs * _mean(own)
+        suffixes = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
+    prompt, computed = cell.pairs * (prefix + _mean(suffixes)), cell.queries * prefix + cell.pairs * _mean(suffixes)
     if shape is None:
         return prompt, computed, 0.0
     alone = useful_flops(shape, prefix, [])
-    behind = _mean([useful_flops(shape, prefix, [one]) - alone for one in own])
+    behind = _mean([useful_flops(shape, prefix, [one]) - alone for one in suffixes])
     return prompt, computed, cell.queries * alone + cell.pairs * behind
 
 

@@ -60,7 +60,7 @@ def judge(
         ModelError: A score is not finite.
     """
     return compute_metrics(
-        {cell: FrameBatches(own) for cell, own in recorder.cells.items()}, qrels, changed or {}, main
+        {cell: FrameBatches(scores) for cell, scores in recorder.cells.items()}, qrels, changed or {}, main
     )
 
 

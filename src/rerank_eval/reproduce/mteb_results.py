@@ -198,10 +198,10 @@ def _unrounded(root: Path) -> dict[Path, dict[Cell, float]]:
     """Read the scores of our own results, which mteb's files of them have rounded to five digits."""
     found: dict[Path, dict[Cell, float]] = {}
     for _, file, manifest in mteb_files(root):
-        own = {(cell.split, cell.subset): cell.main for cell in manifest.scores.cells}
+        scores = {(cell.split, cell.subset): cell.main for cell in manifest.scores.cells}
         # Manifests of older releases have mteb's values, but for the mean of all cells.
         main = manifest.scores.unrounded(manifest.task.main_score)
-        found[file] = own if len(own) != 1 else dict.fromkeys(own, main)
+        found[file] = scores if len(scores) != 1 else dict.fromkeys(scores, main)
     return found
 
 

@@ -165,7 +165,7 @@ class Gate:
         cut = dataclasses.replace(loaded, runs=tuple(chosen), variants=({},) * len(chosen))
         if len(self.models) < len(self.published.models):
             named = dict.fromkeys(name for run in [*pairs, *alone] for name in hub_models(run))
-            cut = dataclasses.replace(cut, told_models=tuple(named))
+            cut = dataclasses.replace(cut, given_models=tuple(named))
         session = start(cut, self.console)
         self._run(session, first, identities)
         self._check_retriever(results_dir, self._exactly(identities), first, keep_going=keep_going)

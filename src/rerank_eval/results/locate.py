@@ -68,12 +68,12 @@ def _of_mteb(path: Path) -> list[Path]:
     root = results_root(path)
     if root is None:
         return []
-    own = path.resolve()
-    if not own.is_relative_to((root / _MTEB).resolve()):
+    resolved = path.resolve()
+    if not resolved.is_relative_to((root / _MTEB).resolve()):
         return []
     files = {folder: file for folder, file, _ in mteb_files(root)}
-    exact = [folder for folder, file in files.items() if file == own]
-    around = own if path.is_dir() else own.parent
+    exact = [folder for folder, file in files.items() if file == resolved]
+    around = resolved if path.is_dir() else resolved.parent
     return exact or [folder for folder, file in files.items() if file.is_relative_to(around)]
 
 

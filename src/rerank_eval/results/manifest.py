@@ -134,8 +134,8 @@ class ScoresPart(_Part):
             main_score: mteb's name of it. In files of older releases `main` is mteb's value, rounded to five digits,
                 and the unrounded one stands beside it where the metric is among the usual ones.
         """
-        own = getattr(self, "p_mrr" if main_score == registry.P_MRR else main_score, None)
-        return own if isinstance(own, float) and registry.agree(own, self.main) else self.main
+        exact = getattr(self, "p_mrr" if main_score == registry.P_MRR else main_score, None)
+        return exact if isinstance(exact, float) and registry.agree(exact, self.main) else self.main
 
 
 class InputsPart(_Part):

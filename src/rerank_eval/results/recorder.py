@@ -81,12 +81,12 @@ class CellScores:
             start: The first query's number.
             stop: The number behind the last one's; None for all that follow.
         """
-        own, scores = slice(start, stop), self.scores[start:stop]
+        rows, scores = slice(start, stop), self.scores[start:stop]
         lengths = [len(one) for one in scores]
         frame = pd.DataFrame(
             {
-                "query_id": np.repeat(np.array(self.query_ids[own], dtype=object), lengths),
-                "doc_id": [document_id for ids in self.document_ids[own] for document_id in ids],
+                "query_id": np.repeat(np.array(self.query_ids[rows], dtype=object), lengths),
+                "doc_id": [document_id for ids in self.document_ids[rows] for document_id in ids],
                 "score": np.concatenate(scores) if scores else np.zeros(0),
                 "_query": np.repeat(np.arange(len(lengths)), lengths),
             }

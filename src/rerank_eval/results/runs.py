@@ -219,9 +219,9 @@ def _stored_at(path: Path) -> list[Stored]:
     for folder in result_folders(path):
         chosen.setdefault(folder.parent, []).append(folder)
     found = []
-    for folder, own in chosen.items():
+    for folder, folders in chosen.items():
         row = read_stored(folder)
-        tasks = {} if row is None else {task: one for task, one in row.tasks.items() if one in own}
+        tasks = {} if row is None else {task: one for task, one in row.tasks.items() if one in folders}
         if row is not None and tasks:
             found.append(replace(row, tasks=tasks))
     return found
@@ -265,10 +265,10 @@ def _own_name(row: Stored | RunFile, alike: Sequence[Stored | RunFile]) -> str:
     """Name a row by its model, and by the settings and candidates that tell it from others of the model."""
     if len(alike) == 1:
         return row.label
-    own = _differing([other.detail for other in alike])[[other is row for other in alike].index(True)]
+    settings = _differing([other.detail for other in alike])[[other is row for other in alike].index(True)]
     retrievers = {getattr(other, "retriever", "") for other in alike}
     after = f" after {row.retriever}" if len(retrievers) > 1 and isinstance(row, Stored) else ""
-    return f"{row.label}, {own}{after}" if own else f"{row.label}{after}"
+    return f"{row.label}, {settings}{after}" if settings else f"{row.label}{after}"
 
 
 def _differing(details: Sequence[str]) -> list[str]:

@@ -143,11 +143,11 @@ def _numbers(verdict: Verdict, manifest: Manifest, _: Path) -> None:
         if said.metric(name) != value and not (older and name == verdict.measure)
     ]
     verdict.check("every mean", not wrong, f"the manifest's {', '.join(wrong)} do not follow from {PER_QUERY}")
-    for cell, own in again.pairs.cells():
+    for cell, rows in again.pairs.cells():
         name = f"{slug('.'.join(cell))}.trec"
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / name
-            trec.write_run(path, own, manifest.identity.digest)
+            trec.write_run(path, rows, manifest.identity.digest)
             same = path.read_bytes() == (verdict.folder / name).read_bytes()
         verdict.check(f"{name}: ranking", same, f"{name} is another ranking than {PAIRS}")
     _main(verdict, said, again)
@@ -165,12 +165,14 @@ def _main(verdict: Verdict, said: ScoresPart, again: TaskMetrics) -> None:
     if not again.mains:
         verdict.notes.append(f"{verdict.measure} is mteb's own and is not computed again")
         return
-    told = {(cell.subset, cell.split): cell.main for cell in cells}
+    written = {(cell.subset, cell.split): cell.main for cell in cells}
 
     def same(ours: float, theirs: float) -> bool:
         return agree(ours, theirs) if rounded else ours == theirs
 
-    holds = again.mains.keys() == told.keys() and all(same(ours, told[cell]) for cell, ours in again.mains.items())
+    holds = again.mains.keys() == written.keys() and all(
+        same(ours, written[cell]) for cell, ours in again.mains.items()
+    )
     verdict.check("each subset's and split's score", holds, f"the manifest's cells do not follow from {PAIRS}")
     comes = sum(again.mains.values()) / len(again.mains)  # in the order of `mean_of_cells`
     verdict.check(

@@ -225,10 +225,10 @@ def _unique(rows: Iterator[Stored | RunFile]) -> Iterator[Stored | RunFile]:
 
 
 def _name(request: ComparisonRequest, rows: Sequence[Stored | RunFile]) -> str:
-    own = [Path(name).stem if is_yaml_file(name) else name for name in request.names]
+    names = [Path(name).stem if is_yaml_file(name) else name for name in request.names]
     asked = [request.tasks, request.measure, *([request.missing] if request.missing else [])]
     identities = digest([[row.identity or row.label for row in rows], *asked], 6)
-    return slug(f"{'-'.join(Path(name).name for name in own)[:60]}-{identities}")
+    return slug(f"{'-'.join(Path(name).name for name in names)[:60]}-{identities}")
 
 
 def _check_page(output: Path) -> None:
@@ -278,7 +278,8 @@ def write_page(request: ComparisonRequest, output: Path | None, console: Console
     present = {(one.identity, one.task) for one in records}
     rows = [
         dataclasses.replace(
-            row, tasks={task: own for task, own in row.tasks.items() if (row.identity, task) in present}
+            row,
+            tasks={task: folder for task, folder in row.tasks.items() if (row.identity, task) in present},
         )
         for row in rows
     ]

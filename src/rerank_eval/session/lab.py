@@ -166,7 +166,9 @@ class _Lab:
 
     def _score(self, units: Sequence[Unit]) -> list[dict[str, float]]:
         found = {name: self._values(self.rows[name], units) for name in self.race.active}
-        return [{name: float(np.mean([own[one] for one in unit])) for name, own in found.items()} for unit in units]
+        return [
+            {name: float(np.mean([values[one] for one in unit])) for name, values in found.items()} for unit in units
+        ]
 
     def _values(self, row: RunSpec, units: Sequence[Unit]) -> dict[tuple[str, str, str], float]:
         """Score some queries with one instruction, through mteb's own path, as a run would."""
@@ -180,7 +182,7 @@ class _Lab:
             rows = [number for number, query in enumerate(whole["queries"]["id"]) if query in queries]
             data["queries"] = whole["queries"].select(rows)
             for key in ("top_ranked", "relevant_docs"):
-                data[key] = {query: own for query, own in whole[key].items() if query in queries}
+                data[key] = {query: entry for query, entry in whole[key].items() if query in queries}
             pairs += sum(map(len, data["top_ranked"].values()))
         lock = row.lock(self.plan.results_dir, self.job.task.name)
         with locked(lock, waiting=self._waiting) as held:  # as a run does: it may be at the very same pairs
@@ -198,8 +200,8 @@ class _Lab:
 
     def _judged(self, recorder: Recorder) -> dict[tuple[str, str, str], float]:
         scored = {
-            cell: {query: self.qrels[cell][query] for query in own.query_ids if query in self.qrels[cell]}
-            for cell, own in recorder.cells.items()
+            cell: {query: self.qrels[cell][query] for query in scores.query_ids if query in self.qrels[cell]}
+            for cell, scores in recorder.cells.items()
         }
         measure = self.task.metadata.main_score
         frame = results.judge(recorder, scored, measure).per_query
@@ -218,10 +220,10 @@ class _Lab:
             return
         needed, left = self.race.more(), len(self.units) - done
         if needed is None:
-            told = "what was seen gives no direction"
+            outlook = "what was seen gives no direction"
         else:
-            told = f"some {needed:,} queries more would tell the rest apart, were they as those seen"
-        self.console.print(f"{told}; {left:,} are left", markup=False)
+            outlook = f"some {needed:,} queries more would tell the rest apart, were they as those seen"
+        self.console.print(f"{outlook}; {left:,} are left", markup=False)
 
     def _write(self, done: int) -> None:
         settings = [[row.digest for row in self.rows.values()], self.request.seed, self.request.alpha]

@@ -117,10 +117,10 @@ def _read(folder: Path) -> Scored:
         identity = {}
     one = Scored(folder, folder.parent.name, folder.name, identity if isinstance(identity, dict) else {})
     try:
-        own = digest(one.identity, 12)
+        found = digest(one.identity, 12)
     except ValueError:  # NaN, which we never write
-        own = ""
-    if own != one.digest:
+        found = ""
+    if found != one.digest:
         one.bad[folder / IDENTITY] = "is missing or is another identity's; the next run writes it anew"
     for task in sorted(path for path in folder.iterdir() if path.is_dir()):
         _read_task(one, task)
@@ -256,7 +256,7 @@ def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: b
                     dropped += 1
                     if not dry_run:
                         path.unlink(missing_ok=True)
-                for folder, paths in [(key, own) for key, own in one.cells.items() if key.parent == task]:
+                for folder, paths in [(key, members) for key, members in one.cells.items() if key.parent == task]:
                     size = sum(_size(path) for path in paths)
                     before += size
                     small = sum(one.shards[path]["rows"] < StoreConfig().block_pairs // 2 for path in paths)

@@ -59,16 +59,16 @@ def agreement(results_dir: Path, label: str, identity: Mapping[str, Any], task: 
             continue
         shards.setdefault(path.parent.name, []).append(path)
         cells.setdefault(path.parent.name, []).append(table.select([*_PAIR, "score"]).to_pandas())
-    for (subset, split), own in scores.groupby(["subset", "split"]):
+    for (subset, split), rows in scores.groupby(["subset", "split"]):
         stored = cells.get(cell_folder(str(subset), str(split)))
         if stored is None:
             continue
-        joined = own[[*_PAIR, "score"]].merge(pd.concat(stored), on=_PAIR, how="inner", suffixes=("", "_stored"))
+        joined = rows[[*_PAIR, "score"]].merge(pd.concat(stored), on=_PAIR, how="inner", suffixes=("", "_stored"))
         # A pair stands there once for each instruction and text that it was scored with.
         agrees = (joined["score"] == joined["score_stored"]).groupby([joined[key] for key in _PAIR]).any()
         differing = agrees.index[~agrees].get_level_values("query_id")
         renamed = (
-            _renamed(own, set(differing), shards[cell_folder(str(subset), str(split))]) if len(differing) else set()
+            _renamed(rows, set(differing), shards[cell_folder(str(subset), str(split))]) if len(differing) else set()
         )
         elsewhere = int(differing.isin(renamed).sum())
         same, moved = same + int(agrees.sum()), moved + elsewhere
@@ -76,7 +76,7 @@ def agreement(results_dir: Path, label: str, identity: Mapping[str, Any], task: 
     return Agreement(len(scores), same, other, moved, tuple(unsound))
 
 
-def _renamed(own: pd.DataFrame, queries: set[str], shards: Sequence[Path]) -> set[str]:
+def _renamed(rows: pd.DataFrame, queries: set[str], shards: Sequence[Path]) -> set[str]:
     """Return those queries all of whose scores the store has as scores of one query, whatever it is called there."""
     stored: dict[bytes, set[float]] = {}
     with_score: dict[float, set[bytes]] = {}
@@ -87,7 +87,7 @@ def _renamed(own: pd.DataFrame, queries: set[str], shards: Sequence[Path]) -> se
             stored.setdefault(query, set()).add(score)
             with_score.setdefault(score, set()).add(query)
     found: set[str] = set()
-    for query_id, scores in own[own["query_id"].isin(queries)].groupby("query_id")["score"]:
+    for query_id, scores in rows[rows["query_id"].isin(queries)].groupby("query_id")["score"]:
         wanted = set(scores.tolist())
         fewest = min((with_score.get(score, set()) for score in wanted), key=len)
         if any(wanted <= stored[query] for query in fewest):

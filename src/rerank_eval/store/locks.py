@@ -55,12 +55,12 @@ class HeldLock:
         """Look at the file itself: after a sleep the lease's own thread takes up to two of its turns to notice."""
         for _ in range(_LOOKS):
             try:
-                told = Path(self._lease.lock_file).read_text(encoding="utf-8", errors="replace")
+                lease = Path(self._lease.lock_file).read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
-                told = ""
+                lease = ""
             except OSError:  # a file server that does not answer now has not given the lease to another
                 return None
-            if f"token={self._lease.token}\n" in told:
+            if f"token={self._lease.token}\n" in lease:
                 return None
             time.sleep(_POLL_SECONDS / _LOOKS)
         return "owner-changed"

@@ -111,8 +111,8 @@ def find_files(path: Path, split: str | None = None) -> FolderFiles:
     splits = _splits(path / "qrels")
     usual = _usual(splits)
     if split is None and usual is None:
-        told = f"holds {', '.join(splits)} and no test; choose one by --split" if splits else "test.tsv is not there"
-        raise DataError(f"{path / 'qrels'}: {told}")
+        problem = f"holds {', '.join(splits)} and no test; choose one by --split" if splits else "test.tsv is not there"
+        raise DataError(f"{path / 'qrels'}: {problem}")
     chosen = split or usual or ""
     if chosen not in splits:
         raise ConfigError(f"split: {path / 'qrels'} has no {chosen!r}; valid: {', '.join(splits) or 'none'}")
@@ -253,10 +253,10 @@ def scan(files: FolderFiles) -> Scanned:
             f"{files.qrels}: query {marked!r} begins with `#`, as the comments here do; rename it or remove them"
         )
     _check_known(files, judged, found)
-    if not any(grade > 0 for own in judged.qrels.values() for grade in own.values()):
+    if not any(grade > 0 for grades in judged.qrels.values() for grade in grades.values()):
         raise DataError(f"{files.qrels}: judges no document as relevant; every score would be 0")
-    own = not found.queries.keys().isdisjoint(found.documents)
-    return Scanned(str(found.hasher.hexdigest()[:16]), judged, own)
+    shares_ids = not found.queries.keys().isdisjoint(found.documents)
+    return Scanned(str(found.hasher.hexdigest()[:16]), judged, shares_ids)
 
 
 def _check_known(files: FolderFiles, judged: Judgements, found: _Scan) -> None:

@@ -59,15 +59,15 @@ def rules_of(task: Any, candidates: str, own_document: OwnDocument) -> Rules:
     for subset, split, data in cells:
         if listed and candidates == "retrieved":
             data["top_ranked"] = None
-        own = _excluded_by_lists(data) if data["top_ranked"] and not listed else None
-        if own is not None:
+        outside = _excluded_by_lists(data) if data["top_ranked"] and not listed else None
+        if outside is not None:
             data["top_ranked"] = None
-            _count(counts, "documents_excluded", sum(map(len, own.values())))
+            _count(counts, "documents_excluded", sum(map(len, outside.values())))
         where = f"{task.metadata.name}, {subset}/{split}"
         dropped, kept = _own_documents(task, where, data, own_document)
         _count(counts, "own_documents_dropped", len(dropped))
         _count(counts, "own_documents_kept", len(kept))
-        excluded[subset, split] = {query: set(ids) for query, ids in (own or {}).items() if ids}
+        excluded[subset, split] = {query: set(ids) for query, ids in (outside or {}).items() if ids}
         for query in dropped:
             excluded[subset, split][query] = {query, *excluded[subset, split].get(query, ())}
     if own_document == "keep":

@@ -37,9 +37,9 @@ def wanted(task: Any) -> Wanted:
     """Tell what a task reads, as mteb 2.26's `RetrievalDatasetLoader` and the four v1-format loaders ask for it."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-    own = _OWN_LOADERS.get(task.metadata.name)
-    if own is not None:
-        return own(task)
+    loader = _OWN_LOADERS.get(task.metadata.name)
+    if loader is not None:
+        return loader(task)
     if type(task).load_data is not AbsTaskRetrieval.load_data:
         return Wanted(known=False)
     required: list[tuple[str, ...]] = []

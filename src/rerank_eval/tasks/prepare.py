@@ -129,7 +129,7 @@ def check_splits(task: Any, data_root: Path | None = None) -> None:
             found = [get_dataset_split_names(path, name, revision=revision) for name in _qrels(task, path)]
         except (DatasetsError, HfHubHTTPError, OSError, ValueError):
             return  # loading it will tell what is missing
-        known = [split for split in found[0] if all(split in own for own in found)]
+        known = [split for split in found[0] if all(split in splits for splits in found)]
     for split in others:
         if split not in known:
             raise ConfigError(f"split: {task.metadata.name} has no {split!r}; valid: {', '.join(known)}")

@@ -93,9 +93,9 @@ def resolve(names: Sequence[str], *, split: str | None = None, where: str = "tas
     for name in names:
         if not name.strip():
             raise ConfigError(f"{where}: an empty name; give a suite, a task or a folder")
-        base, own = split_of(name)
+        base, named = split_of(name)
         for usual in _resolve_one(base, where):
-            ref = _with_split(usual, own or split, where)
+            ref = _with_split(usual, named or split, where)
             other = found.setdefault(ref.name, ref)
             if ref.path != other.path:
                 raise ConfigError(
@@ -129,14 +129,14 @@ def _splits(ref: TaskRef, split: str | None) -> tuple[tuple[str, ...], tuple[str
     if ref.kind == "beir":
         return ref.splits or (), (*(ref.splits or ()), *ref.others)
     if ref.kind == "embedded":
-        own = next(task.splits for task in load_suites()[EMBEDDED_SUITE].tasks if task.name == ref.name)
-        return own, own
+        splits = next(task.splits for task in load_suites()[EMBEDDED_SUITE].tasks if task.name == ref.name)
+        return splits, splits
     if ref.splits is not None or split is None:
         return ref.splits or (), ref.splits or ()
     import mteb
 
     # Data may have others: `prepare.check_split` asks them.
-    return (own := tuple(mteb.get_task(ref.name).metadata.eval_splits)), own
+    return (splits := tuple(mteb.get_task(ref.name).metadata.eval_splits)), splits
 
 
 def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:

@@ -238,7 +238,7 @@ def _function(module: str, name: str, is_method: bool, node: FunctionNode, lines
     code = _dedent(_cut(lines, docstring, first, node.end_lineno or node.lineno))
     if len(code) < MIN_CODE_CHARACTERS:
         return None
-    own = list(_own_nodes(node))
+    nodes = list(_own_nodes(node))
     return Function(
         id=f"{module}:{name}",
         module=module,
@@ -249,8 +249,8 @@ def _function(module: str, name: str, is_method: bool, node: FunctionNode, lines
         is_method=is_method,
         is_async=isinstance(node, ast.AsyncFunctionDef),
         raises=any(isinstance(child, ast.Raise) for child in ast.walk(node)),
-        yields=any(isinstance(child, ast.Yield | ast.YieldFrom) for child in own),
-        returns=any(isinstance(child, ast.Return) and not _is_none(child.value) for child in own),
+        yields=any(isinstance(child, ast.Yield | ast.YieldFrom) for child in nodes),
+        returns=any(isinstance(child, ast.Return) and not _is_none(child.value) for child in nodes),
         decorators=tuple(ast.unparse(decorator) for decorator in node.decorator_list),
     )
 
