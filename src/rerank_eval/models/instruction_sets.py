@@ -126,15 +126,15 @@ def _read(setting: str, where: str, chain: tuple[str, ...]) -> InstructionSet:
         names = instruction_set_names()
         raise ConfigError(f"{where}: unknown instruction set {setting!r}; {did_you_mean(setting, names)}")
     try:
-        own = InstructionSet.model_validate({"name": path.stem, "source": str(path), **read_yaml(path, "file")})
+        read = InstructionSet.model_validate({"name": path.stem, "source": str(path), **read_yaml(path, "file")})
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, InstructionSet, TaskInstructions)}") from None
-    if own.extends is None:
-        return own
-    base = _read(own.extends, f"{path}: extends", (*chain, setting))
+    if read.extends is None:
+        return read
+    base = _read(read.extends, f"{path}: extends", (*chain, setting))
     # Left out, `otherwise` is what the set below says.
-    otherwise = own.otherwise if "otherwise" in own.model_fields_set else base.otherwise
-    return own.model_copy(update={"tasks": {**base.tasks, **own.tasks}, "otherwise": otherwise, "extends": None})
+    otherwise = read.otherwise if "otherwise" in read.model_fields_set else base.otherwise
+    return read.model_copy(update={"tasks": {**base.tasks, **read.tasks}, "otherwise": otherwise, "extends": None})
 
 
 def shown_instruction(setting: str) -> str:

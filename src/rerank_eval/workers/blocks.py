@@ -83,9 +83,9 @@ class Cutter:
         items: list[Any] = []
         weight = 0.0
         while self._ahead and (not items or weight + self._ahead[0][1] <= target):
-            item, own = self._ahead.popleft()
+            item, tokens = self._ahead.popleft()
             items.append(item)
-            weight += own
+            weight += tokens
         self._weight -= weight
         block = Block(self._taken, items, weight)
         self._taken += len(items)

@@ -377,5 +377,5 @@ def describe(tallies: list[Tally], seconds: float) -> str:
         for number in sorted(shown)
     ]
     lost = sum(tally.lost for tally in tallies)
-    told = f"{len(order)} of {len(tallies)} workers: " + "; ".join(lines)
-    return told + (f"; {lost} lost and replaced" if lost else "")
+    summary = f"{len(order)} of {len(tallies)} workers: " + "; ".join(lines)
+    return summary + (f"; {lost} lost and replaced" if lost else "")

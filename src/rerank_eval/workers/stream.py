@@ -106,7 +106,7 @@ def stream(
         RerankEvalError: A worker met an error that a user can mend, or an item that workers die of, named; or workers
             cannot be started.
     """
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     cutter = Cutter(items, weigh, pool.settings.block_tokens, pool.settings.workers)
     under_way = _Stream(pool, cutter, name)
     if under_way.finished:
@@ -120,9 +120,9 @@ def stream(
             under_way.take_in()
             under_way.feed()  # before the caller takes its time with the results
             yield from under_way.results()
-            if time.monotonic() - told > _TELL_EVERY:
-                told = time.monotonic()
-                logger.info("%s", describe(pool.tallies, told - started))
+            if time.monotonic() - reported > _TELL_EVERY:
+                reported = time.monotonic()
+                logger.info("%s", describe(pool.tallies, reported - started))
     finally:
         if not under_way.finished:
             pool.abandon()
