@@ -7,6 +7,7 @@ import importlib.util
 from types import SimpleNamespace
 
 import pytest
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipes import RECIPES
@@ -17,7 +18,6 @@ from rerank_eval.models.qwen_vocabulary import (
     CHAT_TEMPLATE,
     VOCABULARY_SIZE,
     build_qwen_tokenizer,
-    byte_alphabet,
     last_merge,
     ranks_path,
     read_ranks,
@@ -78,7 +78,7 @@ def test_text_is_normalised_to_nfc(tokenizer):
 
 def test_every_rank_is_the_id_of_its_token(tokenizer):
     ranks = read_ranks(ranks_path())
-    alphabet = byte_alphabet()
+    alphabet = bytes_to_unicode()
     vocabulary = tokenizer.get_vocab()
     assert all(vocabulary["".join(alphabet[byte] for byte in token)] == rank for token, rank in ranks.items())
 

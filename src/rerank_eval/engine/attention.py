@@ -52,11 +52,11 @@ def segment_attention(
             last = slice(segment.end - 1, segment.end)
             # The last query sees all keys, so nothing is masked.
             repeated = query[:, :, last].expand(-1, -1, FEWEST_QUERIES, -1)
-            own = _sdpa(repeated, keys, values, scale)[:, :, :1]
-            out[:, last] = own.transpose(1, 2)
+            attended = _sdpa(repeated, keys, values, scale)[:, :, :1]
+            out[:, last] = attended.transpose(1, 2)
         else:
-            own = _attend(query, keys, values, segment=segment, layout=layout, scale=scale)
-            out[:, segment.start : segment.end] = own.transpose(1, 2)
+            attended = _attend(query, keys, values, segment=segment, layout=layout, scale=scale)
+            out[:, segment.start : segment.end] = attended.transpose(1, 2)
     return out
 
 
@@ -67,10 +67,10 @@ def _sdpa(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: fl
 
 def _seen(tensor: torch.Tensor, segment: Segment) -> torch.Tensor:
     """Return the rows of a segment's ancestors and its own, (1, heads, prefix + own, head_dim)."""
-    own = tensor[:, :, segment.start : segment.end]
-    if not segment.ancestors:
-        return own
-    return torch.cat([*(tensor[:, :, start:end] for start, end in segment.ancestors), own], dim=2)
+    ranges = (*segment.ancestors, (segment.start, segment.end))
+    if len(ranges) == 1:
+        return tensor[:, :, segment.start : segment.end]
+    return torch.cat([tensor[:, :, start:end] for start, end in ranges], dim=2)
 
 
 def _attend(

@@ -66,10 +66,10 @@ def pair_attention(
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     for start, end in pairwise(row.bounds):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
-        own = end - start
+        length = end - start
         # Repeated queries: with fewer, the CPU kernel's sums depend on things outside the pair, see `layout`.
-        rows = q if own >= FEWEST_QUERIES else q.repeat(1, 1, FEWEST_QUERIES, 1)
-        attended = scaled_dot_product_attention(rows, k, v, scale=scale)[:, :, :own]
+        rows = q if length >= FEWEST_QUERIES else q.repeat(1, 1, FEWEST_QUERIES, 1)
+        attended = scaled_dot_product_attention(rows, k, v, scale=scale)[:, :, :length]
         out[:, start:end] = attended.transpose(1, 2)
     return out
 

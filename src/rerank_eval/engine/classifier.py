@@ -31,22 +31,14 @@ the last bits of its scores, and two runs should make the same batches."""
 
 
 class PairClassifier(BaseEngine[TokenizedPairs]):
-    """Scores query groups with a cross-encoder; an `Engine`.
+    """Scores query groups with a sequence classifier of one label; an `Engine`.
 
     The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
 
     How pairs go through the model, `way`: `packed` where the model was loaded with the attention of `bidirectional`;
     else `padded` batches, sorted by length over a window of queries, on a GPU or where a budget is given, and `one by
-    one` on a CPU, so that a pair's bits depend on nothing else; `reference` is the plain padded code.
-
-    Args:
-        network: A sequence classifier with one label, in evaluation mode, on its device.
-        tokenizer: The checkpoint's own fast tokenizer.
-        max_length: Limit in tokens, special tokens among them.
-        token_budget: Most tokens in a batch, 0 to choose it. Out of memory halves it for good.
-        batch_size: Pairs in a batch of the plain padded code; 0 for one of the other ways.
-        kernel: Variable-length kernel of the packed way, or `auto` for the first one that proves right.
-        special_tokens: Whether special tokens in a text stay what they are (`keep`) or become plain text (`escape`).
+    one` on a CPU, so that a pair's bits depend on nothing else; `reference` is the plain padded code, where a
+    `batch_size` is given. For `token_budget` and `kernel` see `runner`.
 
     Raises:
         EngineError: A setting does not fit, or the tokenizer is none that can be used.

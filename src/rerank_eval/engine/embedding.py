@@ -61,13 +61,10 @@ class EmbeddingStats(Stats):
 
 
 class PackedEmbedder:
-    """Turns texts into normalised vectors.
+    """Turns texts into normalised vectors by a Qwen3 base model with the packed attention, on its device.
 
-    Args:
-        model: A Qwen3 base model with the packed attention, in evaluation mode, on its device.
-        tokenizer: The checkpoint's own fast tokenizer.
-        max_length: Limit in tokens, the added end-of-text token among them.
-        token_budget: Most tokens in a row, 0 to choose it from free memory; a longer text gets a row of its own.
+    `max_length` counts the added end-of-text token; for `token_budget` see `PackRunner`, a longer text gets a row of
+    its own.
 
     Raises:
         EngineError: The tokenizer is a slow one, or a limit is too small.

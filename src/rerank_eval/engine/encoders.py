@@ -49,10 +49,7 @@ class PackedForward:
     pair, every matrix product has at least `SMALLEST_PRODUCT` rows, and the last one, whose result is a single number,
     is a product and a sum. In half precision the last product in float32 keeps apart what would tie.
 
-    Args:
-        network: A stock classifier of one of the `PACKABLE` types, loaded with the attention of `bidirectional`, in
-            evaluation mode, on its device.
-        kernel: Variable-length kernel (`runner.choose_attention`), or None to go pair by pair.
+    The network is a stock classifier of one of the `PACKABLE` types, loaded with the attention of `bidirectional`.
     """
 
     def __init__(self, network: PreTrainedModel, kernel: str | None = None) -> None:

@@ -51,17 +51,11 @@ def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Head:
-    """The answer's head: logits of `yes` and `no` at the last position.
+    """The answer's head, of the model's own `lm_head`, tied or not: logits of `yes` and `no` at the last position.
 
-    Args:
-        lm_head: The model's own head, tied to the embedding or not: its weight is read as it was loaded.
-        yes_id: Token id of `yes`.
-        no_id: Token id of `no`.
-        name: `float32` takes the margin `h . (w_yes - w_no)` in float32: log_softmax over two logits is a sigmoid of
-            their difference, so no other row is needed, and the margin keeps the order where logits in bfloat16 tie.
-            `recipe_softmax` repeats the recipe's arithmetic: logits in the model's dtype, log_softmax of
-            [no, yes], exp.
-        softmax_dtype: Where `recipe_softmax` takes the softmax (the recipe's).
+    `float32` takes the margin `h . (w_yes - w_no)` in float32: log_softmax over two logits is a sigmoid of their
+    difference, so no other row is needed, and the margin keeps the order where logits in bfloat16 tie. `recipe_softmax`
+    repeats the recipe's arithmetic: logits in the model's dtype, log_softmax of [no, yes] in `softmax_dtype`, exp.
 
     Raises:
         EngineError: The name is unknown.

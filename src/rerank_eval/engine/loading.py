@@ -180,15 +180,8 @@ def load_checkpoint(
     """Load tokenizer and weights, and check that nothing was left random.
 
     Weights are memory-mapped: in the file's own dtype they are the file's pages, on a CPU and on their way to a GPU; in
-    another dtype the host holds the cast copy alone.
-
-    Args:
-        model: A folder or a name on the hub.
-        network_class: One of transformers' AutoModel classes.
-        attention: Name of the attention function.
-        dtype: What the weights are cast to.
-        check: Refuses a config.json that does not fit, before any weight is read.
-        hub: `revision` and `trust_remote_code`.
+    another dtype the host holds the cast copy alone. `network_class` is one of transformers' AutoModel classes, `check`
+    refuses a config.json before any weight is read, `hub` holds `revision` and `trust_remote_code`.
 
     Raises:
         EngineError: The checkpoint is unreadable, incomplete or refused by `check`.

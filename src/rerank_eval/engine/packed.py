@@ -27,12 +27,7 @@ _Sent = tuple[Pack, HeadOutput, EngineStats]
 
 
 class PackedEngine(BaseEngine[TokenizedGroup]):
-    """Shares each group's prefix and packs documents.
-
-    Args:
-        parts: Model (loaded with the packed attention), prompts, head and settings.
-        token_budget: Most tokens in a row, 0 to choose it from free memory. Out of memory halves it for good.
-        kernel: Variable-length kernel (`runner.choose_attention`), or None to go by segment.
+    """Shares each group's prefix and packs documents; for budget and kernel see `PackRunner`.
 
     Raises:
         EngineError: The budget is negative.

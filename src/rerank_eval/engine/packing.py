@@ -31,7 +31,7 @@ class Part:
     @property
     def tokens(self) -> int:
         """Tokens in a row."""
-        return len(self.prompts.shared) + sum(len(self.prompts.own[i]) for i in self.documents)
+        return len(self.prompts.shared) + sum(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Pack:
         groups = []
         for part in self.parts:
             index = place.get(part.root)
-            held = 0 if index is None else len(part.root)
-            groups.append(GroupLayout(len(part.prompts.shared) - held, part.lengths, index))
+            root_tokens = 0 if index is None else len(part.root)
+            groups.append(GroupLayout(len(part.prompts.shared) - root_tokens, part.lengths, index))
         return PackLayout(tuple(groups), tuple(len(root) for root in self.roots), filler=-self.tokens % multiple)
 
     def token_ids(self, filler: int = 0) -> list[int]:
@@ -97,15 +97,10 @@ class Pack:
 
 
 def plan_packs(prefix: int, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Distribute one group's documents over packs, longest first.
+    """Distribute one group's documents over packs, longest first: each pack's indices, in the order of the row.
 
-    Args:
-        prefix: Tokens of the shared prefix, which every pack holds once.
-        lengths: Own tokens of each document.
-        token_budget: Most tokens in a row. A document that exceeds it even alone gets a pack of its own.
-
-    Returns:
-        For each pack the documents' indices, in the order of the row.
+    Every pack holds the shared prefix of `prefix` tokens once; `lengths` are the documents' own. A document that
+    exceeds the budget even alone gets a pack of its own.
     """
     packs: list[list[int]] = []
     filled = 0
@@ -119,8 +114,7 @@ def plan_packs(prefix: int, lengths: Sequence[int], token_budget: int) -> list[l
 
 
 def _split(part: Part, token_budget: int) -> list[Part]:
-    lengths = [len(part.prompts.own[i]) for i in part.documents]
-    packs = plan_packs(len(part.prompts.shared), lengths, token_budget)
+    packs = plan_packs(len(part.prompts.shared), part.lengths, token_budget)
     return [Part(part.number, part.prompts, tuple(part.documents[i] for i in pack)) for pack in packs]
 
 
@@ -136,7 +130,7 @@ class Packer:
     def add(self, number: int, prompts: TokenizedGroup) -> list[Pack]:
         """Take a group of at least one prompt in; return the packs that are full now."""
         whole = Part(number, prompts, tuple(range(len(prompts.own))))
-        *full, last = [_sorted(piece) for piece in _split(whole, max(self.token_budget, 1))]
+        *full, last = _split(whole, max(self.token_budget, 1))
         ready = []
         # Groups without a shared prefix do not share a row with others that have one.
         fits = self._filled + self._added(last) <= self.token_budget
@@ -159,9 +153,3 @@ class Packer:
         pack = Pack(tuple(sorted(self._open, key=lambda part: first[part.root])))
         self._open, self._roots, self._filled = [], set(), 0
         return pack
-
-
-def _sorted(part: Part) -> Part:
-    """Order documents by length, longest first: kernels and masks then see like lengths together."""
-    order = sorted(part.documents, key=lambda i: (-len(part.prompts.own[i]), i))
-    return Part(part.number, part.prompts, tuple(order))

@@ -68,18 +68,10 @@ class _Frame:
 
 
 class PairTokenizer:
-    """Turns groups into pairs of token ids.
+    """Turns groups into pairs of token ids, of at most `max_length`, special tokens among them.
 
     A fast tokenizer encodes the two texts of a pair apart and puts special tokens around them, so that each text is
     tokenised once and the frame is learnt from the tokenizer itself.
-
-    Args:
-        tokenizer: A Hugging Face fast tokenizer.
-        max_length: Limit in tokens, special tokens among them.
-        special_tokens: Whether special tokens in a text stay what they are (`keep`) or become plain text (`escape`).
-
-    Attributes:
-        special_tokens: Finds special tokens in texts.
 
     Raises:
         EngineError: The tokenizer is a slow one or frames pairs in another way, or `max_length` leaves no room for two

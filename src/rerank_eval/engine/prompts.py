@@ -61,11 +61,7 @@ class TokenizedGroup:
 
 
 class TokenCache:
-    """Token ids of texts met lately, by digest; those met longest ago go first.
-
-    Args:
-        capacity: Tokens kept, of four bytes each.
-    """
+    """Token ids of texts met lately, by digest; those met longest ago go first, four bytes a token."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -88,13 +84,7 @@ class TokenCache:
 
 
 class PromptTokenizer:
-    """Turns groups into token ids by one recipe.
-
-    Args:
-        tokenizer: A Hugging Face fast tokenizer.
-        recipe: The recipe.
-        max_length: Limit in tokens, as the recipe's truncation mode reads it.
-        special_tokens: Whether special tokens in a text stay what they are (`keep`) or become plain text (`escape`).
+    """Turns groups into token ids by one recipe; `max_length` is read as the recipe's truncation mode does.
 
     Attributes:
         recipe: The recipe.
@@ -102,8 +92,8 @@ class PromptTokenizer:
         exact_split: Whether the parts of a prompt may be tokenised apart.
 
     Raises:
-        EngineError: The tokenizer is a slow one or adds tokens of its own around a text, or `max_length` leaves no
-            room behind the recipe's prefix and suffix.
+        EngineError: The tokenizer is a slow one or adds tokens of its own around a text, or `max_length` leaves no room
+            behind the recipe's prefix and suffix.
     """
 
     def __init__(
@@ -173,14 +163,14 @@ class PromptTokenizer:
         before = self._prefix if self._recipe.truncation == "body" else []
         shared = before + (root + query)[: self._limit]
         cut = len(root) + len(query) > self._limit
-        own: dict[str, tuple[list[int], bool]] = {}
+        tails: dict[str, tuple[list[int], bool]] = {}
         for text, ids in zip(distinct, documents, strict=True):
             tail = ids + self._closing
-            own[text] = (tail[:room] + self._suffix, cut or len(tail) > room)
+            tails[text] = (tail[:room] + self._suffix, cut or len(tail) > room)
         return TokenizedGroup(
             shared,
-            [own[text][0] for text in group.documents],
-            np.array([own[text][1] for text in group.documents], dtype=np.bool_),
+            [tails[text][0] for text in group.documents],
+            np.array([tails[text][1] for text in group.documents], dtype=np.bool_),
             root=len(before) + min(len(root), self._limit),
             query_cut=len(root) + len(query) >= self._limit,
         )
@@ -239,17 +229,10 @@ def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
     The proof holds for every text. A tokenizer cuts added tokens out of the raw text first and treats each stretch
     between them by itself, so a boundary with an added token on one side is exact in any pipeline. Elsewhere, with NFC
     (or no) normalisation, Qwen2's split pattern and byte-level BPE, no piece spans a boundary `line break | <`
-    (whatever matches the break stops before `<`, which begins a new piece) nor `: | blank` (a blank only ever begins
-    or continues blanks, and the run of punctuation stops before it), and neither pair composes under NFC. No added
-    token may reach over a boundary, and the closing must begin with one. Held by property tests with Qwen's
-    vocabulary and the demo reranker's.
-
-    Args:
-        tokenizer: The fast tokenizer.
-        recipe: The recipe.
-
-    Returns:
-        True when the parts may be tokenised apart.
+    (whatever matches the break stops before `<`, which begins a new piece) nor `: | blank` (a blank only ever begins or
+    continues blanks, and the run of punctuation stops before it), and neither pair composes under NFC. No added token
+    may reach over a boundary, and the closing must begin with one. Held by property tests with Qwen's vocabulary and
+    the demo reranker's.
     """
     added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
     if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in added):

@@ -39,15 +39,10 @@ class PackOutput:
 
 
 class PackRunner:
-    """Runs packs through a base model (no head) that was loaded with the packed attention.
+    """Runs packs through a base model (no head) that was loaded with the packed attention, on its device.
 
-    Args:
-        base: The base model, in evaluation mode, on its device.
-        token_budget: Most tokens in a row, 0 to choose it from free memory. Out of memory halves it for good.
-        kernel: Variable-length kernel (`choose_attention`), or None to go by segment.
-
-    Attributes:
-        packer: Fills packs up to the budget.
+    `token_budget` is the most tokens in a row, 0 to choose it from free memory; out of memory halves it for good.
+    `kernel` is a variable-length kernel (`choose_attention`), or None to go by segment.
 
     Raises:
         EngineError: The budget is negative.
@@ -126,8 +121,8 @@ class PackRunner:
             with torch.inference_mode():
                 for tokens, documents in ((ROW_MULTIPLE, 3), (3 * ROW_MULTIPLE, 5)):
                     # Several documents: lengths that happen to be equal here would be taken for equal always.
-                    own = [(tokens - 16) // documents] * (documents - 1)
-                    layout = PackLayout.single(16, [*own, tokens - 16 - sum(own)])
+                    lengths = [(tokens - 16) // documents] * (documents - 1)
+                    layout = PackLayout.single(16, [*lengths, tokens - 16 - sum(lengths)])
                     run_row(self._base, [0] * tokens, layout, kernel)
         except Exception as error:  # the compiler's errors have no common base
             for layer in layers[:-1]:
@@ -140,16 +135,10 @@ class PackRunner:
 
 
 def run_row(base: PreTrainedModel, row: Sequence[int], layout: PackLayout, kernel: str | None) -> torch.Tensor:
-    """Run a row through a base model and gather each document's last hidden state; waits for no device.
+    """Run a row through a base model loaded with the packed attention; waits for no device.
 
-    Args:
-        base: A base model loaded with the packed attention (`attention.register`).
-        row: Token ids, as long as the layout says.
-        layout: The row's segments.
-        kernel: Variable-length kernel, or None to go by segment.
-
-    Returns:
-        (documents, hidden_size) in the model's dtype, after the final norm, in the order of the row.
+    `row` are token ids, as many as the layout says; `kernel` is None to go by segment. Returns each document's last
+    hidden state after the final norm, (documents, hidden_size) in the model's dtype, in the order of the row.
     """
     device = base.device
     host = torch.cat([torch.tensor(row), torch.from_numpy(layout.position_ids), torch.tensor(layout.kept_rows)])
@@ -180,9 +169,7 @@ def _pays_to_share_roots(pack: Pack) -> bool:
 def choose_attention(attention: str, base: PreTrainedModel) -> str | None:
     """Choose a variable-length kernel for a model on its device, or None to go by segment.
 
-    Args:
-        attention: `segments`, a kernel's name, or `auto` for the first one that proves right on this device.
-        base: The model, on its device.
+    `attention` is `segments`, a kernel's name, or `auto` for the first one that proves right on this device.
 
     Raises:
         EngineError: A kernel was named and does not run here, or gives other numbers.

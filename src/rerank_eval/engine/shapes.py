@@ -8,19 +8,11 @@ from typing import Any
 
 QWEN_VOCABULARY = 151_669
 """Entries of Qwen's vocabulary, the added tokens among them."""
-HEAD_SHARE = 0.353
-"""What the full vocabulary's head at every position adds to the linear work of Qwen3-Reranker-0.6B's layers:
-2 x 151,936 x 1,024 FLOP to 0.881 GFLOP a token."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a model, in the terms of Qwen3's config.
-
-    Attributes:
-        cut_vocabulary: Cut the vocabulary until the head weighs what it does in 0.6B. With the full vocabulary on a few
-            small layers the peers' logits alone would make them many times slower, which flatters us.
-    """
+    """Size of a model, in the terms of Qwen3's config; `vocabulary` counts the rows of the embedding."""
 
     layers: int
     hidden: int
@@ -29,20 +21,13 @@ class Shape:
     key_value_heads: int
     head_dim: int = 128
     tied: bool = True
-    cut_vocabulary: bool = False
+    vocabulary: int = QWEN_VOCABULARY
 
     @property
     def layer_parameters(self) -> int:
         """Weights of all layers' matrices."""
         attention = 2 * self.hidden * (self.heads + self.key_value_heads) * self.head_dim
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the embedding."""
-        if not self.cut_vocabulary:
-            return QWEN_VOCABULARY
-        return int(HEAD_SHARE * self.layer_parameters / self.hidden)
 
     def useful_flops(self, prefix: float, documents: Sequence[float]) -> float:
         """Count what scoring a group cannot do without: FLOP of the layers' matrices and of causal attention.
@@ -72,9 +57,7 @@ PUBLISHED = {
 class EncoderShape:
     """Size of a bidirectional encoder of XLM-RoBERTa's kind.
 
-    Attributes:
-        gated: The first matrix of the feed-forward part is there twice (GLU).
-        vocabulary: Rows of the embedding.
+    If `gated`, the first matrix of the feed-forward part is there twice (GLU).
     """
 
     layers: int

@@ -99,9 +99,9 @@ class EscapedTokenizer:
             raise EngineError(f"special_tokens: the tokenizer's added tokens cannot be escaped: {error}") from error
         if any(escaped.token_to_id(token["content"]) != token["id"] for token in added):
             raise EngineError("special_tokens: the tokenizer's added tokens cannot be escaped: their ids would change")
-        own = copy.copy(tokenizer)
-        own._tokenizer = escaped
-        return cls(own, spelled)
+        copied = copy.copy(tokenizer)
+        copied._tokenizer = escaped
+        return cls(copied, spelled)
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return a recipe with its special tokens in this tokenizer's spelling."""

@@ -145,16 +145,10 @@ def scores_of(
     *,
     device: torch.device | str = "cpu",
 ) -> list[NDArray[np.float32]]:
-    """Score each query's own list of documents, with the bits that `top_k` would give them.
+    """Score each query's own list of documents, `wanted` by rows, with the bits that `top_k` would give them.
 
-    Args:
-        queries: (q, dim) float32.
-        corpus: (n, dim) float32.
-        wanted: For each query the rows to score, in any order.
-        device: Where the products are computed.
-
-    Returns:
-        For each query a float32 array of its rows' inner products, in the order given.
+    `queries` is (q, dim) and `corpus` (n, dim), float32. Returns for each query its rows' inner products, in the order
+    given.
     """
     tiles = _query_tiles(queries, device)
     found = [np.zeros(len(rows), dtype=np.float32) for rows in wanted]
@@ -163,7 +157,7 @@ def scores_of(
             documents = None
             for number, (tile, size) in enumerate(tiles):
                 first = number * QUERY_TILE
-                inside = [(own >= start) & (own < start + len(rows)) for own in wanted[first : first + size]]
+                inside = [(asked >= start) & (asked < start + len(rows)) for asked in wanted[first : first + size]]
                 if not any(mask.any() for mask in inside):
                     continue
                 if documents is None:

@@ -154,17 +154,8 @@ def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
 def probe(kernel: str, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> float:
     """Run a kernel on a small row on the very device and compare with softmax written out in float32.
 
-    Args:
-        kernel: Its name.
-        device: The device.
-        dtype: The model's dtype.
-        heads: Query heads, key and value heads, head_dim.
-
-    Returns:
-        The largest difference; NaN where the kernel gave one.
-
-    Raises:
-        Exception: Whatever the kernel raises where it does not run.
+    `heads` are query heads, key and value heads, head_dim. Returns the largest difference, NaN where the kernel gave
+    one, and raises whatever the kernel does where it does not run.
     """
     generator = torch.Generator().manual_seed(0)
     layout = PackLayout((GroupLayout(37, (5, 130), 0), GroupLayout(20, (64,), 0)), roots=(45,), filler=3)

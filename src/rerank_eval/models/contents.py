@@ -157,8 +157,8 @@ def _refuse_adapters(there: Collection[str], folders: Iterable[str], read: Read)
         found = [name for name in (ADAPTER, *_ADAPTER_WEIGHTS) if prefix + name in there]
         if not found:
             continue
-        adapter = _json(read, prefix + ADAPTER) if ADAPTER in found else None
-        base = adapter.get("base_model_name_or_path") if isinstance(adapter, Mapping) else None
+        content = _json(read, prefix + ADAPTER) if ADAPTER in found else None
+        base = content.get("base_model_name_or_path") if isinstance(content, Mapping) else None
         base = f" of {str(base)[:_SHOWN]}" if base else ""
         remedy = "merge it first (peft: load it, merge_and_unload(), save_pretrained()) and name that folder"
         if prefix + CONFIG in there and {prefix + WHOLE, prefix + INDEX} & set(there):
@@ -199,8 +199,8 @@ def _weights(there: Collection[str], read: Read, *, pinned: bool) -> tuple[tuple
 
 
 def _shards(index: str, there: Collection[str], read: Read) -> tuple[str, ...]:
-    listed = _json(read, index)
-    named = listed.get("weight_map") if isinstance(listed, Mapping) else None
+    content = _json(read, index)
+    named = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(named, Mapping) or not named:
         raise ContentsError(f"{index} is not a safetensors index")
     names = sorted({str(name) for name in named.values()})
@@ -247,8 +247,8 @@ def _routed(there: Collection[str], read: Read) -> list[str]:
     """Return the folders of a router's modules, which stand beside its configuration."""
     if ROUTER not in there:
         return []
-    router = _json(read, ROUTER)
-    types = router.get("types") if isinstance(router, Mapping) else None
+    content = _json(read, ROUTER)
+    types = content.get("types") if isinstance(content, Mapping) else None
     return [_plain(str(name)) for name in types] if isinstance(types, Mapping) else []
 
 

@@ -126,15 +126,15 @@ def _read(setting: str, where: str, chain: tuple[str, ...]) -> InstructionSet:
         names = instruction_set_names()
         raise ConfigError(f"{where}: unknown instruction set {setting!r}; {did_you_mean(setting, names)}")
     try:
-        found = InstructionSet.model_validate({"name": path.stem, "source": str(path), **read_yaml(path, "file")})
+        read = InstructionSet.model_validate({"name": path.stem, "source": str(path), **read_yaml(path, "file")})
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, InstructionSet, TaskInstructions)}") from None
-    if found.extends is None:
-        return found
-    base = _read(found.extends, f"{path}: extends", (*chain, setting))
+    if read.extends is None:
+        return read
+    base = _read(read.extends, f"{path}: extends", (*chain, setting))
     # Left out, `otherwise` is what the set below says.
-    otherwise = found.otherwise if "otherwise" in found.model_fields_set else base.otherwise
-    return found.model_copy(update={"tasks": {**base.tasks, **found.tasks}, "otherwise": otherwise, "extends": None})
+    otherwise = read.otherwise if "otherwise" in read.model_fields_set else base.otherwise
+    return read.model_copy(update={"tasks": {**base.tasks, **read.tasks}, "otherwise": otherwise, "extends": None})
 
 
 def shown_instruction(setting: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rerank_eval.errors import ModelError
 
@@ -101,19 +102,6 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def byte_alphabet() -> dict[int, str]:
-    """Map each byte to the printable character that stands for it in a byte-level BPE.
-
-    As in GPT-2's `bytes_to_unicode`: printable Latin-1 stands for itself, the others follow from U+0100 on in the order
-    of their value.
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    alphabet = {byte: chr(byte) for byte in printable}
-    others = [byte for byte in range(256) if byte not in alphabet]
-    alphabet.update({byte: chr(256 + position) for position, byte in enumerate(others)})
-    return alphabet
-
-
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """Find the two tokens whose merge gives `token`, two bytes or more, by running the BPE with the lower ranks only.
 
@@ -139,7 +127,7 @@ def _vocabulary_and_merges(path: Path, entries: int) -> tuple[dict[str, int], li
         answers = [token for token in (b"no", b"yes") if ranks[token] >= entries]
         kept = [*sorted(ranks, key=ranks.__getitem__)[: entries - len(answers)], *answers]
         ranks = {token: rank for rank, token in enumerate(kept)}
-    alphabet = byte_alphabet()
+    alphabet = bytes_to_unicode()
     text = {token: "".join(alphabet[byte] for byte in token) for token in ranks}
     ordered = sorted(ranks, key=ranks.__getitem__)
     merges = [last_merge(token, ranks) for token in ordered if len(token) > 1]

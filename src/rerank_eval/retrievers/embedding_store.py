@@ -14,7 +14,6 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,34 +67,16 @@ class StoredVectors:
         return np.array(np.load(self.path, mmap_mode="r")[rows])
 
 
-@dataclass(frozen=True)
 class _Entry:
     """One file to be: where it lies and what it holds."""
 
-    folder: Path
-    facts: dict[str, Any]
-    rows: int
-    dim: int
-
-    @property
-    def final(self) -> Path:
-        return self.folder / "embeddings.npy"
-
-    @property
-    def partial(self) -> Path:
-        return self.folder / "embeddings.npy.partial"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-    @property
-    def progress(self) -> Path:
-        return self.folder / "progress.json"
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.rows // BLOCK)
+    def __init__(self, folder: Path, facts: dict[str, Any], rows: int, dim: int) -> None:
+        self.folder, self.facts, self.rows, self.dim = folder, facts, rows, dim
+        self.final = folder / "embeddings.npy"
+        self.partial = folder / "embeddings.npy.partial"
+        self.manifest = folder / "manifest.json"
+        self.progress = folder / "progress.json"
+        self.blocks = -(-rows // BLOCK)
 
     def bounds(self, block: int) -> tuple[int, int]:
         return block * BLOCK, min((block + 1) * BLOCK, self.rows)

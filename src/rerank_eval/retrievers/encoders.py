@@ -135,7 +135,9 @@ def load_encoder(
     except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
         raise ModelError(f"retriever.model: {ref.name} cannot be loaded as an encoder: {error}") from error
     if config.max_length is not None:
-        _limit_length(encoder, config.max_length)
+        if not hasattr(getattr(encoder, "model", None), "max_seq_length"):
+            raise ModelError("retriever.max_length: this encoder's length cannot be set; leave the key out")
+        encoder.model.max_seq_length = config.max_length
     _set_instruction(encoder, config.instruction, instructions)
     return encoder
 
@@ -163,13 +165,6 @@ def _load_encoder(config: RetrieverConfig, ref: ModelRef, device: str | None) ->
             **options,
         )
     return SentenceTransformerEncoderWrapper(ref.source, revision=ref.load_revision, device=device, **options)
-
-
-def _limit_length(encoder: Any, max_length: int) -> None:
-    model = getattr(encoder, "model", None)
-    if model is None or not hasattr(model, "max_seq_length"):
-        raise ModelError("retriever.max_length: this encoder's length cannot be set; leave the key out")
-    model.max_seq_length = max_length
 
 
 def _set_instruction(encoder: Any, instruction: str, instructions: InstructionSet | None) -> None:

@@ -178,12 +178,12 @@ def _connect(config: WorkersConfig) -> Any:
     if ray.is_initialized():
         return ray
     address = _address(config.address)
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR, **(options if address == "local" else {})
-        )
+        ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(

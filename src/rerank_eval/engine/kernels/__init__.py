@@ -69,11 +69,10 @@ def kernel_names() -> tuple[str, ...]:
 
 @cache
 def get_kernel(name: str) -> Kernel:
-    """Return a kernel by name, importing it if nobody has.
+    """Return a kernel by name, importing it if nobody has; that may raise whatever the package does.
 
     Raises:
         EngineError: No package declares it, or more than one.
-        Exception: Whatever the import of a package raises.
     """
     if name in BUILT_IN:
         return cast("Kernel", import_module(f"{__name__}.{name}").attend)
