@@ -37,6 +37,11 @@ def _libraries_are_no_garbage() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let the interpreter end as it would have."""
+    gc.unfreeze()
+
+
 _LONGEST = ("workers", "pipeline", "crash", "mirror", "tasks", "test_api.py", "training", "models", "engine")
 """Folders and files of tests that take longest, first: begun last, one of them would keep one core busy alone."""
 
