@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 
@@ -10,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 from rerank_eval.engine.quiet import hush
@@ -19,6 +21,9 @@ hush()
 # Two processes share the cores: how long an example takes says nothing about what is tested. pytest-timeout ends hangs.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+# Every call of the command line would build all of its commands anew, which takes longer than most of them run.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,6 +35,11 @@ def _libraries_are_no_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the interpreter end as it would have."""
+    gc.unfreeze()
 
 
 _LONGEST = ("workers", "pipeline", "crash", "mirror", "tasks", "test_api.py", "training", "models", "engine")

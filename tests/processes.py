@@ -6,6 +6,7 @@ are done once. The one that forks has imported and done nothing else, so that a 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing
 import os
@@ -103,4 +104,7 @@ def _call(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # the libraries: see `conftest.py`
-    function(*arguments)
+    try:
+        function(*arguments)
+    finally:
+        atexit._run_exitfuncs()  # which `multiprocessing` leaves out

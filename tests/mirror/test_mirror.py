@@ -165,7 +165,7 @@ def test_a_copy_of_the_mirror_without_its_times_is_checked_by_content(root: Path
 def test_other_files_of_the_repository_are_nobody_s_business(root: Path) -> None:
     (root / NAME / "queries" / "train-00000-of-00001.parquet").write_bytes(b"of another day")
     (root / NAME / "notes.txt").write_text("mine")
-    mirror.find(task(), root)
+    assert mirror.find(task(), root).commit == task().metadata.dataset["revision"]
 
 
 def test_a_mirror_that_changes_is_read_anew(root: Path) -> None:

@@ -20,10 +20,11 @@ from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from rerank_eval.cli import _run
+from rerank_eval.cli import _run, main
 from rerank_eval.models.demo import build_demo_reranker
 from tests.mirror.hub_layout import Repository
 from tests.pipeline.folders import write_beir_folder
+from tests.processes import Forked
 
 ROOT = Path(__file__).parents[2]
 EMBEDDER, RERANKER = "Qwen/Qwen3-Embedding-0.6B", "Qwen/Qwen3-Reranker-0.6B"
@@ -72,25 +73,41 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, folder: Path, cache: Path, *settin
 
 
 @pytest.fixture(scope="module")
-def from_the_hub(
-    tmp_path_factory: pytest.TempPathFactory, hub: tuple[Path, dict[str, str]]
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The hub config in a process of its own: the hub's libraries read HF_HOME when they are imported."""
+def from_the_hub(tmp_path_factory: pytest.TempPathFactory, hub: tuple[Path, dict[str, str]]) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("from-the-hub")
     shutil.copytree(ROOT / "configs", folder / "configs")
     write_beir_folder(folder / "tools")
-    command = [sys.executable, "-m", "rerank_eval", *COMMAND]
+    with Forked(run_with_cache, folder, hub[0] / "hub") as process:
+        printed, said = process.communicate()
+        assert process.returncode == 0, said
+    return folder, printed
+
+
+def run_with_cache(folder: Path, cache: Path) -> None:
+    """Run the hub config in a process that is this one's only task."""
+    os.chdir(folder)
+    constants.HF_HUB_CACHE = str(cache)
+    main(COMMAND)
+
+
+@pytest.mark.slow
+def test_hf_home_alone_names_the_cache(
+    tmp_path: Path, from_the_hub: tuple[Path, str], hub: tuple[Path, dict[str, str]]
+) -> None:
+    """In a process that was started anew: the hub's libraries read HF_HOME when they are imported."""
+    folder, _ = from_the_hub
+    command = [sys.executable, "-m", "rerank_eval", *COMMAND, "--set", f"results_dir={tmp_path}"]
     environment = {**os.environ, "HF_HOME": str(hub[0]), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return folder, done
+    assert_same_scores(scores(tmp_path), scores(folder / "results"))
 
 
 def test_the_hub_config_runs_from_the_hub_cache_without_an_edit(
-    from_the_hub: tuple[Path, subprocess.CompletedProcess[str]], hub: tuple[Path, dict[str, str]]
+    from_the_hub: tuple[Path, str], hub: tuple[Path, dict[str, str]]
 ) -> None:
-    (folder, done), (_, revisions) = from_the_hub, hub
-    assert "Python functions alone" not in done.stdout  # that note belongs to the demo model, not to a name on the hub
+    (folder, printed), (_, revisions) = from_the_hub, hub
+    assert "Python functions alone" not in printed  # that note belongs to the demo model, not to a name on the hub
     found = {}
     for path in (folder / "results").glob("runs/*/*/*/manifest.json"):
         manifest = json.loads(path.read_text())
@@ -107,9 +124,16 @@ def scores(results: Path) -> dict[str, pd.DataFrame]:
     return {path.parts[-3]: pd.read_parquet(path) for path in results.glob("runs/*/*/*/scores.parquet")}
 
 
+def assert_same_scores(ours: dict[str, pd.DataFrame], theirs: dict[str, pd.DataFrame]) -> None:
+    assert len(ours) == 2
+    assert ours.keys() == theirs.keys()
+    for identity, frame in ours.items():
+        pd.testing.assert_frame_equal(frame, theirs[identity])
+
+
 def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
     tmp_path: Path,
-    from_the_hub: tuple[Path, subprocess.CompletedProcess[str]],
+    from_the_hub: tuple[Path, str],
     hub: tuple[Path, dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,11 +145,7 @@ def test_a_model_mirror_gives_the_same_results_under_the_same_identity(
     mirrored = tmp_path / "mirrored"
     roots = f"model_root={tmp_path / 'models'}", f"results_dir={mirrored}"
     evaluate(monkeypatch, folder, tmp_path / "empty", *roots)
-    ours, theirs = scores(mirrored), scores(folder / "results")
-    assert len(ours) == 2
-    assert ours.keys() == theirs.keys()
-    for identity, frame in ours.items():
-        pd.testing.assert_frame_equal(frame, theirs[identity])
+    assert_same_scores(scores(mirrored), scores(folder / "results"))
 
 
 def test_qwen3_embedding_gets_its_instruction_as_the_model_card_says(

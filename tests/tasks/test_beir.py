@@ -3,8 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
-import sys
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rerank_eval.tasks import prepare
 from rerank_eval.tasks.beir import BeirFolder
 from rerank_eval.tasks.beir_files import folder_name
 from tests.pipeline.folders import write_beir_folder
+from tests.processes import Forked
 
 
 @pytest.fixture
@@ -257,31 +258,26 @@ def test_a_folder_that_is_altered_while_it_is_read_is_one_line(folder: Path) -> 
         (folder / name).write_text(whole)
 
 
-LOADS = """
-import sys
-from pathlib import Path
-from rerank_eval.tasks.beir import BeirFolder
-task = BeirFolder(Path(sys.argv[1]))
-task.load_data()
-print("loaded", flush=True)
-sys.stdin.read()
-"""
+def load_and_wait(folder: Path, loaded: Path, told: Path) -> None:
+    task = BeirFolder(folder)
+    task.load_data()
+    loaded.touch()
+    while not told.exists():
+        time.sleep(0.02)
 
 
 def test_what_a_killed_process_left_of_a_corpus_is_removed_and_what_is_in_use_is_not(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RERANK_EVAL_CACHE", str(tmp_path / "cache"))
-    others = [
-        subprocess.Popen([sys.executable, "-c", LOADS, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for other in others:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"loaded\n"
-    killed, alive = others
-    killed.kill()
+    loaded, told = [tmp_path / "first", tmp_path / "second"], tmp_path / "told"
+    killed, alive = (Forked(load_and_wait, folder, one, told) for one in loaded)
+    deadline = time.monotonic() + 60
+    while not all(one.exists() for one in loaded) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
     before = set((tmp_path / "cache" / "corpora").glob("beir-*"))
     assert len(before) == 2
     task = BeirFolder(folder)
@@ -289,6 +285,8 @@ def test_what_a_killed_process_left_of_a_corpus_is_removed_and_what_is_in_use_is
     now = set((tmp_path / "cache" / "corpora").glob("beir-*"))
     assert len(now) == 2
     assert len(now & before) == 1
+    told.touch()
     alive.communicate()
+    assert alive.returncode == 0
     task.unload_data()
     assert not list((tmp_path / "cache" / "corpora").glob("beir-*"))
