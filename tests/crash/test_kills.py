@@ -14,14 +14,14 @@ from tests.crash.kills import FEWER, TASKS, torture
 from tests.processes import Forked
 
 
-def tortured(folder: Path, kills: int, queries: Mapping[str, int], report: Path) -> None:
-    write_json(report, torture(folder, kills, 20_261_123, queries))
+def tortured(folder: Path, kills: int, seed: int, queries: Mapping[str, int], report: Path) -> None:
+    write_json(report, torture(folder, kills, seed, queries))
 
 
-def kill(times: int, tmp_path: Path, queries: Mapping[str, int]) -> dict[str, Any]:
+def kill(times: int, seed: int, tmp_path: Path, queries: Mapping[str, int]) -> dict[str, Any]:
     # A process of its own: it forks, which one with threads of PyTorch must not.
     (tmp_path / "runs").mkdir()
-    with Forked(tortured, tmp_path / "runs", times, queries, tmp_path / "kills.json") as process:
+    with Forked(tortured, tmp_path / "runs", times, seed, queries, tmp_path / "kills.json") as process:
         said = process.communicate(timeout=3500)
         assert process.returncode == 0, said
     found: dict[str, Any] = json.loads((tmp_path / "kills.json").read_text())
@@ -29,7 +29,8 @@ def kill(times: int, tmp_path: Path, queries: Mapping[str, int]) -> dict[str, An
 
 
 def test_a_few_kills(tmp_path: Path) -> None:
-    found = kill(3, tmp_path, FEWER)
+    """With this seed the kills fall where pairs are stored already, by the clock and at renamings."""
+    found = kill(3, 162_396, tmp_path, FEWER)
     assert found["kills"] == 3
     assert found["runs_finished_and_identical"] >= 1
 
@@ -37,6 +38,6 @@ def test_a_few_kills(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_kills(tmp_path: Path) -> None:
-    found = kill(50, tmp_path, TASKS)
+    found = kill(50, 20_261_123, tmp_path, TASKS)
     assert found["kills"] == 50
     assert found["runs_finished_and_identical"] >= 1
