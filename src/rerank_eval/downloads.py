@@ -42,11 +42,7 @@ class _Note:
 def files_in(folder: Path) -> list[str]:
     """List a repository's files, those that were downloaded once and are gone among them.
 
-    Args:
-        folder: The repository's folder.
-
-    Returns:
-        Paths inside it, without what huggingface_hub and git keep there.
+    What huggingface_hub and git keep in the folder is left out.
     """
     found: set[str] = set()
     for path, folders, files in os.walk(folder):
@@ -59,12 +55,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[str, dict[str, str]]:
-    """Check that files are whole and all of one commit.
-
-    Args:
-        folder: The repository's folder.
-        files: Paths inside it that are needed.
-        revision: The commit that they have to be of; a branch's name or None takes whatever one commit they are of.
+    """Check that files are whole and all of one commit: the pinned one, or any where `revision` is a branch or None.
 
     Returns:
         The commit, and the hash of each file as the hub noted it.
@@ -97,13 +88,7 @@ def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[st
 
 
 def is_whole(folder: Path, file: str, commit: str) -> bool:
-    """Tell whether one file is there, of a commit, and as it was downloaded; see `verify`.
-
-    Args:
-        folder: The repository's folder.
-        file: Path inside it.
-        commit: The commit that it has to be of.
-    """
+    """Tell whether one file is there, of a commit, and as it was downloaded; see `verify`."""
     note = _note(folder, file)
     if note is None or note.commit != commit:
         return False
@@ -115,12 +100,7 @@ def is_whole(folder: Path, file: str, commit: str) -> bool:
 
 
 def drop(folder: Path, file: str) -> None:
-    """Delete a file of a download and its note, so that the next download starts anew.
-
-    Args:
-        folder: The repository's folder.
-        file: Path inside it.
-    """
+    """Delete a file of a download and its note, so that the next download starts anew."""
     (folder / file).unlink(missing_ok=True)
     (folder / _NOTES / f"{file}.metadata").unlink(missing_ok=True)
 
@@ -159,12 +139,9 @@ def _check_content(path: Path, file: str, note: _Note) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def has_hash(path: Path, etag: str, _mtime_ns: int) -> bool:
-    """Tell whether a file's content has the hash that the hub noted.
+    """Tell whether a file's content has the hash that the hub noted; one that cannot be checked counts as right.
 
-    Args:
-        path: The file.
-        etag: SHA-256, or git's SHA-1 of a blob; anything else cannot be checked and counts as right.
-        _mtime_ns: Modification time, so that a file that changes is read again.
+    The hash is a SHA-256, or git's SHA-1 of a blob. A file that changes, which `_mtime_ns` tells, is read again.
     """
     if len(etag) not in {_SHA1, _SHA256}:
         return True

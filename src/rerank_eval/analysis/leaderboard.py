@@ -53,12 +53,7 @@ def show_leaderboard(
 
 
 def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
-    """Render the results of a folder for a paper or a model card.
-
-    Args:
-        results_dir: The folder.
-        layout: `md`, `csv`, `tex`, `card` or `model-index`.
-        model: Only this model, by its short or full name; None for all.
+    """Render the results of a folder, or of one model of it, for a paper or a model card.
 
     Raises:
         ConfigError: The folder holds no results, or the layout or the model is unknown.

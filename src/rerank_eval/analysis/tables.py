@@ -61,17 +61,11 @@ class Leaderboard:
 
 
 def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]]) -> Leaderboard:
-    """Build the leaderboard of everything in a results folder.
+    """Build the leaderboard of records of one data revision a task; where a row has a task twice, the latest counts.
 
-    Args:
-        records: What `load_manifests` returned, of one data revision a task, in any order. Where a row has a task
-            twice, the latest counts.
-        suites: Suite -> its tasks, for column order and means.
-
-    Returns:
-        The leaderboard. A suite's mean stands only in rows that have all its tasks, and the column only when some row
-        has; where a suite mixes ranking scores and p-MRR, the mean is over the ranking scores. Ceilings are nDCG@10
-        and recall@100, and stand only where the main score is nDCG@10.
+    A suite's mean stands only in rows that have all its tasks, and the column only when some row has; where a suite
+    mixes ranking scores and p-MRR, the mean is over the ranking scores. Ceilings are nDCG@10 and recall@100, and stand
+    only where the main score is nDCG@10.
     """
     records = _latest(records)
     scores = {record.task: record.main_score for record in records}

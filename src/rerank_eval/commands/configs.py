@@ -10,7 +10,8 @@ import yaml
 from tabulate import tabulate
 
 from rerank_eval.commands import app, console
-from rerank_eval.config.loading import find_config, flattened, read_yaml
+from rerank_eval.config.loading import find_config, flattened
+from rerank_eval.config.yaml_files import read_yaml
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import write_text
 from rerank_eval.names import did_you_mean

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from rerank_eval.config.schema import (
@@ -25,26 +23,17 @@ from rerank_eval.config.schema import (
     is_yaml_file,
     renamed,
 )
+from rerank_eval.config.yaml_files import CONFIG, CONFIGS, did_you_mean_file, parse_yaml, read_yaml
 from rerank_eval.errors import ConfigError
-from rerank_eval.names import did_you_mean, nearest
+from rerank_eval.names import did_you_mean
 from rerank_eval.shipped import config_names, shipped_config
 
 logger = logging.getLogger(__name__)
 
-_MAX_BYTES = 1_000_000
 _MAX_FILES = 100
-_CONFIG = "config file"
-_CONFIGS = Path("configs")
-_PIPES = ("/dev/fd/", "/proc/self/fd/")  # what a shell makes of <(command)
 _MAX_RUNS = 1000
-_COMMAND_LINE = "--set"
-_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
-_BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
-_LONGEST_NUMBER = 100
 _DEEPEST = 8
-_BROKEN = (ValueError, RecursionError, AttributeError, LookupError, TypeError, OverflowError)
-"""What PyYAML raises besides its own errors: for `!!timestamp x`, `!!bool x`, `!!int ''`."""
-_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+_COMMAND_LINE = "--set"
 _OPTIONAL_SECTIONS = {"retriever": RetrieverConfig, "reranker": RerankerConfig, "workers": WorkersConfig}
 
 _SHORT = {"workers": "backend"}
@@ -77,52 +66,11 @@ class LoadedConfig:
     told_models: tuple[str, ...] = ()
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few lines of them can expand to gigabytes) and without silent duplicate keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not allowed here: use `extends`", problem_mark=event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        value = super().construct_scalar(node)
-        if isinstance(value, str) and (found := _UNUSABLE.search(value)):
-            raise yaml.MarkedYAMLError(
-                problem=f"holds {found[0]!r}, which is no character of a name or a text", problem_mark=node.start_mark
-            )
-        if node.tag in _NUMBERS and len(value) > _LONGEST_NUMBER:
-            # YAML's numbers to the base of 60 take minutes where they are long, and Python refuses to print long ones.
-            raise yaml.MarkedYAMLError(
-                problem=f"holds a number of {len(value)} characters", problem_mark=node.start_mark
-            )
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == _BOOLEAN:  # a recipe's keys `yes` and `no`, which are truths in YAML 1.1
-                key_node.tag = _TEXT
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def find_config(given: Path) -> tuple[Path, Path]:
     """Find the config that a path or a name stands for.
 
-    A path stays as it is. A name alone, such as `qwen3-8b`, is a config of this folder if there is one, so that a
-    copy that was edited wins over the config that comes with the package.
-
-    Args:
-        given: A path, or a name: `NAME.yaml` here, `configs/NAME.yaml` here, or a shipped config.
+    A path stays as it is. A name alone, such as `qwen3-8b`, is a config of this folder (`NAME.yaml`,
+    `configs/NAME.yaml`) if there is one, so that a copy that was edited wins over the shipped config.
 
     Returns:
         What to call it (the path, or the shipped config's name), and the file.
@@ -132,12 +80,12 @@ def find_config(given: Path) -> tuple[Path, Path]:
     """
     if not _is_name(given):
         return given, given
-    for here in (Path(f"{given}.yaml"), _CONFIGS / f"{given}.yaml"):
+    for here in (Path(f"{given}.yaml"), CONFIGS / f"{given}.yaml"):
         if _is_file(here):
             return here, here
     if str(given) in config_names():
         return given, shipped_config(str(given))
-    raise ConfigError(f"{given}: no such {_CONFIG}; {_did_you_mean_file(given, _CONFIG)}")
+    raise ConfigError(f"{given}: no such {CONFIG}; {did_you_mean_file(given, CONFIG)}")
 
 
 def is_config(given: str) -> bool:
@@ -161,63 +109,6 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def read_yaml(path: Path, what: str = _CONFIG) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
-
-    Args:
-        path: The file, at most 1 MB.
-        what: What it should be, for error messages.
-
-    Returns:
-        The mapping; an empty file gives an empty one.
-
-    Raises:
-        ConfigError: The file is missing, too large, not UTF-8, or not a YAML mapping.
-    """
-    try:
-        # A device has no end and no size, and a pipe may never be written to.
-        if path.exists() and not path.is_file() and not path.is_dir() and not str(path).startswith(_PIPES):
-            raise ConfigError(f"{path}: cannot be read (a device or a pipe, not a {what})")
-        with path.open("rb") as handle:
-            content = handle.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MB; is this a {what}?")
-        text = content.decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such {what}; {_did_you_mean_file(path, what)}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {_yaml_problem(error)}") from None
-    except _BROKEN as error:
-        raise ConfigError(f"{path}: not a usable YAML file ({type(error).__name__})") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: the top level must be `key: value` lines, not a {type(value).__name__}")
-    return value
-
-
-def _did_you_mean_file(path: Path, what: str) -> str:
-    """Suggest a file for one that is not there: beside it, or a config of this folder or a shipped one by its name."""
-    folders = [path.parent, *([_CONFIGS] if what == _CONFIG and path.parent != _CONFIGS else [])]
-    beside = [one for folder in folders for one in sorted(folder.glob("*.y*ml"))]
-    files = {name: name for name in config_names()} if what == _CONFIG else {}
-    files |= {one.stem: one.as_posix() for one in reversed(beside) if one.is_file() and not one.name.startswith(".")}
-    best = nearest(path.stem if is_yaml_file(path.name) else path.name, files)
-    return f"did you mean {files[best]!r}?" if best is not None else did_you_mean(path.as_posix(), files.values())
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}: {problem}" if mark is not None else f"not valid YAML: {problem}"
-
-
 def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, Any] | None = None) -> LoadedConfig:
     """Read, merge, override, validate and expand a config.
 
@@ -225,9 +116,6 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
         path: The YAML file, or a config's name as `find_config` takes it.
         overrides: `--set` arguments, `dotted.key=value` with the value in YAML.
         extra: Further top-level keys from the command line, such as `tasks`.
-
-    Returns:
-        The resolved config and its runs.
 
     Raises:
         ConfigError: One line that names the file, the key path and the nearest valid name.
@@ -242,23 +130,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
     merged.pop("extends", None)
     base = _validate(merged, origins, path)
     runs, variants = _expand(merged, base, origins, path)
-    told = tuple(str(task) for task in (extra or {}).get("tasks") or ())
+    tasks = tuple(str(task) for task in (extra or {}).get("tasks") or ())
     alone = base.model_copy(update={"grid": {}})
-    return LoadedConfig(path, alone, tuple(runs), tuple(variants), tuple(overrides), told)
+    return LoadedConfig(path, alone, tuple(runs), tuple(variants), tuple(overrides), tasks)
 
 
 def flattened(path: Path) -> dict[str, Any]:
-    """Read a config with all that it extends.
-
-    Args:
-        path: The YAML file.
-
-    Returns:
-        One mapping that says the same, without `extends`.
-
-    Raises:
-        ConfigError: As for `load_config`.
-    """
+    """Read a config and all that it extends as one mapping without `extends`."""
     merged, _ = _read_merged(path, (), itertools.count(1))
     return {key: value for key, value in merged.items() if key != "extends"}
 
@@ -282,8 +160,8 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
         raise ConfigError(f"{path}: extends: the files extend each other in a circle")
     if next(read) > _MAX_FILES:  # two parents a file, each the same two: thirty files are a thousand million
         raise ConfigError(f"{path}: extends: more than {_MAX_FILES} files are read; is this meant?")
-    own = _of_today(read_yaml(path), str(path))
-    parents = own.get("extends")
+    data = _of_today(read_yaml(path), str(path))
+    parents = data.get("extends")
     names = [parents] if isinstance(parents, str) else (parents or [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: extends: must be a file name or a list of file names")
@@ -293,7 +171,7 @@ def _read_merged(path: Path, chain: tuple[Path, ...], read: Iterator[int]) -> tu
         parent, parent_origins = _read_merged(_parent(name, path), (*chain, resolved), read)
         _merge(merged, parent, origins, "", "")
         origins.update(parent_origins)
-    _put_on_top(merged, own, origins, str(path))
+    _put_on_top(merged, data, origins, str(path))
     return merged, origins
 
 
@@ -366,8 +244,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"{_COMMAND_LINE} {text!r}: write it as key=value, such as reranker.dtype=float16")
     try:
-        return key.strip(), yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, *_BROKEN):
+        return key.strip(), parse_yaml(raw)
+    except ValueError:
         raise ConfigError(f"{_COMMAND_LINE} {key}: {raw!r} is not valid YAML") from None
 
 

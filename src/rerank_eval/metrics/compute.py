@@ -42,8 +42,7 @@ _PAIR_COLUMNS = pa.schema(
 class Pairs:
     """Every pair of a task with its rank, score and relevance (0 where nobody judged), held compactly.
 
-    Attributes:
-        blocks: Cell and table of some of its queries; columns query_id, doc_id, rank, score, relevance.
+    Each block is a cell and a table of some of its queries: columns query_id, doc_id, rank, score, relevance.
     """
 
     blocks: list[tuple[Cell, pa.Table]] = field(default_factory=list)
@@ -109,11 +108,7 @@ class TaskMetrics:
 
 
 def cells_of(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
-    """Yield a frame's cells in order, each with its own rows.
-
-    Args:
-        frame: With columns subset and split.
-    """
+    """Yield a frame's cells in order, each with its own rows."""
     for key, rows in frame.groupby(["subset", "split"], sort=True):
         subset, split = key
         yield (str(subset), str(split)), rows

@@ -31,13 +31,9 @@ _CUT = re.compile("[1-9][0-9]{0,5}")
 
 @dataclass(frozen=True)
 class Trec:
-    """A metric of trec_eval's.
+    """A metric of trec_eval's, such as pytrec_eval's `ndcg_cut_20`.
 
-    Attributes:
-        name: mteb's name.
-        title: What tables call it.
-        trec: pytrec_eval's name, such as `ndcg_cut_20`.
-        depth: For a reciprocal rank, the rank behind which it is 0; None where that does not apply.
+    A reciprocal rank is 0 behind `depth`, which trec_eval does not know; None where that does not apply.
     """
 
     name: str
@@ -52,11 +48,7 @@ class Trec:
         return f"{family}.{cut}" if cut.isdecimal() else self.trec
 
     def of(self, values: Mapping[str, float]) -> float:
-        """Take a query's value out of what pytrec_eval returned.
-
-        Args:
-            values: pytrec_eval's name -> value.
-        """
+        """Take a query's value out of what pytrec_eval returned."""
         value = float(values[self.trec])
         # A reciprocal rank within the first k is at least 1/k; the margin covers its rounding.
         return value if self.depth is None or value > 1 / (self.depth + 0.5) else 0.0
@@ -195,12 +187,9 @@ def _further(metric: Metric, scores: pd.DataFrame, qrels: Qrels, frame: pd.DataF
 
 
 def by_unit(scores: pd.DataFrame, qrels: Qrels, metric: Metric) -> pd.DataFrame:
-    """Compute one metric of one cell.
+    """Compute one metric of one cell, with the arguments of `per_query`.
 
-    Args:
-        scores: As for `per_query`.
-        qrels: As for `per_query`; for p-MRR, pair -> documents that its instruction makes irrelevant.
-        metric: Any.
+    Of p-MRR, `qrels` are pair -> documents that its instruction makes irrelevant.
 
     Returns:
         Columns query_id and value (float64), sorted; for a metric over groups of queries, `query_id` names a group, for

@@ -171,11 +171,7 @@ def named(name: str, further: Iterable[str] = ()) -> str:
 
 
 def shown(name: str) -> str:
-    """Return how tables show a metric.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Return how tables show a metric, or any column."""
     found = find(name)
     return found.title if found is not None and found.name == name else name
 
@@ -186,48 +182,27 @@ def unit(metric: Metric | None) -> str:
 
 
 def signed(name: str) -> bool:
-    """Tell whether a metric's values may be negative, so that it is not averaged with others.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Tell whether a metric's values may be negative, so that it is not averaged with others."""
     return float(getattr(find(name), "lowest", 0.0)) < 0
 
 
 def of_pairs(name: str) -> bool:
-    """Tell whether a metric's values are of pairs of instructions, and not of queries.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Tell whether a metric's values are of pairs of instructions, and not of queries."""
     return unit(find(name)) == "pair"
 
 
 def direction(name: str) -> int:
-    """Return 1 where larger is better, else -1.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Return 1 where larger is better, else -1."""
     return 1 if getattr(find(name), "larger_is_better", True) else -1
 
 
 def column(name: str) -> str:
-    """Return a metric's column in result files.
-
-    Args:
-        name: mteb's name, or any column's.
-    """
+    """Return a metric's column in result files."""
     return str(getattr(find(name), "column", name))
 
 
 def agree(ours: float, theirs: float) -> bool:
-    """Tell whether mteb's score is ours, rounded to five digits as mteb rounds, or not at all.
-
-    Args:
-        ours: Not rounded.
-        theirs: mteb's.
-    """
+    """Tell whether mteb's score is ours, rounded to five digits as mteb rounds, or not at all."""
     return abs(ours - theirs) <= _HALF_A_DIGIT
 
 
@@ -235,20 +210,11 @@ def two_digits(points: float, sign: str = "") -> str:
     """Show a number of points, a score times 100: the only place where a score is rounded for a reader.
 
     Two sums of the same values in another order differ in their last bits, and would fall on either side of a half;
-    what is alike in nine digits is shown alike.
-
-    Args:
-        points: The number; not NaN.
-        sign: `+` to show the sign of what is positive.
+    what is alike in nine digits is shown alike. With `+` as sign, positive points show theirs.
     """
     return f"{round(round(float(points), 9), 2) + 0.0:{sign}.2f}"  # + 0.0: no minus before a zero
 
 
 def percent(score: float, sign: str = "") -> str:
-    """Show a score of mteb's scale in points.
-
-    Args:
-        score: On mteb's scale, 0..1 or -1..1; not NaN.
-        sign: `+` to show the sign of what is positive.
-    """
+    """Show a score of mteb's scale, 0..1 or -1..1, in points."""
     return two_digits(100 * score, sign)

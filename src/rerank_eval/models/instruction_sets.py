@@ -6,8 +6,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rerank_eval.config.loading import read_yaml
 from rerank_eval.config.schema import INSTRUCTION_NAMES, is_yaml_file
+from rerank_eval.config.yaml_files import read_yaml
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import at_home
 from rerank_eval.models.recipes import explain

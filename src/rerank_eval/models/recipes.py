@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank_eval.config.loading import read_yaml
 from rerank_eval.config.schema import is_yaml_file
+from rerank_eval.config.yaml_files import read_yaml
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.recipe import RECIPES, Recipe, SoftmaxDtype, Truncation
 from rerank_eval.errors import ConfigError

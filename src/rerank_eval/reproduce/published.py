@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rerank_eval.config.loading import read_yaml
+from rerank_eval.config.yaml_files import read_yaml
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import load_json
 from rerank_eval.shipped import evals_root

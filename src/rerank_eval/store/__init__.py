@@ -24,18 +24,10 @@ def score_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 
     The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so runs
     that differ in these alone share what they have in common.
-
-    Args:
-        identity: As `pipeline.plan.reranker_identity` gives it.
     """
     return {key: value for key, value in identity.items() if key not in _IN_A_PAIR}
 
 
 def cell_folder(subset: str, split: str) -> str:
-    """Return the name of a cell's folder; a digest keeps apart cells whose names come to one file name.
-
-    Args:
-        subset: The subset's name.
-        split: The split's.
-    """
+    """Return the name of a cell's folder; a digest keeps apart cells whose names come to one file name."""
     return f"{slug(f'{subset}.{split}')}-{digest([subset, split], 6)}"

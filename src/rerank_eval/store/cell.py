@@ -48,14 +48,8 @@ class _Span:
 class ScoreCacheCell:
     """One cell's scores. Opening it reads footers and query digests; scores are read a shard at a time.
 
-    One process at a time may hold it open; see `store.locks`.
-
-    Args:
-        folder: Where its shards lie; created with the first.
-        owner: What its shards belong to.
-        settings: How much is written at a time: what a crash can cost.
-        check: Called before a block is written; raises where the lock is another's by now.
-        computed_on: Says what computes, in words, for the shards that are written.
+    One process at a time may hold it open; see `store.locks`. `settings`, `check` and `computed_on` are those of
+    `ScoreCache`.
 
     Attributes:
         pairs: Pairs in the shards that were there or were written.
@@ -129,11 +123,7 @@ class ScoreCacheCell:
         logger.warning("%s %s; kept as %s, its pairs are scored again", path, why, aside.name)
 
     def find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
-        """Look up a query's documents.
-
-        Args:
-            query: Digest of query and instruction.
-            documents: Digests of n documents.
+        """Look up a query's n documents by their digests.
 
         Returns:
             (n,) bool, which are there; and their scores, zeros for the others.
@@ -177,10 +167,7 @@ class ScoreCacheCell:
         return self._tables[path]
 
     def add(self, scored: ScoredQuery) -> None:
-        """Take the scores of a query; they are on the disk when their block is full, old, or flushed.
-
-        Args:
-            scored: Documents that were not there, each with a finite score.
+        """Take the scores of documents that were not there; their block is written when it is full, old, or flushed.
 
         Raises:
             StorageError: A block is due and cannot be written.
