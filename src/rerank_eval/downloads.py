@@ -13,8 +13,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rerank_eval.typed import command
 
@@ -32,8 +32,7 @@ class DownloadError(Exception):
     """A folder is not a whole copy of a revision; the message is a clause without folder and remedy."""
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     commit: str
     etag: str
     time: float
@@ -107,11 +106,8 @@ def drop(folder: Path, file: str) -> None:
 
 def _check_shards(files: Sequence[str]) -> None:
     """Refuse `x-00001-of-00003` without its siblings: a pattern would match what is there and read part of the data."""
-    present: Counter[tuple[str, str, str]] = Counter()
-    for file in files:
-        shard = _SHARD.match(file)
-        if shard:
-            present[shard["stem"], shard["count"], shard["rest"]] += 1
+    shards = filter(None, map(_SHARD.match, files))
+    present = Counter((shard["stem"], shard["count"], shard["rest"]) for shard in shards)
     for (stem, count, rest), number in present.items():
         if number < int(count):
             raise DownloadError(f"only {number} of the {int(count)} files {stem}-*-of-{count}{rest} are there")

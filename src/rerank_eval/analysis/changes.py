@@ -65,10 +65,9 @@ def churn(before: pd.DataFrame, after: pd.DataFrame) -> Churn:
     first, second = lists[0].loc[both], lists[1].loc[both]
     if len(both) == 0:
         return Churn(0, 0.0, 0.0, float("nan"), 0.0)
-    changed = [one != other for one, other in zip(first, second, strict=True)]
-    overlaps = [
-        len(set(one) & set(other)) / max(len(one), len(other)) for one, other in zip(first, second, strict=True)
-    ]
+    both_lists = list(zip(first, second, strict=True))
+    changed = [one != other for one, other in both_lists]
+    overlaps = [len(set(one) & set(other)) / max(len(one), len(other)) for one, other in both_lists]
     joined = before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
     taus = np.concatenate([*_taus(joined), np.zeros(0)])
     return Churn(

@@ -266,10 +266,8 @@ def _moved(table: pd.DataFrame, pair: tuple[int, int], gains: np.ndarray, *, bes
 
 def _margins(one: TaskRun, two: TaskRun) -> bool:
     """Tell whether both files hold margins of one model: other models' scores are on scales of their own."""
-    identities = [part.manifest.settings if part.manifest else {} for part in (one, two)]
-    return identities[0].get("model") == identities[1].get("model") and all(
-        identity.get("head") == "float32" for identity in identities
-    )
+    first, second = (part.manifest.settings if part.manifest else {} for part in (one, two))
+    return first.get("model") == second.get("model") and first.get("head") == second.get("head") == "float32"
 
 
 def _ties(part: TaskRun) -> Ties | None:

@@ -75,20 +75,10 @@ def bars(values: pd.DataFrame) -> str:
             part = values[values["system"] == system].set_index("task").reindex(tasks)
             places = np.arange(len(tasks)) + (number - (len(systems) - 1) / 2) * width
             errors = np.abs(np.vstack([part["value"] - part["low"], part["high"] - part["value"]]))
-            axis.bar(
-                places,
-                part["value"],
-                width,
-                yerr=errors,
-                label=_short(system),
-                color=COLOURS[number % len(COLOURS)],
-                hatch=HATCHES[number % len(HATCHES)],
-                edgecolor="white",
-                error_kw={"elinewidth": 1, "capsize": 2},
-            )
-        axis.set_xticks(
-            range(len(tasks)), [_short(task) for task in tasks], rotation=20 if len(tasks) > _UPRIGHT else 0
-        )
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number % len(HATCHES)]}
+            look |= {"edgecolor": "white", "error_kw": {"elinewidth": 1, "capsize": 2}, "label": _short(system)}
+            axis.bar(places, part["value"], width, yerr=errors, **look)
+        axis.set_xticks(range(len(tasks)), map(_short, tasks), rotation=20 if len(tasks) > _UPRIGHT else 0)
         axis.axhline(0, color="black", linewidth=0.5)
 
     size = (max(5.0, 0.45 * len(tasks) * len(systems) + 2), 3.2)
@@ -136,18 +126,13 @@ def margins(scores: pd.DataFrame) -> str:
         for relevant, label, number in ((False, "not judged relevant", 1), (True, "relevant", 0)):
             part = scores.loc[(scores["relevance"] > 0) == relevant, "score"]
             if len(part):
-                axis.hist(
-                    part,
-                    bins=edges,
-                    density=True,
-                    histtype="stepfilled",
-                    alpha=0.55,
-                    color=COLOURS[number],
-                    hatch=HATCHES[number],
-                    edgecolor="black",
-                    linewidth=0.4,
-                    label=f"{label} ({len(part):,})",
-                )
+                look: dict[str, Any] = {
+                    "color": COLOURS[number],
+                    "hatch": HATCHES[number],
+                    "label": f"{label} ({len(part):,})",
+                }
+                look |= {"histtype": "stepfilled", "alpha": 0.55, "edgecolor": "black", "linewidth": 0.4}
+                axis.hist(part, bins=edges, density=True, **look)
 
     return _figure(draw, (4.4, 3.2), "margin, log-odds", "density", legend=8)
 

@@ -90,11 +90,8 @@ def _board(board: Leaderboard) -> dict[str, Any]:
 
 
 def _figures(runs: Sequence[Run], comparison: Comparison | None, terms: Terms) -> list[Figure]:
-    found = [
-        Figure(
-            "Scores", "Bars are means over queries, whiskers 95% BCa intervals.", plots.bars(_bars(runs, terms.seed))
-        )
-    ]
+    words = "Bars are means over queries, whiskers 95% BCa intervals."
+    found = [Figure("Scores", words, plots.bars(_bars(runs, terms.seed)))]
     if comparison is not None:
         words = "Right of the line: better than its baseline. Filled: p by Holm's correction below 0.05."
         found.append(Figure("Differences", words, plots.forest(comparison)))

@@ -125,20 +125,23 @@ def _task_order(present: Mapping[str, str], suites: Mapping[str, Sequence[str]])
 
 
 def _groups(records: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
-    groups: dict[str, list[ResultRecord]] = {}
-    for record in records:
-        groups.setdefault(record.candidates, []).append(record)
     return sorted(
-        groups.values(), key=lambda group: (min(r.order for r in group), group[0].retriever, group[0].candidates)
+        _by(records, "candidates"),
+        key=lambda group: (min(r.order for r in group), group[0].retriever, group[0].candidates),
     )
 
 
+def _by(records: Sequence[ResultRecord], field: str) -> list[list[ResultRecord]]:
+    groups: dict[str, list[ResultRecord]] = {}
+    for record in records:
+        groups.setdefault(getattr(record, field), []).append(record)
+    return list(groups.values())
+
+
 def _rows(group: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
-    rows: dict[str, list[ResultRecord]] = {}
-    for record in group:
-        rows.setdefault(record.identity, []).append(record)
     return sorted(
-        rows.values(), key=lambda row: (row[0].kind != "retriever", row[0].order, row[0].label, row[0].detail)
+        _by(group, "identity"),
+        key=lambda row: (row[0].kind != "retriever", row[0].order, row[0].label, row[0].detail),
     )
 
 

@@ -26,14 +26,15 @@ Qrels = registry.Qrels
 Changed = Mapping[str, Sequence[str]]
 Cell = tuple[str, str]
 """(subset, split)"""
+_SMALL = 2**15
 
 
 _PAIR_COLUMNS = pa.schema(
     [
-        *(pa.field(name, pa.string()) for name in ("subset", "split", "query_id", "doc_id")),
-        pa.field("rank", pa.int64()),
-        pa.field("score", pa.float64()),
-        pa.field("relevance", pa.int64()),
+        *((name, pa.string()) for name in ("subset", "split", "query_id", "doc_id")),
+        ("rank", pa.int64()),
+        ("score", pa.float64()),
+        ("relevance", pa.int64()),
     ]
 )
 
@@ -49,36 +50,28 @@ class Pairs:
 
     def add(self, cell: Cell, frame: pd.DataFrame) -> None:
         """Append a block of whole queries."""
-        columns = [
-            pa.array(frame["query_id"], pa.string()).dictionary_encode(),
-            pa.array(frame["doc_id"], pa.string()),
-            pa.array(frame["rank"], pa.int32()),
-            pa.array(frame["score"], pa.float64()),
-            pa.array(
-                frame["relevance"], pa.int16() if len(frame) and frame["relevance"].abs().max() < _SMALL else None
-            ),
-        ]
-        self.blocks.append((cell, pa.table(columns, names=["query_id", "doc_id", "rank", "score", "relevance"])))
+        small = len(frame) and frame["relevance"].abs().max() < _SMALL
+        columns = {
+            "query_id": pa.array(frame["query_id"], pa.string()).dictionary_encode(),
+            "doc_id": pa.array(frame["doc_id"], pa.string()),
+            "rank": pa.array(frame["rank"], pa.int32()),
+            "score": pa.array(frame["score"], pa.float64()),
+            "relevance": pa.array(frame["relevance"], pa.int16() if small else None),
+        }
+        self.blocks.append((cell, pa.table(columns)))
 
     def write(self, path: Path) -> None:
         """Write columns subset, split, query_id, doc_id, rank, score and relevance to a parquet file."""
         with pq.ParquetWriter(path, _PAIR_COLUMNS) as writer:
             for (subset, split), table in self.blocks:
                 labels = [pa.repeat(pa.scalar(name, pa.string()), len(table)) for name in (subset, split)]
-                rest = [column.cast(_PAIR_COLUMNS.field(name).type) for name, column in _columns(table)]
+                rest = [table[name].cast(_PAIR_COLUMNS.field(name).type) for name in table.column_names]
                 writer.write_table(pa.table([*labels, *rest], schema=_PAIR_COLUMNS))
 
     def cells(self) -> Iterator[tuple[Cell, Iterator[pd.DataFrame]]]:
         """Yield each cell with its blocks as frames with columns query_id, doc_id, rank, score, relevance."""
         for cell in dict.fromkeys(cell for cell, _ in self.blocks):
             yield cell, (table.to_pandas().astype({"query_id": object}) for of, table in self.blocks if of == cell)
-
-
-_SMALL = 2**15
-
-
-def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
-    return zip(table.column_names, table.columns, strict=True)
 
 
 @dataclass(frozen=True)

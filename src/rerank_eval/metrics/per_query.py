@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,10 +148,10 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[Metric] = ()) 
     judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
     wanted = {one.name: one for one in (*_USUAL, *extra) if isinstance(one, Trec)}
     trec = pytrec_eval.RelevanceEvaluator(judged, {one.requested for one in wanted.values()}).evaluate(run)
-    rows = [
-        _row(query_id, qrels[query_id], queries.get(query_id), _values(wanted.values(), trec.get(query_id)))
-        for query_id in sorted(qrels)
-    ]
+    rows = []
+    for query_id in sorted(qrels):  # pytrec_eval returns nothing for a query without candidates
+        values = {one.name: one.of(trec[query_id]) if query_id in trec else 0.0 for one in wanted.values()}
+        rows.append(_row(query_id, qrels[query_id], queries.get(query_id), values))
     further = [name for name in wanted if name not in _MEASURES]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
     for one in extra:
@@ -163,11 +163,6 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[Metric] = ()) 
     frame["ndcg_at_10_worst"] = frame[["ndcg_at_10_worst", "ndcg_at_10"]].min(axis=1)
     frame["oracle_ndcg_at_10"] = frame[["oracle_ndcg_at_10", "ndcg_at_10_best"]].max(axis=1)
     return frame.astype(dict.fromkeys((*_MEANS, *further), "float64") | dict.fromkeys(_COUNTS, "int64"))
-
-
-def _values(wanted: Iterable[Trec], trec: Mapping[str, float] | None) -> dict[str, float]:
-    """Take what was wanted from what pytrec_eval returned, which is nothing for a query without candidates."""
-    return {one.name: 0.0 if trec is None else one.of(trec) for one in wanted}
 
 
 def _further(metric: Metric, scores: pd.DataFrame, qrels: Qrels, frame: pd.DataFrame) -> list[float]:
@@ -243,25 +238,18 @@ def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:
 def _row(
     query_id: str, judged: Mapping[str, int], query: _Query | None, values: Mapping[str, float]
 ) -> dict[str, object]:
-    ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
-    row: dict[str, object] = {"query_id": query_id, **values}
-    row["n_candidates"] = len(query.document_ids) if query is not None else 0
+    row: dict[str, object] = {"query_id": query_id, **dict.fromkeys(_MEANS, 0.0), **values, **dict.fromkeys(_COUNTS, 0)}
     row["n_relevant"] = sum(value > 0 for value in judged.values())
-    best = worst = oracle = 0.0
-    tied = 0
-    if query is not None:
-        _, inverse, counts = np.unique(query.scores, return_inverse=True, return_counts=True)
-        tied = int((counts[inverse] > 1).sum())
-    if query is not None and ideal > 0:
-        oracle = _dcg(np.sort(query.gains)[::-1]) / ideal
-        best = _dcg(query.gains[np.lexsort((-query.gains, -query.scores))]) / ideal
-        worst = _dcg(query.gains[np.lexsort((query.gains, -query.scores))]) / ideal
-    return row | {
-        "n_tied": tied,
-        "ndcg_at_10_best": best,
-        "ndcg_at_10_worst": worst,
-        "oracle_ndcg_at_10": oracle,
-    }
+    if query is None:
+        return row
+    _, inverse, counts = np.unique(query.scores, return_inverse=True, return_counts=True)
+    row |= {"n_candidates": len(query.document_ids), "n_tied": int((counts[inverse] > 1).sum())}
+    ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
+    if ideal > 0:
+        row["ndcg_at_10_best"] = _dcg(query.gains[np.lexsort((-query.gains, -query.scores))]) / ideal
+        row["ndcg_at_10_worst"] = _dcg(query.gains[np.lexsort((query.gains, -query.scores))]) / ideal
+        row["oracle_ndcg_at_10"] = _dcg(np.sort(query.gains)[::-1]) / ideal
+    return row
 
 
 def _dcg(gains: Floats) -> float:

@@ -128,28 +128,25 @@ class ScoreCacheCell:
         Returns:
             (n,) bool, which are there; and their scores, zeros for the others.
         """
-        with self._guard:
-            return self._find(query, documents)
-
-    def _find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
         found, known = np.zeros(len(documents), bool), Scores.empty(len(documents))
         wanted: dict[bytes, list[int]] = {}
         for place, digest in enumerate(documents):
             wanted.setdefault(digest, []).append(place)
-        for span in list(self._index.get(query, ())):
-            opened = self._open(span.path)
-            if opened is None:
-                continue
-            table, digests = opened
-            stored = {digest: row for row, digest in enumerate(digests[span.start : span.stop].tolist())}
-            pairs = [(p, stored[d]) for d, places in wanted.items() if d in stored for p in places]
-            if not pairs:
-                continue
-            places, rows = (np.array(one) for one in zip(*pairs, strict=True))
-            part = table.slice(span.start, span.stop - span.start)
-            found[places] = True
-            for one in COLUMNS:
-                getattr(known, one.field)[places] = part.column(one.name).to_numpy()[rows]
+        with self._guard:
+            for span in list(self._index.get(query, ())):
+                opened = self._open(span.path)
+                if opened is None:
+                    continue
+                table, digests = opened
+                stored = {digest: row for row, digest in enumerate(digests[span.start : span.stop].tolist())}
+                pairs = [(p, stored[d]) for d, places in wanted.items() if d in stored for p in places]
+                if not pairs:
+                    continue
+                places, rows = (np.array(one) for one in zip(*pairs, strict=True))
+                part = table.slice(span.start, span.stop - span.start)
+                found[places] = True
+                for one in COLUMNS:
+                    getattr(known, one.field)[places] = part.column(one.name).to_numpy()[rows]
         return found, known
 
     def _open(self, path: Path) -> tuple[pa.Table, NDArray[np.void]] | None:
