@@ -68,7 +68,7 @@ def churn(before: pd.DataFrame, after: pd.DataFrame) -> Churn:
     both_lists = list(zip(first, second, strict=True))
     changed = [one != other for one, other in both_lists]
     overlaps = [len(set(one) & set(other)) / max(len(one), len(other)) for one, other in both_lists]
-    joined = before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
+    joined = _joined(before, after)
     taus = np.concatenate([*_taus(joined), np.zeros(0)])
     return Churn(
         len(both),
@@ -77,6 +77,10 @@ def churn(before: pd.DataFrame, after: pd.DataFrame) -> Churn:
         float(taus.mean()) if len(taus) else float("nan"),
         len(joined) / max(len(before), 1),
     )
+
+
+def _joined(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    return before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
 
 
 def _taus(joined: pd.DataFrame) -> Iterator[Floats]:
@@ -101,7 +105,7 @@ def _taus(joined: pd.DataFrame) -> Iterator[Floats]:
 
 def shift(before: pd.DataFrame, after: pd.DataFrame) -> Shift | None:
     """Compare two systems' margins, the column score, pair by pair; None where no pair is in both."""
-    joined = before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
+    joined = _joined(before, after)
     if joined.empty:
         return None
     differences = (joined["score_after"] - joined["score_before"]).to_numpy(dtype=np.float64)

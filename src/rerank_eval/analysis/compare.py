@@ -280,11 +280,6 @@ def _ties(part: TaskRun) -> Ties | None:
     return Ties(float(rate), _mean(values, "worst"), _mean(values, "best"))
 
 
-def _one_scale(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
-    """Tell whether tasks can be averaged: what may be negative, as p-MRR, does not mix with the others."""
-    return len({registry.signed(runs[0].tasks[task].measure) for task in tasks}) == 1
-
-
 def _overall(
     suites: Mapping[str, Sequence[str]],
     sampled: Mapping[str, _Sampled],
@@ -295,7 +290,10 @@ def _overall(
     """Compare over suites all of whose tasks were compared, and on one scale."""
     found: list[Difference] = []
     for suite, members in suites.items():
-        if len(members) > 1 and set(members) <= sampled.keys() and _one_scale(runs, members):
+        if len(members) <= 1 or not set(members) <= sampled.keys():
+            continue
+        # What may be negative, as p-MRR, is not averaged with the others.
+        if len({registry.signed(runs[0].tasks[task].measure) for task in members}) == 1:
             found += _of_suite(suite, {task: sampled[task] for task in members}, systems, differences)
     return found
 

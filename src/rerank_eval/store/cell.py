@@ -188,23 +188,21 @@ class ScoreCacheCell:
                 taken the work over.
         """
         with self._guard:
-            if self._pending:
-                self._write()
-
-    def _write(self) -> None:
-        if self._check is not None:
-            self._check()
-        try:
-            devices = set(self._computed_on())
-            path = write_shard(self.folder, self._next, self.owner, self._pending, devices)
-            self.devices |= devices
-        except pa.ArrowException as error:  # a full disk met inside Arrow
-            raise storage_error(OSError(errno.ENOSPC, str(error)), self.folder) or error from error
-        self._next += 1
-        start = 0
-        for one in self._pending:
-            stop = start + len(one.doc_ids)
-            self._index.setdefault(one.query, []).append(_Span(path, start, stop))
-            start = stop
-        self.pairs += start
-        self._pending, self._pending_pairs = [], 0
+            if not self._pending:
+                return
+            if self._check is not None:
+                self._check()
+            try:
+                devices = set(self._computed_on())
+                path = write_shard(self.folder, self._next, self.owner, self._pending, devices)
+                self.devices |= devices
+            except pa.ArrowException as error:  # a full disk met inside Arrow
+                raise storage_error(OSError(errno.ENOSPC, str(error)), self.folder) or error from error
+            self._next += 1
+            start = 0
+            for one in self._pending:
+                stop = start + len(one.doc_ids)
+                self._index.setdefault(one.query, []).append(_Span(path, start, stop))
+                start = stop
+            self.pairs += start
+            self._pending, self._pending_pairs = [], 0
