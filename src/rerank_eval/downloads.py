@@ -13,8 +13,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rerank_eval.typed import command
 
@@ -32,8 +32,7 @@ class DownloadError(Exception):
     """A folder is not a whole copy of a revision; the message is a clause without folder and remedy."""
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     commit: str
     etag: str
     time: float
@@ -42,8 +41,7 @@ class _Note:
 def files_in(folder: Path) -> list[str]:
     """List a repository's files, those that were downloaded once and are gone among them.
 
-    Returns:
-        Paths inside it, without what huggingface_hub and git keep there.
+    What huggingface_hub and git keep in the folder is left out.
     """
     found: set[str] = set()
     for path, folders, files in os.walk(folder):
@@ -56,12 +54,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def verify(folder: Path, files: Sequence[str], revision: str | None) -> tuple[str, dict[str, str]]:
-    """Check that files are whole and all of one commit.
-
-    Args:
-        folder: The repository's folder.
-        files: Paths inside it that are needed.
-        revision: The commit that they have to be of; a branch's name or None takes whatever one commit they are of.
+    """Check that files are whole and all of one commit: the pinned one, or any where `revision` is a branch or None.
 
     Returns:
         The commit, and the hash of each file as the hub noted it.
@@ -113,11 +106,8 @@ def drop(folder: Path, file: str) -> None:
 
 def _check_shards(files: Sequence[str]) -> None:
     """Refuse `x-00001-of-00003` without its siblings: a pattern would match what is there and read part of the data."""
-    present: Counter[tuple[str, str, str]] = Counter()
-    for file in files:
-        shard = _SHARD.match(file)
-        if shard:
-            present[shard["stem"], shard["count"], shard["rest"]] += 1
+    shards = filter(None, map(_SHARD.match, files))
+    present = Counter((shard["stem"], shard["count"], shard["rest"]) for shard in shards)
     for (stem, count, rest), number in present.items():
         if number < int(count):
             raise DownloadError(f"only {number} of the {int(count)} files {stem}-*-of-{count}{rest} are there")
@@ -145,12 +135,9 @@ def _check_content(path: Path, file: str, note: _Note) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def has_hash(path: Path, etag: str, _mtime_ns: int) -> bool:
-    """Tell whether a file's content has the hash that the hub noted.
+    """Tell whether a file's content has the hash that the hub noted; one that cannot be checked counts as right.
 
-    Args:
-        path: The file.
-        etag: SHA-256, or git's SHA-1 of a blob; anything else cannot be checked and counts as right.
-        _mtime_ns: Modification time, so that a file that changes is read again.
+    The hash is a SHA-256, or git's SHA-1 of a blob. A file that changes, which `_mtime_ns` tells, is read again.
     """
     if len(etag) not in {_SHA1, _SHA256}:
         return True

@@ -29,31 +29,22 @@ class Problems:
     count: int = 0
 
     def add(self, message: str) -> None:
-        """Note a problem."""
+        """Note a problem, with file and line."""
         self.count += 1
         if self.first is None:
             self.first = message
 
     def raise_if_any(self) -> None:
-        """Raise the first problem.
-
-        Raises:
-            DataError: There is one; its line counts the others.
-        """
+        """Raise the first problem as a DataError, whose line counts the others."""
         if self.first is not None:
             more = f" (and {self.count - 1} more)" if self.count > 1 else ""
             raise DataError(f"{self.first}{more}")
 
 
 def lines(path: Path, hasher: Any = None) -> Iterator[tuple[int, bytes]]:
-    """Read a file, gzipped where its name ends in `.gz`.
+    """Yield number, from 1, and bytes of each line that is not blank; unpacks a file whose name ends in `.gz`.
 
-    Args:
-        path: The file.
-        hasher: Is fed the bytes, unpacked.
-
-    Yields:
-        Number, from 1, and bytes of each line that is not blank.
+    `hasher` is fed the bytes, unpacked.
 
     Raises:
         DataError: The file cannot be read, or no text is like it.

@@ -15,11 +15,7 @@ _MAX_LISTED = 12
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Return the valid name closest to a misspelt one, or None when nothing is near.
-
-    Returns:
-        The closest choice by difflib's ratio, ignoring case.
-    """
+    """Return the valid name closest to a misspelt one by difflib's ratio, ignoring case; None when nothing is near."""
     by_lower: dict[str, str] = {}
     for choice in choices:
         by_lower.setdefault(choice.lower(), choice)
@@ -28,11 +24,7 @@ def nearest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | Non
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Render the remedy for an unknown name: the nearest valid one, else the whole list.
-
-    Returns:
-        A clause to append to an error message, without a leading blank.
-    """
+    """Render the remedy for an unknown name, to end an error message: the nearest valid one, else the whole list."""
     valid = list(choices)
     best = nearest(name, valid)
     if best is not None:
@@ -52,9 +44,6 @@ def some(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
 
 def slug(text: str) -> str:
     """Turn any text into a file name that stays inside its folder.
-
-    Args:
-        text: A model name, a task name or anything else that came from outside.
 
     Returns:
         ASCII letters, digits, `.`, `_` and `-` only, at most 120 characters, never empty and never starting with
@@ -82,23 +71,11 @@ def task_folder(task: str) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Serialise to JSON with sorted keys and no blanks, so that equal values give equal bytes.
-
-    Returns:
-        The JSON text.
-    """
+    """Serialise to JSON with sorted keys and no blanks, so that equal values give equal bytes; NaN is refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any, length: int = 16) -> str:
-    """Digest a JSON-serialisable value.
-
-    Args:
-        value: Anything that `canonical_json` takes.
-        length: How many hexadecimal characters to keep (4 bits each).
-
-    Returns:
-        The first `length` characters of the SHA-256 of the canonical JSON.
-    """
+    """Return the first `length` hexadecimal characters of the SHA-256 of a value's canonical JSON."""
     # surrogatepass: a text read from disk may hold lone surrogates, and must still have a digest.
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]

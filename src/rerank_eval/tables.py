@@ -45,10 +45,7 @@ _LATEX = {
 
 
 def escape_markdown(text: str) -> str:
-    """Make one line of a text and escape what Markdown, or HTML in it, would take for markup.
-
-    A bare address stays one: some readers make a link of it, and there is no way to tell them not to.
-    """
+    """Make one line of a text and escape what Markdown, or HTML in it, would take for markup; a bare address stays."""
     text = visible(_LINES.sub(" ", text))
     for special in "\\`*_[]<>|&~$":
         text = text.replace(special, f"\\{special}")
@@ -62,13 +59,7 @@ def escape_latex(text: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is more than its text.
-
-    Attributes:
-        text: The text.
-        bold: Whether it is the best of its column.
-        latex: What stands for it in LaTeX, if that is not the text escaped.
-    """
+    """A cell that is more than its text: bold as the best of its column, or with LaTeX other than its text escaped."""
 
     text: str
     bold: bool = False
@@ -77,13 +68,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row.
-
-    Attributes:
-        cells: Texts, or cells; one a column.
-        italic: Whether it stands apart from the others.
-        rule: Whether a rule stands before it.
-    """
+    """A row; italic where it stands apart from the others, with a rule before it or without."""
 
     cells: Sequence[str | Cell]
     italic: bool = False
@@ -92,14 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        heads: The columns' names.
-        align: `l` or `r` for each column.
-        rows: The rows.
-        notes: What stands below it.
-    """
+    """A table: heads, `l` or `r` for each column, rows, and the notes below it."""
 
     heads: Sequence[str | Cell]
     align: str
@@ -127,7 +105,7 @@ class Table:
 
 
 def _markdown(cell: str | Cell, *, italic: bool = False) -> str:
-    text = escape_markdown(_text(cell))
+    text = escape_markdown(cell if isinstance(cell, str) else cell.text)
     if isinstance(cell, Cell) and cell.bold:
         text = f"**{text}**"
     return f"*{text}*" if italic and text else text
@@ -181,12 +159,7 @@ def grid() -> RichTable:
 def blocks(widths: Mapping[_K, int], room: int) -> list[dict[_K, int]]:
     """Share columns out to tables below each other, where they do not fit side by side: a number is never cut.
 
-    Args:
-        widths: Column -> its width.
-        room: Of one table, beside the columns that each of them repeats.
-
-    Returns:
-        Each table's columns and widths.
+    `room` is that of one table, beside the columns that each of them repeats.
     """
     found: list[dict[_K, int]] = [{}]
     for column, width in widths.items():

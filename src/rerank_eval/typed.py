@@ -30,10 +30,9 @@ def started() -> float:
 def program() -> str:
     """Return what a reader types to start this program.
 
-    Returns:
-        `rerank-eval` where that name alone finds the program that runs; else its path as it was typed, such as
-        `.venv/bin/rerank-eval`, or `python -m rerank_eval` where it was started so. In a program that uses the package
-        as a library, the script beside its Python, where there is one.
+    `rerank-eval` where that name alone finds the program that runs; else its path as it was typed, such as
+    `.venv/bin/rerank-eval`, or `python -m rerank_eval` where it was started so. In a program that uses the package as
+    a library, the script beside its Python, where there is one.
     """
     started = Path(sys.argv[0] or NAME)
     if started.name == "__main__.py" and started.parent.name == "rerank_eval":
@@ -53,11 +52,7 @@ def _shortest(path: Path) -> str:
 
 
 def command(*arguments: str | Path) -> str:
-    """Return a command of this program.
-
-    Args:
-        *arguments: Its arguments, such as `fetch`, `--task`, `SciFact`; words in capitals stay as they are.
-    """
+    """Return a command of this program, its arguments quoted."""
     return " ".join([program(), *(shlex.quote(str(one)) for one in arguments)])
 
 

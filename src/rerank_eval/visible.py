@@ -24,7 +24,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def visible(text: str) -> str:
-    r"""Write out characters that a terminal or an editor obeys instead of showing: `\x1b`, `\u202e`."""
+    """Write out characters that a terminal or an editor obeys instead of showing, but for line feeds and tabs."""
     return _ACTING.sub(lambda found: _escape(ord(found[0])), text)
 
 
@@ -58,11 +58,7 @@ class _Hook:
 
 
 def make_console(**options: Any) -> Console:
-    """Make a console that shows control characters instead of obeying them.
-
-    Args:
-        **options: Of `rich.console.Console`.
-    """
+    """Make a rich console that shows control characters instead of obeying them."""
     console = Console(highlight=False, emoji=False, **options)
     console.push_render_hook(_Hook())  # type: ignore[arg-type]
     return console

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from rerank_eval.analysis import cards, render, tables
 from rerank_eval.analysis.loading import load_run, load_runs
-from rerank_eval.config.loading import load_config, read_yaml
+from rerank_eval.config.files import read_yaml
+from rerank_eval.config.loading import load_config
 from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.resolve import resolve_model

@@ -32,11 +32,11 @@ class Aligned:
 
 
 def align(task: str, runs: Sequence[Run], missing: str) -> Aligned:
-    """Put the runs' values of a task side by side.
+    """Put the runs' values of a task, which all of them have, side by side.
 
     Args:
         task: The task.
-        runs: All have it.
+        runs: The runs.
         missing: `zero`, `intersection`, or empty to refuse that a run lacks queries.
 
     Raises:
@@ -50,11 +50,10 @@ def align(task: str, runs: Sequence[Run], missing: str) -> Aligned:
             raise DataError(f"{task}: {runs[0].name} was judged by {first.measure}, {run.name} by {part.measure}")
         _same_data(task, runs[0], run, first, part)
     units = [_units(task, run, part) for run, part in zip(runs, parts, strict=True)]
-    every = pd.MultiIndex.from_frame(first.values[UNIT])
+    every = units[0]
     for index, part in zip(units, parts, strict=True):
         every = every.append(index.difference(every))
-        asked = pd.MultiIndex.from_frame(part.missing[UNIT])
-        every = every.append(asked.difference(every))
+        every = every.append(pd.MultiIndex.from_frame(part.missing[UNIT]).difference(every))
     lacking = {run.name: every.difference(index) for run, index in zip(runs, units, strict=True)}
     notes = [note for part in parts for note in part.notes]
     if any(map(len, lacking.values())):

@@ -21,10 +21,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Churn:
-    """How far a system's rankings are from the baseline's.
+    """How far a system's rankings are from the baseline's, over queries with candidates in both.
 
     Attributes:
-        queries: Queries with candidates in both.
+        queries: How many there are.
         changed: Share of them whose first ten differ, in documents or in order.
         overlap: Mean share of the first ten that both have.
         tau: Mean Kendall's tau-b of the scores of the candidates that both have; NaN where none has two.
@@ -40,11 +40,11 @@ class Churn:
 
 @dataclass(frozen=True)
 class Shift:
-    """How far scores of the same pairs are apart.
+    """How far scores of the pairs that both systems have are apart.
 
     Attributes:
-        pairs: Pairs that both have.
-        quantiles: Share -> difference (other less baseline), for 0, 0.01, 0.05, 0.5, 0.95, 0.99 and 1.
+        pairs: How many there are.
+        quantiles: Share -> difference (other less baseline).
         largest: Largest absolute difference.
         saturated: Share of the other's pairs whose P(yes) is 0 or 1 in 32-bit floats: a margin there no longer ranks.
         saturated_before: The same for the baseline.
@@ -58,26 +58,17 @@ class Shift:
 
 
 def churn(before: pd.DataFrame, after: pd.DataFrame) -> Churn:
-    """Compare two sets of rankings.
-
-    Args:
-        before: Columns subset, split, query_id, doc_id, rank, score; the baseline's candidates.
-        after: The other's.
-
-    Returns:
-        What changed.
-    """
+    """Compare two sets of rankings: columns subset, split, query_id, doc_id, rank, score."""
     tops = [frame[frame["rank"] <= DEPTH].sort_values([*UNIT, "rank"], kind="stable") for frame in (before, after)]
     lists = [top.groupby(UNIT, sort=True)["doc_id"].agg(tuple) for top in tops]
     both = lists[0].index.intersection(lists[1].index)
     first, second = lists[0].loc[both], lists[1].loc[both]
     if len(both) == 0:
         return Churn(0, 0.0, 0.0, float("nan"), 0.0)
-    changed = [one != other for one, other in zip(first, second, strict=True)]
-    overlaps = [
-        len(set(one) & set(other)) / max(len(one), len(other)) for one, other in zip(first, second, strict=True)
-    ]
-    joined = before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
+    both_lists = list(zip(first, second, strict=True))
+    changed = [one != other for one, other in both_lists]
+    overlaps = [len(set(one) & set(other)) / max(len(one), len(other)) for one, other in both_lists]
+    joined = _joined(before, after)
     taus = np.concatenate([*_taus(joined), np.zeros(0)])
     return Churn(
         len(both),
@@ -86,6 +77,10 @@ def churn(before: pd.DataFrame, after: pd.DataFrame) -> Churn:
         float(taus.mean()) if len(taus) else float("nan"),
         len(joined) / max(len(before), 1),
     )
+
+
+def _joined(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    return before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
 
 
 def _taus(joined: pd.DataFrame) -> Iterator[Floats]:
@@ -109,16 +104,8 @@ def _taus(joined: pd.DataFrame) -> Iterator[Floats]:
 
 
 def shift(before: pd.DataFrame, after: pd.DataFrame) -> Shift | None:
-    """Compare two systems' margins pair by pair.
-
-    Args:
-        before: Columns subset, split, query_id, doc_id and score, the baseline's margins.
-        after: The other's.
-
-    Returns:
-        The distribution of differences, or None where no pair is in both.
-    """
-    joined = before[[*_KEY, "score"]].merge(after[[*_KEY, "score"]], on=_KEY, suffixes=("_before", "_after"))
+    """Compare two systems' margins, the column score, pair by pair; None where no pair is in both."""
+    joined = _joined(before, after)
     if joined.empty:
         return None
     differences = (joined["score_after"] - joined["score_before"]).to_numpy(dtype=np.float64)
@@ -133,11 +120,7 @@ def shift(before: pd.DataFrame, after: pd.DataFrame) -> Shift | None:
 
 
 def saturation(margins: Floats) -> float:
-    """Return the share of margins whose sigmoid is 0 or 1 in 32-bit floats.
-
-    Args:
-        margins: (n,) log-odds.
-    """
+    """Return the share of margins, (n,) log-odds, whose sigmoid is 0 or 1 in 32-bit floats."""
     with np.errstate(over="ignore"):
         probability = (1.0 / (1.0 + np.exp(-margins))).astype(np.float32)
     return float(((probability == 0) | (probability == 1)).mean())

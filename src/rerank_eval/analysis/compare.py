@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,11 @@ import pandas as pd
 from rerank_eval.analysis import changes, statistics
 from rerank_eval.analysis.alignment import Aligned, align
 from rerank_eval.analysis.changes import Churn, Shift
-from rerank_eval.analysis.statistics import Draws, Estimate, Stratum
+from rerank_eval.analysis.statistics import Draws, Stratum
 from rerank_eval.errors import ConfigError, DataError
 from rerank_eval.metrics import registry
 from rerank_eval.names import some
-from rerank_eval.results.runs import Run, TaskRun
+from rerank_eval.results.runs import UNIT, Run, TaskRun
 
 SEED = 20_250_605
 MOVED = 5
@@ -26,15 +27,7 @@ _BLANK = float("nan")
 
 @dataclass(frozen=True)
 class Moved:
-    """A query that moved.
-
-    Attributes:
-        subset: Of the task.
-        split: Of the task.
-        query_id: The query, or for p-MRR the pair of queries.
-        before: The baseline's value.
-        after: The other's.
-    """
+    """A query that moved, or for p-MRR a pair of queries: its value before and after."""
 
     subset: str
     split: str
@@ -45,13 +38,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Ties:
-    """What ties leave open of a mean.
-
-    Attributes:
-        rate: Share of candidates that tie.
-        worst: The mean, had every tie been broken for the worst.
-        best: For the best.
-    """
+    """What ties leave open of a mean: the share of candidates that tie, the mean with ties broken worst and best."""
 
     rate: float
     worst: float
@@ -63,10 +50,7 @@ class Difference:
     """A system against the baseline, on a task or over a suite.
 
     Attributes:
-        system: The system's name.
-        against: The baseline's.
         scope: The task's or the suite's name.
-        suite: Whether it is a suite.
         measure: mteb's name of what is compared.
         queries: How many units stand behind it.
         baseline: The baseline's mean.
@@ -77,11 +61,8 @@ class Difference:
         p: Two-sided p-value of the paired randomisation test.
         p_holm: Corrected for all tests of the comparison by Holm's procedure.
         p_bh: Corrected by Benjamini and Hochberg's.
-        wins: Units where the system is better.
-        ties: Units where both are equal.
-        losses: Units where it is worse.
-        up: Queries that gained most.
-        down: Queries that lost most.
+        wins: Units where the system is better; `ties`, `losses`: where both are equal, where it is worse.
+        up: Queries that gained most; `down`: that lost most.
         churn: What changed in the rankings, or None where candidates are not known.
         shift: What changed in the margins, or None where that has no meaning.
         tied: What ties leave open of the system's mean, or None where it is not known.
@@ -153,8 +134,7 @@ def compare(
         suites: Suite -> its tasks; a suite is compared when every run has all of them, and all share a scale.
         seed: Of the draws.
         resamples: How often.
-        baselines: For each run the number of its baseline; None where it has none. By default the first run is that of
-            all others.
+        baselines: For each run the number of its baseline, None where it has none; by default the first run for all.
         missing: What is done about queries that a run lacks: `zero` counts them 0, as `trec_eval -c` does;
             `intersection` compares on the queries that all have; empty refuses them.
 
@@ -184,8 +164,7 @@ def compare(
         tied[task] = _ties(aligned.parts[min(only)]) if len(only) == 1 else None
         strata = _strata(aligned.table, pairs)
         sampled[task] = _Sampled(strata, statistics.draw(strata, [seed, number], resamples))
-        estimate = statistics.estimate(strata, sampled[task].draws)
-        differences += _of_task(task, runs, aligned, pairs, estimate)
+        differences += _of_task(task, runs, aligned, pairs, sampled[task])
     overall = _overall(suites, sampled, runs, [runs[number].name for number, _ in pairs], differences)
     return Comparison(
         tuple(runs),
@@ -201,6 +180,12 @@ def compare(
 class _Sampled:
     strata: Sequence[Stratum]
     draws: Draws
+
+    def estimates(self) -> Iterator[dict[str, Any]]:
+        """Yield each system's difference, its interval and its p-value."""
+        found = statistics.estimate(self.strata, self.draws)
+        for value, low, high, p in zip(found.value, found.low, found.high, found.p, strict=True):
+            yield {"difference": float(value), "low": float(low), "high": float(high), "p": float(p)}
 
 
 def _tasks(runs: Sequence[Run]) -> list[str]:
@@ -223,8 +208,8 @@ def _strata(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Strat
     """Take a task's cells as strata: its score is the mean of theirs."""
     others, firsts = [f"value_{number}" for number, _ in pairs], [f"value_{first}" for _, first in pairs]
     cells = [
-        cell_rows[others].to_numpy(dtype=np.float64) - cell_rows[firsts].to_numpy(dtype=np.float64)
-        for _, cell_rows in table.groupby(["subset", "split"], sort=True)
+        cell[others].to_numpy(dtype=np.float64) - cell[firsts].to_numpy(dtype=np.float64)
+        for _, cell in table.groupby(["subset", "split"], sort=True)
     ]
     return [Stratum(cell, 1 / len(cells)) for cell in cells]
 
@@ -234,12 +219,12 @@ def _mean(table: pd.DataFrame, column: str) -> float:
 
 
 def _of_task(
-    task: str, runs: Sequence[Run], aligned: Aligned, pairs: Sequence[tuple[int, int]], estimate: Estimate
+    task: str, runs: Sequence[Run], aligned: Aligned, pairs: Sequence[tuple[int, int]], sampled: _Sampled
 ) -> list[Difference]:
     found = []
     table, parts = aligned.table, aligned.parts
     baselines = {first: parts[first].candidates() for first in dict.fromkeys(first for _, first in pairs)}
-    for place, (number, first) in enumerate(pairs):
+    for (number, first), estimate in zip(pairs, sampled.estimates(), strict=True):
         better = registry.direction(parts[number].measure)
         gains = better * (table[f"value_{number}"] - table[f"value_{first}"]).to_numpy()
         before = baselines[first]
@@ -255,10 +240,7 @@ def _of_task(
                 queries=len(table),
                 baseline=_mean(table, f"value_{first}"),
                 mean=_mean(table, f"value_{number}"),
-                difference=float(estimate.value[place]),
-                low=float(estimate.low[place]),
-                high=float(estimate.high[place]),
-                p=float(estimate.p[place]),
+                **estimate,
                 wins=int((gains > 0).sum()),
                 ties=int((gains == 0).sum()),
                 losses=int((gains < 0).sum()),
@@ -273,26 +255,19 @@ def _of_task(
 
 
 def _moved(table: pd.DataFrame, pair: tuple[int, int], gains: np.ndarray, *, best: bool) -> tuple[Moved, ...]:
-    order = np.argsort(-gains if best else gains, kind="stable")[:MOVED]
-    rows = [row for row in order.tolist() if (gains[row] > 0 if best else gains[row] < 0)]
+    gains = gains if best else -gains
+    order = [row for row in np.argsort(-gains, kind="stable")[:MOVED] if gains[row] > 0]
+    rows = table.iloc[order][[*UNIT, f"value_{pair[1]}", f"value_{pair[0]}"]]
     return tuple(
-        Moved(
-            str(table["subset"].iloc[row]),
-            str(table["split"].iloc[row]),
-            str(table["query_id"].iloc[row]),
-            float(table[f"value_{pair[1]}"].iloc[row]),
-            float(table[f"value_{pair[0]}"].iloc[row]),
-        )
-        for row in rows
+        Moved(str(subset), str(split), str(query), float(before), float(after))
+        for subset, split, query, before, after in rows.to_numpy(object)
     )
 
 
 def _margins(one: TaskRun, two: TaskRun) -> bool:
     """Tell whether both files hold margins of one model: other models' scores are on scales of their own."""
-    identities = [part.manifest.settings if part.manifest else {} for part in (one, two)]
-    return identities[0].get("model") == identities[1].get("model") and all(
-        identity.get("head") == "float32" for identity in identities
-    )
+    first, second = (part.manifest.settings if part.manifest else {} for part in (one, two))
+    return first.get("model") == second.get("model") and first.get("head") == second.get("head") == "float32"
 
 
 def _ties(part: TaskRun) -> Ties | None:
@@ -305,11 +280,6 @@ def _ties(part: TaskRun) -> Ties | None:
     return Ties(float(rate), _mean(values, "worst"), _mean(values, "best"))
 
 
-def _one_scale(runs: Sequence[Run], tasks: Sequence[str]) -> bool:
-    """Tell whether tasks can be averaged: what may be negative, as p-MRR, does not mix with the others."""
-    return len({registry.signed(runs[0].tasks[task].measure) for task in tasks}) == 1
-
-
 def _overall(
     suites: Mapping[str, Sequence[str]],
     sampled: Mapping[str, _Sampled],
@@ -320,7 +290,10 @@ def _overall(
     """Compare over suites all of whose tasks were compared, and on one scale."""
     found: list[Difference] = []
     for suite, members in suites.items():
-        if len(members) > 1 and set(members) <= sampled.keys() and _one_scale(runs, members):
+        if len(members) <= 1 or not set(members) <= sampled.keys():
+            continue
+        # What may be negative, as p-MRR, is not averaged with the others.
+        if len({registry.signed(runs[0].tasks[task].measure) for task in members}) == 1:
             found += _of_suite(suite, {task: sampled[task] for task in members}, systems, differences)
     return found
 
@@ -332,9 +305,9 @@ def _of_suite(
     strata = [
         Stratum(stratum.differences, weight * stratum.weight) for parts in sampled.values() for stratum in parts.strata
     ]
-    estimate = statistics.estimate(strata, statistics.joined([parts.draws for parts in sampled.values()], weight))
+    whole = _Sampled(strata, statistics.joined([parts.draws for parts in sampled.values()], weight))
     found = []
-    for number, system in enumerate(systems):
+    for system, estimate in zip(systems, whole.estimates(), strict=True):
         parts = [one for one in differences if one.system == system and one.scope in sampled]
         found.append(
             Difference(
@@ -346,10 +319,7 @@ def _of_suite(
                 queries=sum(one.queries for one in parts),
                 baseline=math.fsum(one.baseline for one in parts) * weight,
                 mean=math.fsum(one.mean for one in parts) * weight,
-                difference=float(estimate.value[number]),
-                low=float(estimate.low[number]),
-                high=float(estimate.high[number]),
-                p=float(estimate.p[number]),
+                **estimate,
                 wins=sum(one.wins for one in parts),
                 ties=sum(one.ties for one in parts),
                 losses=sum(one.losses for one in parts),

@@ -54,11 +54,7 @@ def scope(difference: Difference) -> str:
 
 
 def tables(comparison: Comparison) -> tuple[Table, Table]:
-    """Return the differences, and what changed in the rankings, as tables.
-
-    Args:
-        comparison: The comparison. Where it has several baselines, a third column names each row's.
-    """
+    """Return the differences, and what changed in the rankings; a column names the baseline where there are several."""
     found = [_row(comparison, one, _cells(one)) for one in comparison.differences]
     changed = [_row(comparison, one, _change_cells(one)) for one in comparison.differences if not one.suite]
     return _table(comparison, HEADS, found, notes(comparison)), _table(comparison, CHANGE_HEADS, changed)
@@ -99,7 +95,12 @@ def _change_cells(one: Difference) -> list[str]:
     churn, tied = one.churn, one.tied
     found = [MISSING] * 4
     if churn is not None:
-        found = [_percent(churn.changed), _percent(churn.overlap), _tau(churn.tau), _percent(churn.shared)]
+        found = [
+            _percent(churn.changed),
+            _percent(churn.overlap),
+            _tau(churn.tau),
+            _percent(churn.shared),
+        ]
     ties = [MISSING] * 2 if tied is None else [_percent(tied.rate), f"{_points(tied.worst)} to {_points(tied.best)}"]
     return found + ties
 
@@ -262,11 +263,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_all(comparison: Comparison, folder: Path, name: str = "comparison") -> list[Path]:
-    """Write the comparison as md, csv, tex and json.
-
-    Returns:
-        The files written.
-    """
+    """Write the comparison as md, csv, tex and json, and return the files."""
     texts = {"md": to_markdown(comparison), "csv": csv_text(to_frame(comparison)), "tex": to_latex(comparison)}
     for suffix, text in texts.items():
         write_text(folder / f"{name}.{suffix}", text)

@@ -38,12 +38,13 @@ def show_leaderboard(
     board = tables.leaderboard(records, suite_tasks())
     console.print()
     console.print(render.to_rich(board))
-    if left_out:
-        tasks = ", ".join(sorted({record.task for record in left_out}))
-        console.print(f"left out: {len(left_out)} result(s) on other data of {tasks}", markup=False)
-    if stale:
-        tasks = ", ".join(sorted({record.task for record in stale}))
-        console.print(f"left out: {len(stale)} reranking(s) of candidates that have changed, {tasks}", markup=False)
+    for dropped, what in (
+        (left_out, "result(s) on other data of"),
+        (stale, "reranking(s) of candidates that have changed,"),
+    ):
+        if dropped:
+            tasks = ", ".join(sorted({record.task for record in dropped}))
+            console.print(f"left out: {len(dropped)} {what} {tasks}", markup=False)
     with locked(results_dir / LOCK):
         sweep(results_dir)
         written = render.write_all(board, results_dir)
@@ -53,12 +54,7 @@ def show_leaderboard(
 
 
 def print_leaderboard(results_dir: Path, layout: str, model: str | None) -> str:
-    """Render the results of a folder for a paper or a model card.
-
-    Args:
-        results_dir: The folder.
-        layout: `md`, `csv`, `tex`, `card` or `model-index`.
-        model: Only this model, by its short or full name; None for all.
+    """Render the results of a folder, or of one model of it, for a paper or a model card.
 
     Raises:
         ConfigError: The folder holds no results, or the layout or the model is unknown.

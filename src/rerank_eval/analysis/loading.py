@@ -25,11 +25,7 @@ VALUES = tuple(name for name in metrics.COLUMNS if name != "query_id")
 
 
 def measure_named(measure: str, paths: Sequence[Path]) -> str:
-    """Return a measure's own name.
-
-    Args:
-        measure: mteb's name, trec_eval's or ir_measures', or a column of per-query values.
-        paths: Files that are compared; what columns of numbers they have can be named too.
+    """Return a measure's own name; columns of numbers that the files hold can be named too.
 
     Raises:
         ConfigError: There is no such measure; lists the valid ones.
@@ -44,13 +40,7 @@ def _numbers(path: Path) -> list[str]:
 
 
 def load_run(row: Stored, name: str, tasks: Sequence[str] | None = None, measure: str | None = None) -> Run:
-    """Read a row's values.
-
-    Args:
-        row: The row.
-        name: What tables shall call it.
-        tasks: Only these; None for all.
-        measure: What `measure_named` returned, instead of each task's main score.
+    """Read a row's values of tasks (None: all), by a measure of `measure_named` or by each task's main score.
 
     Raises:
         ConfigError: There is no such measure.
@@ -74,13 +64,7 @@ def load_runs(
     """Read several runs, on the same terms.
 
     A file does not say what it was judged by, or on which task: it takes both from the stored runs beside it. With
-    `qrels`, all runs are judged by that file, stored ones too.
-
-    Args:
-        rows: What tables shall call each, and the row or file.
-        tasks: Only these; None for all.
-        measure: What `measure_named` returned; None for each task's main score.
-        qrels: Judgements: a result's qrels.parquet or a text file.
+    `qrels`, all runs are judged by that file, stored ones too. For the rest see `load_run`.
 
     Raises:
         ConfigError: A run has no such measure; nothing says what a file is judged by, or of which task or cell it is.

@@ -31,15 +31,7 @@ _UPRIGHT = 3  # names of tasks that fit side by side
 def _figure(
     draw: Callable[[Any], None], size: tuple[float, float], x: str = "", y: str = "", legend: int | None = None
 ) -> str:
-    """Draw one figure and return its SVG, with text as paths so that it needs no font.
-
-    Args:
-        draw: Draws on an axis.
-        size: Width and height in inches.
-        x: Label of the horizontal axis.
-        y: Label of the vertical axis.
-        legend: Size of the legend's letters; None for no legend.
-    """
+    """Draw one figure and return its SVG, with text as paths so that it needs no font; `size` is in inches."""
     try:
         import matplotlib as mpl
     except ModuleNotFoundError:
@@ -73,14 +65,7 @@ def _short(name: str) -> str:
 
 
 def bars(values: pd.DataFrame) -> str:
-    """Draw each task's scores with their intervals.
-
-    Args:
-        values: Columns task, system, value, low, high, in points; one row a bar.
-
-    Returns:
-        The SVG.
-    """
+    """Draw each task's scores with their intervals: columns task, system, value, low, high, in points."""
     tasks = list(dict.fromkeys(values["task"]))
     systems = list(dict.fromkeys(values["system"]))
     width = 0.8 / max(len(systems), 1)
@@ -90,20 +75,10 @@ def bars(values: pd.DataFrame) -> str:
             part = values[values["system"] == system].set_index("task").reindex(tasks)
             places = np.arange(len(tasks)) + (number - (len(systems) - 1) / 2) * width
             errors = np.abs(np.vstack([part["value"] - part["low"], part["high"] - part["value"]]))
-            axis.bar(
-                places,
-                part["value"],
-                width,
-                yerr=errors,
-                label=_short(system),
-                color=COLOURS[number % len(COLOURS)],
-                hatch=HATCHES[number % len(HATCHES)],
-                edgecolor="white",
-                error_kw={"elinewidth": 1, "capsize": 2},
-            )
-        axis.set_xticks(
-            range(len(tasks)), [_short(task) for task in tasks], rotation=20 if len(tasks) > _UPRIGHT else 0
-        )
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number % len(HATCHES)]}
+            look |= {"edgecolor": "white", "error_kw": {"elinewidth": 1, "capsize": 2}, "label": _short(system)}
+            axis.bar(places, part["value"], width, yerr=errors, **look)
+        axis.set_xticks(range(len(tasks)), map(_short, tasks), rotation=20 if len(tasks) > _UPRIGHT else 0)
         axis.axhline(0, color="black", linewidth=0.5)
 
     size = (max(5.0, 0.45 * len(tasks) * len(systems) + 2), 3.2)
@@ -129,12 +104,7 @@ def forest(comparison: Comparison) -> str:
 
 
 def scatter(values: pd.DataFrame, names: tuple[str, str]) -> str:
-    """Draw a system's per-query values against the baseline's.
-
-    Args:
-        values: Columns before, after; one row a query.
-        names: Of baseline and system.
-    """
+    """Draw a system's per-query values against the baseline's: columns before, after; names of baseline and system."""
 
     def draw(axis: Any) -> None:
         grouped = values.round(2).groupby(["before", "after"]).size().nlargest(_MOST_MARKS, keep="first")
@@ -149,39 +119,26 @@ def scatter(values: pd.DataFrame, names: tuple[str, str]) -> str:
 
 
 def margins(scores: pd.DataFrame) -> str:
-    """Draw how margins are spread over relevant and other candidates.
-
-    Args:
-        scores: Columns score and relevance.
-    """
+    """Draw how margins are spread over relevant and other candidates: columns score and relevance."""
 
     def draw(axis: Any) -> None:
         edges = np.histogram_bin_edges(scores["score"], bins=_BINS)
         for relevant, label, number in ((False, "not judged relevant", 1), (True, "relevant", 0)):
             part = scores.loc[(scores["relevance"] > 0) == relevant, "score"]
             if len(part):
-                axis.hist(
-                    part,
-                    bins=edges,
-                    density=True,
-                    histtype="stepfilled",
-                    alpha=0.55,
-                    color=COLOURS[number],
-                    hatch=HATCHES[number],
-                    edgecolor="black",
-                    linewidth=0.4,
-                    label=f"{label} ({len(part):,})",
-                )
+                look: dict[str, Any] = {
+                    "color": COLOURS[number],
+                    "hatch": HATCHES[number],
+                    "label": f"{label} ({len(part):,})",
+                }
+                look |= {"histtype": "stepfilled", "alpha": 0.55, "edgecolor": "black", "linewidth": 0.4}
+                axis.hist(part, bins=edges, density=True, **look)
 
     return _figure(draw, (4.4, 3.2), "margin, log-odds", "density", legend=8)
 
 
 def reliability(scores: pd.DataFrame) -> str:
-    """Draw how often a candidate with a given P(yes) is relevant.
-
-    Args:
-        scores: Columns score (margins) and relevance.
-    """
+    """Draw how often a candidate with a given P(yes) is relevant: columns score (margins) and relevance."""
     with np.errstate(over="ignore"):
         probability = 1.0 / (1.0 + np.exp(-scores["score"].to_numpy(dtype=np.float64)))
     bins = np.clip((probability * 10).astype(int), 0, 9)
@@ -202,12 +159,7 @@ def reliability(scores: pd.DataFrame) -> str:
 
 
 def dcg_by(candidates: pd.DataFrame, column: str) -> pd.Series[float]:
-    """Return each query's DCG@10 of its candidates by a column, the largest first.
-
-    Args:
-        candidates: Columns subset, split, query_id, relevance and the column.
-        column: `score`, or `relevance` for the best order.
-    """
+    """Return each query's DCG@10 of its candidates by `score`, or by `relevance` for the best order."""
     ordered = candidates.sort_values([*UNIT, column], ascending=[True, True, True, False], kind="stable")
     place = ordered.groupby(UNIT, sort=False).cumcount()
     gains: Any = (ordered["relevance"].clip(lower=0) / np.log2(place + 2)).where(place < DEPTH, 0.0)
@@ -247,11 +199,7 @@ def depth_curve(before: pd.DataFrame, after: pd.DataFrame, ideal: Mapping[tuple[
 
 
 def speed(values: pd.DataFrame) -> str:
-    """Draw quality against speed.
-
-    Args:
-        values: Columns system, pairs_per_second, value (points).
-    """
+    """Draw quality against speed: columns system, pairs_per_second, value (points)."""
 
     def draw(axis: Any) -> None:
         for number, one in enumerate(values.to_dict("records")):

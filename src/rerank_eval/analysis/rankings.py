@@ -66,11 +66,7 @@ def trec_files(folder: Path) -> list[Path]:
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    """Read a parquet file of somebody else's.
-
-    Raises:
-        DataError: It is none, or torn.
-    """
+    """Read a parquet file of somebody else's; raise a DataError where it is none, or torn."""
     try:
         return read_frame(path)
     except (OSError, ValueError) as error:
@@ -80,10 +76,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
 def read_judgements(path: Path, task: str | None = None, cell: Cell = ONE_CELL) -> Judgements:
     """Read judgements: a result's qrels.parquet, or a text file.
 
-    Args:
-        path: The file.
-        task: The task that they are of; None names it by the file.
-        cell: Where the file does not say it, the subset and split.
+    `task` (None: named by the file) and `cell` are those of the judgements where the file does not say it.
 
     Raises:
         DataError: It cannot be read, lacks a column, or judges nothing.
@@ -138,12 +131,7 @@ def _read_changed(path: Path) -> dict[Cell, Changed]:
 
 
 def by_cell(frame: pd.DataFrame, otherwise: Cell) -> Iterator[tuple[Cell, pd.DataFrame]]:
-    """Yield a frame's cells.
-
-    Args:
-        frame: Perhaps with columns subset and split.
-        otherwise: The cell of a frame without them.
-    """
+    """Yield a frame's cells; `otherwise` is the cell of a frame without columns subset and split."""
     if not {"subset", "split"} <= set(frame.columns):
         yield otherwise, frame
         return
@@ -152,12 +140,7 @@ def by_cell(frame: pd.DataFrame, otherwise: Cell) -> Iterator[tuple[Cell, pd.Dat
 
 
 def in_cells_of(frame: pd.DataFrame, judged: Judgements | None) -> pd.DataFrame:
-    """Name a frame's subset and split as the judgements do, where both have one: whatever it is called, it is the same.
-
-    Args:
-        frame: Perhaps with columns subset and split.
-        judged: The judgements, or None where there are none.
-    """
+    """Name a frame's subset and split as the judgements do, where both have one, whatever it is called."""
     one = next(iter(judged.cells)) if judged is not None and len(judged.cells) == 1 else None
     named = {"subset", "split"} <= set(frame.columns)
     if named and (one is None or len(frame[["subset", "split"]].drop_duplicates()) != 1):
@@ -167,7 +150,7 @@ def in_cells_of(frame: pd.DataFrame, judged: Judgements | None) -> pd.DataFrame:
 
 
 def is_ranking(path: Path) -> bool:
-    """Tell whether a file holds documents and scores, and not values of queries.
+    """Tell whether a file, or a folder of TREC runs, holds documents and scores, and not values of queries.
 
     Raises:
         DataError: A parquet file cannot be read.
@@ -178,11 +161,7 @@ def is_ranking(path: Path) -> bool:
 
 
 def read_rankings(path: Path, judged: Judgements) -> dict[Cell, pd.DataFrame]:
-    """Read a run of somebody else's.
-
-    Args:
-        path: A TREC run, a folder of them, or a parquet file with columns query_id, doc_id and score.
-        judged: Says which cells there are.
+    """Read a run of somebody else's: a TREC run, a folder of them, or parquet with query_id, doc_id and score.
 
     Returns:
         Cell -> columns query_id, doc_id, score.
@@ -307,14 +286,7 @@ def _ranked(frame: pd.DataFrame, cell: Cell) -> pd.DataFrame:
 
 
 def evaluate_stored(name: str, folder: Path, task: str, measure: str, judged: Judgements | None = None) -> TaskRun:
-    """Compute a stored run's values from its candidates' scores.
-
-    Args:
-        name: What messages call the run.
-        folder: `results/runs/<model>/<identity>/<task>`.
-        task: The task's name.
-        measure: mteb's name.
-        judged: What to judge by; None for the result's own judgements.
+    """Compute a stored run's values from its candidates' scores, judged by its own judgements unless others are given.
 
     Raises:
         DataError: A file is missing or torn.

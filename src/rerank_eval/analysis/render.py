@@ -141,12 +141,7 @@ def to_html(board: Leaderboard) -> str:
 
 
 def page(template: str, **values: Any) -> str:
-    """Render one of our HTML pages; all that stands in it is escaped.
-
-    Args:
-        template: The file's name under `templates`.
-        **values: What it shows.
-    """
+    """Render one of the HTML pages among `templates`; all that stands in it is escaped."""
     environment = Environment(
         loader=PackageLoader("rerank_eval.analysis", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -157,17 +152,10 @@ def page(template: str, **values: Any) -> str:
 
 
 def insert_markdown(board: Leaderboard, path: Path) -> Path:
-    """Replace what stands between a Markdown file's two markers by the leaderboard.
-
-    Args:
-        board: The leaderboard.
-        path: The file; it holds `<!-- leaderboard:begin -->` and, below, `<!-- leaderboard:end -->`.
-
-    Returns:
-        The file.
+    """Replace what stands between a Markdown file's two markers by the leaderboard, and return the file.
 
     Raises:
-        ConfigError: The file is missing, or has no markers.
+        ConfigError: The file is missing, or lacks `<!-- leaderboard:begin -->` or, below, `<!-- leaderboard:end -->`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -184,11 +172,7 @@ def insert_markdown(board: Leaderboard, path: Path) -> Path:
 
 
 def write_all(board: Leaderboard, results_dir: Path) -> list[Path]:
-    """Write leaderboard.md, .csv, .tex and .html.
-
-    Returns:
-        The files written.
-    """
+    """Write leaderboard.md, .csv, .tex and .html, and return the files."""
     rendered = render_all(board, results_dir)
     for path, text in rendered.items():
         write_text(path, text)

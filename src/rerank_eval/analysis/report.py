@@ -35,13 +35,7 @@ _PLOTTED = 20_000  # points of a scatter, margins of a histogram
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its words.
-
-    Attributes:
-        title: What it is of.
-        caption: How to read it.
-        svg: The picture, made here and nowhere else.
-    """
+    """A plot, made here and nowhere else, with what it is of and how to read it."""
 
     title: str
     caption: str
@@ -50,14 +44,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Terms:
-    """On which terms runs are compared.
-
-    Attributes:
-        seed: Of the draws.
-        baselines: For each row the number of its baseline, None where it has none; None compares all with the first.
-        measure: What is compared instead of main scores, or None.
-        missing: What is done about queries that a run lacks; see `compare`.
-    """
+    """On which terms runs are compared; `measure` replaces main scores. For the others see `compare`."""
 
     seed: int
     baselines: Sequence[int | None] | None = None
@@ -66,16 +53,7 @@ class Terms:
 
 
 def build_report(board: Leaderboard, rows: Sequence[Stored], suites: Mapping[str, Sequence[str]], terms: Terms) -> str:
-    """Build the page.
-
-    Args:
-        board: The leaderboard.
-        rows: The runs.
-        suites: Suite -> its tasks.
-        terms: On which terms they are compared.
-
-    Returns:
-        HTML that needs no network and no other file.
+    """Build the page: HTML that needs no network and no other file.
 
     Raises:
         ConfigError: There is nothing to report, or matplotlib is missing.
@@ -112,11 +90,8 @@ def _board(board: Leaderboard) -> dict[str, Any]:
 
 
 def _figures(runs: Sequence[Run], comparison: Comparison | None, terms: Terms) -> list[Figure]:
-    found = [
-        Figure(
-            "Scores", "Bars are means over queries, whiskers 95% BCa intervals.", plots.bars(_bars(runs, terms.seed))
-        )
-    ]
+    words = "Bars are means over queries, whiskers 95% BCa intervals."
+    found = [Figure("Scores", words, plots.bars(_bars(runs, terms.seed)))]
     if comparison is not None:
         words = "Right of the line: better than its baseline. Filled: p by Holm's correction below 0.05."
         found.append(Figure("Differences", words, plots.forest(comparison)))

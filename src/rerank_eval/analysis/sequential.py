@@ -29,15 +29,7 @@ _BETS = np.linspace(0.0, _BOLDEST, 26)[1:]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of a variant.
-
-    Attributes:
-        name: The variant.
-        units: How many units it was scored on.
-        mean: Its mean over them.
-        out: Whether it is called worse than another.
-        by: Which one, empty while it is in.
-    """
+    """What is known of a variant: its mean over the units it was scored on, and whether (`by` which) it is out."""
 
     name: str
     units: int
@@ -48,12 +40,7 @@ class Verdict:
 
 @dataclass
 class Race:
-    """Variants that are scored on the same units, one after another.
-
-    Args:
-        names: The variants, at least two.
-        alpha: Chance of any false verdict over the whole run.
-    """
+    """Variants (at least two) that are scored on the same units; `alpha` is the chance of any false verdict."""
 
     names: Sequence[str]
     alpha: float = ALPHA
@@ -66,13 +53,9 @@ class Race:
 
     def __post_init__(self) -> None:
         """Set all capitals to 1."""
-        size = len(self.names)
-        self._capital, self._sums, self._squares = (
-            np.zeros((size, size)),
-            np.zeros((size, size)),
-            np.zeros((size, size)),
-        )
-        self._units = np.zeros((size, size), dtype=np.int64)
+        pairs = (len(self.names), len(self.names))
+        self._capital, self._sums, self._squares = (np.zeros(pairs) for _ in range(3))
+        self._units = np.zeros(pairs, dtype=np.int64)
         self._seen = [[] for _ in self.names]
 
     @property
@@ -87,11 +70,7 @@ class Race:
         return math.log(size * (size - 1) / self.alpha)
 
     def see(self, values: dict[str, float]) -> None:
-        """Take in one unit.
-
-        Args:
-            values: Variant -> its value on this unit, 0..1, for every variant that is in.
-        """
+        """Take in one unit: variant -> its value, 0..1, for every variant that is in."""
         rows = [number for number in range(len(self.names)) if number not in self._out]
         found = {number: values[self.names[number]] for number in rows}
         for first in rows:
@@ -130,8 +109,7 @@ class Race:
     def more(self) -> int | None:
         """Estimate how many units more would tell the rest apart, if the rest are as those seen.
 
-        Returns:
-            Units, or None where what was seen gives no direction, or one variant alone is left.
+        None where what was seen gives no direction, or one variant alone is left.
         """
         rows = [number for number in range(len(self.names)) if number not in self._out]
         if len(rows) < 2:  # noqa: PLR2004 - nothing is left to tell apart

@@ -38,14 +38,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Estimate:
-    """k mean differences, with what chance makes of them.
-
-    Attributes:
-        value: (k,), the differences.
-        low: (k,), lower end of the interval.
-        high: (k,), upper end.
-        p: (k,), two-sided p-value of the randomisation test.
-    """
+    """k mean differences, (k,) each: the ends of their intervals, and the randomisation test's two-sided p-values."""
 
     value: Floats
     low: Floats
@@ -55,12 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Queries that were sampled together, and k differences for each.
-
-    Attributes:
-        differences: (n, k) float64, n at least 1.
-        weight: The stratum's share of the mean.
-    """
+    """Queries that were sampled together: (n, k) float64 differences, n at least 1; and their weight in the mean."""
 
     differences: Floats
     weight: float
@@ -75,8 +63,8 @@ class Stratum:
 def draw(strata: Sequence[Stratum], seed: Sequence[int], resamples: int = RESAMPLES) -> Draws:
     """Draw the bootstrap's and the randomisation test's distributions of a stratified mean.
 
-    Returns:
-        The draws; all k differences see the same samples and flips, so that they can be compared with each other.
+    The seed is that of NumPy's PCG64; the same gives the same bits. All k differences see the same samples and flips,
+    so that they can be compared with each other.
     """
     generator = np.random.default_rng(list(seed))
     width = strata[0].differences.shape[1]
@@ -118,20 +106,12 @@ def _signs(generator: np.random.Generator, size: int, resamples: int) -> Iterato
 
 
 def estimate(strata: Sequence[Stratum], draws: Draws, level: float = LEVEL) -> Estimate:
-    """Turn draws into an interval and a p-value.
+    """Turn draws into an interval and a p-value; where every difference is the same, the interval is that value alone.
 
     The interval is the bias-corrected and accelerated bootstrap's (Efron 1987, J. Am. Stat. Assoc. 82:171), with the
     acceleration of independent samples as in `scipy.stats.bootstrap`. The test is Fisher's paired randomisation test
     by Monte Carlo; its p counts the observed difference among the draws (Davison and Hinkley 1997, eq. 4.11), so that
     it is never 0 and a test at 0.05 errs in at most 5% of cases.
-
-    Args:
-        strata: The strata.
-        draws: What `draw` made of them.
-        level: Of the interval, 0..1.
-
-    Returns:
-        The estimate. Where every difference is the same, the interval is that value alone.
     """
     value: Floats = np.sum([stratum.mean for stratum in strata], axis=0)
     resamples = len(draws.resampled)
@@ -168,7 +148,7 @@ def _acceleration(strata: Sequence[Stratum]) -> Floats:
 
 
 def joined(parts: Sequence[Draws], weight: float) -> Draws:
-    """Put independent draws of several means together to those of their weighted sum."""
+    """Put independent draws of several means, with the same r and k, together to those of their weighted sum."""
     return Draws(
         weight * np.sum([part.resampled for part in parts], axis=0),
         weight * np.sum([part.flipped for part in parts], axis=0),
@@ -176,13 +156,9 @@ def joined(parts: Sequence[Draws], weight: float) -> Draws:
 
 
 def holm(p: Floats) -> Floats:
-    """Correct p-values so that a family of tests at 0.05 has any false alarm in at most 5% of cases.
+    """Correct (m,) p-values so that a family of tests at 0.05 has any false alarm in at most 5% of cases.
 
-    Args:
-        p: (m,).
-
-    Returns:
-        (m,), Holm's (1979, Scand. J. Stat. 6:65) step-down values.
+    Holm's (1979, Scand. J. Stat. 6:65) step-down values.
     """
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -192,13 +168,9 @@ def holm(p: Floats) -> Floats:
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """Correct p-values so that among what is called different at 0.05 at most 5% are not, on average.
+    """Correct (m,) p-values so that among what is called different at 0.05 at most 5% are not, on average.
 
-    Args:
-        p: (m,).
-
-    Returns:
-        (m,), Benjamini and Hochberg's (1995, J. R. Stat. Soc. B 57:289) step-up values.
+    Benjamini and Hochberg's (1995, J. R. Stat. Soc. B 57:289) step-up values.
     """
     corrected: Floats = np.asarray(stats.false_discovery_control(p, method="bh"), dtype=np.float64)
     return corrected

@@ -61,17 +61,11 @@ class Leaderboard:
 
 
 def leaderboard(records: Sequence[ResultRecord], suites: Mapping[str, Sequence[str]]) -> Leaderboard:
-    """Build the leaderboard of everything in a results folder.
+    """Build the leaderboard of records of one data revision a task; where a row has a task twice, the latest counts.
 
-    Args:
-        records: What `load_manifests` returned, of one data revision a task, in any order. Where a row has a task
-            twice, the latest counts.
-        suites: Suite -> its tasks, for column order and means.
-
-    Returns:
-        The leaderboard. A suite's mean stands only in rows that have all its tasks, and the column only when some row
-        has; where a suite mixes ranking scores and p-MRR, the mean is over the ranking scores. Ceilings are nDCG@10
-        and recall@100, and stand only where the main score is nDCG@10.
+    A suite's mean stands only in rows that have all its tasks, and the column only when some row has; where a suite
+    mixes ranking scores and p-MRR, the mean is over the ranking scores. Ceilings are nDCG@10 and recall@100, and stand
+    only where the main score is nDCG@10.
     """
     records = _latest(records)
     scores = {record.task: record.main_score for record in records}
@@ -131,20 +125,23 @@ def _task_order(present: Mapping[str, str], suites: Mapping[str, Sequence[str]])
 
 
 def _groups(records: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
-    groups: dict[str, list[ResultRecord]] = {}
-    for record in records:
-        groups.setdefault(record.candidates, []).append(record)
     return sorted(
-        groups.values(), key=lambda group: (min(r.order for r in group), group[0].retriever, group[0].candidates)
+        _by(records, "candidates"),
+        key=lambda group: (min(r.order for r in group), group[0].retriever, group[0].candidates),
     )
 
 
+def _by(records: Sequence[ResultRecord], field: str) -> list[list[ResultRecord]]:
+    groups: dict[str, list[ResultRecord]] = {}
+    for record in records:
+        groups.setdefault(getattr(record, field), []).append(record)
+    return list(groups.values())
+
+
 def _rows(group: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
-    rows: dict[str, list[ResultRecord]] = {}
-    for record in group:
-        rows.setdefault(record.identity, []).append(record)
     return sorted(
-        rows.values(), key=lambda row: (row[0].kind != "retriever", row[0].order, row[0].label, row[0].detail)
+        _by(group, "identity"),
+        key=lambda row: (row[0].kind != "retriever", row[0].order, row[0].label, row[0].detail),
     )
 
 

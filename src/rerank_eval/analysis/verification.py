@@ -66,7 +66,7 @@ def verify(names: Sequence[str], tasks: Sequence[str], results_dir: Path, consol
 def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> list[Path]:
     # Also those whose manifest is torn or of another schema, which no row would list.
     every = [_named(name, results_dir) for name in names] if names else [result_folders(results_dir)]
-    found = list(dict.fromkeys(folder for folders in every for folder in folders))
+    found = list(dict.fromkeys(folder for named in every for folder in named))
     known = sorted({folder.name for folder in found})
     for task in tasks:
         if Path(task).name not in known:
@@ -83,13 +83,13 @@ def _folders(names: Sequence[str], tasks: Sequence[str], results_dir: Path) -> l
 def _named(name: str, results_dir: Path) -> list[Path]:
     path = at_home(name)
     if path.exists():
-        stored = result_folders(path)
-        if not stored:
+        folders = result_folders(path)
+        if not folders:
             raise ConfigError(
                 f"{name}: belongs to no result; verify takes identities, models' labels, results folders, and any file "
                 "or folder under their runs/ and mteb/, or their leaderboard"
             )
-        return stored
+        return folders
     rows = find_run(name, results_dir)
     return [folder for row in rows if isinstance(row, Stored) for folder in row.tasks.values()]
 

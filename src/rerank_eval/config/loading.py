@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,6 @@ def load_config(path: Path, overrides: Sequence[str] = (), extra: Mapping[str, A
         path: The YAML file, or a config's name as `find_config` takes it.
         overrides: `--set` arguments, `dotted.key=value` with the value in YAML.
         extra: Further top-level keys from the command line, such as `tasks`.
-
-    Returns:
-        The resolved config and its runs.
 
     Raises:
         ConfigError: One line that names the file, the key path and the nearest valid name.
@@ -233,13 +231,10 @@ def _validate(data: Mapping[str, Any], origins: Origins, path: Path, grid_key: s
 def _first_problem(error: ValidationError, origins: Origins, path: Path, grid_key: str | None) -> str:
     # An unknown key explains the others (a misspelt key is also a missing one), so it is told first.
     problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    problem = problems[0]
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    origin = _origin(f"grid.{grid_key}" if grid_key else key, origins, path)
-    shown = f"grid.{grid_key}" if grid_key else key
+    location = [str(part) for part in problems[0]["loc"]]
+    key = f"grid.{grid_key}" if grid_key else ".".join(location)
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{origin}: {shown}: {_explain(problem, location)}{rest}"
+    return f"{_origin(key, origins, path)}: {key}: {_explain(problems[0], location)}{rest}"
 
 
 def _origin(key: str, origins: Origins, path: Path) -> str:
@@ -288,9 +283,8 @@ def _expand(
     merged: dict[str, Any], base: RunConfig, origins: Origins, path: Path
 ) -> tuple[list[RunConfig], list[dict[str, Any]]]:
     grid = base.grid
-    count = 1
-    for key, values in grid.items():
-        count *= len(values)
+    count = math.prod(map(len, grid.values()))
+    for key in grid:
         section, dot, _ = key.partition(".")
         origin = _origin(f"grid.{key}", origins, path)
         if section not in {"retriever", "reranker"}:
@@ -303,13 +297,8 @@ def _expand(
     for key, values in grid.items():  # each value alone first: the error then names the key and nothing else
         for value in values:
             _validate(_with(plain, {key: value}), origins, path, grid_key=key)
-    runs: list[RunConfig] = []
-    variants: list[dict[str, Any]] = []
-    for combination in itertools.product(*grid.values()):
-        variant = dict(zip(grid, combination, strict=True))
-        runs.append(_validate(_with(plain, variant), origins, path))
-        variants.append(variant)
-    return runs, variants
+    variants = [dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())]
+    return [_validate(_with(plain, variant), origins, path) for variant in variants], variants
 
 
 def _with(data: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:

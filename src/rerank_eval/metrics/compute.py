@@ -26,14 +26,15 @@ Qrels = registry.Qrels
 Changed = Mapping[str, Sequence[str]]
 Cell = tuple[str, str]
 """(subset, split)"""
+_SMALL = 2**15
 
 
 _PAIR_COLUMNS = pa.schema(
     [
-        *(pa.field(name, pa.string()) for name in ("subset", "split", "query_id", "doc_id")),
-        pa.field("rank", pa.int64()),
-        pa.field("score", pa.float64()),
-        pa.field("relevance", pa.int64()),
+        *((name, pa.string()) for name in ("subset", "split", "query_id", "doc_id")),
+        ("rank", pa.int64()),
+        ("score", pa.float64()),
+        ("relevance", pa.int64()),
     ]
 )
 
@@ -42,44 +43,35 @@ _PAIR_COLUMNS = pa.schema(
 class Pairs:
     """Every pair of a task with its rank, score and relevance (0 where nobody judged), held compactly.
 
-    Attributes:
-        blocks: Cell and table of some of its queries; columns query_id, doc_id, rank, score, relevance.
+    Each block is a cell and a table of some of its queries: columns query_id, doc_id, rank, score, relevance.
     """
 
     blocks: list[tuple[Cell, pa.Table]] = field(default_factory=list)
 
     def add(self, cell: Cell, frame: pd.DataFrame) -> None:
         """Append a block of whole queries."""
-        columns = [
-            pa.array(frame["query_id"], pa.string()).dictionary_encode(),
-            pa.array(frame["doc_id"], pa.string()),
-            pa.array(frame["rank"], pa.int32()),
-            pa.array(frame["score"], pa.float64()),
-            pa.array(
-                frame["relevance"], pa.int16() if len(frame) and frame["relevance"].abs().max() < _SMALL else None
-            ),
-        ]
-        self.blocks.append((cell, pa.table(columns, names=["query_id", "doc_id", "rank", "score", "relevance"])))
+        small = len(frame) and frame["relevance"].abs().max() < _SMALL
+        columns = {
+            "query_id": pa.array(frame["query_id"], pa.string()).dictionary_encode(),
+            "doc_id": pa.array(frame["doc_id"], pa.string()),
+            "rank": pa.array(frame["rank"], pa.int32()),
+            "score": pa.array(frame["score"], pa.float64()),
+            "relevance": pa.array(frame["relevance"], pa.int16() if small else None),
+        }
+        self.blocks.append((cell, pa.table(columns)))
 
     def write(self, path: Path) -> None:
         """Write columns subset, split, query_id, doc_id, rank, score and relevance to a parquet file."""
         with pq.ParquetWriter(path, _PAIR_COLUMNS) as writer:
             for (subset, split), table in self.blocks:
                 labels = [pa.repeat(pa.scalar(name, pa.string()), len(table)) for name in (subset, split)]
-                rest = [column.cast(_PAIR_COLUMNS.field(name).type) for name, column in _columns(table)]
+                rest = [table[name].cast(_PAIR_COLUMNS.field(name).type) for name in table.column_names]
                 writer.write_table(pa.table([*labels, *rest], schema=_PAIR_COLUMNS))
 
     def cells(self) -> Iterator[tuple[Cell, Iterator[pd.DataFrame]]]:
         """Yield each cell with its blocks as frames with columns query_id, doc_id, rank, score, relevance."""
         for cell in dict.fromkeys(cell for cell, _ in self.blocks):
             yield cell, (table.to_pandas().astype({"query_id": object}) for of, table in self.blocks if of == cell)
-
-
-_SMALL = 2**15
-
-
-def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
-    return zip(table.column_names, table.columns, strict=True)
 
 
 @dataclass(frozen=True)
@@ -109,11 +101,7 @@ class TaskMetrics:
 
 
 def cells_of(frame: pd.DataFrame) -> Iterator[tuple[Cell, pd.DataFrame]]:
-    """Yield a frame's cells in order, each with its own rows.
-
-    Args:
-        frame: With columns subset and split.
-    """
+    """Yield a frame's cells in order, each with its own rows."""
     for key, rows in frame.groupby(["subset", "split"], sort=True):
         subset, split = key
         yield (str(subset), str(split)), rows

@@ -24,11 +24,10 @@ def _before_last(query_id: str) -> str:
 
 @dataclass(frozen=True)
 class Grouped:
-    """A metric whose value is a group's, and not a query's.
+    """A metric whose value is a group's, and not a query's: the least of its queries' values.
 
     Attributes:
-        name: mteb's name.
-        base: The metric of a query, or of a merged list; of a group the least counts.
+        base: The metric of a query, or of a merged list.
         group: Names the group of a query.
         merged: Whether a group's lists are merged before: a document keeps its best score.
         exact: Whether a query counts only where its value is 1.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,13 +31,9 @@ _CUT = re.compile("[1-9][0-9]{0,5}")
 
 @dataclass(frozen=True)
 class Trec:
-    """A metric of trec_eval's.
+    """A metric of trec_eval's, such as pytrec_eval's `ndcg_cut_20`.
 
-    Attributes:
-        name: mteb's name.
-        title: What tables call it.
-        trec: pytrec_eval's name, such as `ndcg_cut_20`.
-        depth: For a reciprocal rank, the rank behind which it is 0; None where that does not apply.
+    A reciprocal rank is 0 behind `depth`, which trec_eval does not know; None where that does not apply.
     """
 
     name: str
@@ -52,11 +48,7 @@ class Trec:
         return f"{family}.{cut}" if cut.isdecimal() else self.trec
 
     def of(self, values: Mapping[str, float]) -> float:
-        """Take a query's value out of what pytrec_eval returned.
-
-        Args:
-            values: pytrec_eval's name -> value.
-        """
+        """Take a query's value out of what pytrec_eval returned."""
         value = float(values[self.trec])
         # A reciprocal rank within the first k is at least 1/k; the margin covers its rounding.
         return value if self.depth is None or value > 1 / (self.depth + 0.5) else 0.0
@@ -156,10 +148,10 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[Metric] = ()) 
     judged = {query_id: {d: int(value) for d, value in documents.items()} for query_id, documents in qrels.items()}
     wanted = {one.name: one for one in (*_USUAL, *extra) if isinstance(one, Trec)}
     trec = pytrec_eval.RelevanceEvaluator(judged, {one.requested for one in wanted.values()}).evaluate(run)
-    rows = [
-        _row(query_id, qrels[query_id], queries.get(query_id), _values(wanted.values(), trec.get(query_id)))
-        for query_id in sorted(qrels)
-    ]
+    rows = []
+    for query_id in sorted(qrels):  # pytrec_eval returns nothing for a query without candidates
+        values = {one.name: one.of(trec[query_id]) if query_id in trec else 0.0 for one in wanted.values()}
+        rows.append(_row(query_id, qrels[query_id], queries.get(query_id), values))
     further = [name for name in wanted if name not in _MEASURES]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
     for one in extra:
@@ -171,11 +163,6 @@ def per_query(scores: pd.DataFrame, qrels: Qrels, extra: Sequence[Metric] = ()) 
     frame["ndcg_at_10_worst"] = frame[["ndcg_at_10_worst", "ndcg_at_10"]].min(axis=1)
     frame["oracle_ndcg_at_10"] = frame[["oracle_ndcg_at_10", "ndcg_at_10_best"]].max(axis=1)
     return frame.astype(dict.fromkeys((*_MEANS, *further), "float64") | dict.fromkeys(_COUNTS, "int64"))
-
-
-def _values(wanted: Iterable[Trec], trec: Mapping[str, float] | None) -> dict[str, float]:
-    """Take what was wanted from what pytrec_eval returned, which is nothing for a query without candidates."""
-    return {one.name: 0.0 if trec is None else one.of(trec) for one in wanted}
 
 
 def _further(metric: Metric, scores: pd.DataFrame, qrels: Qrels, frame: pd.DataFrame) -> list[float]:
@@ -195,12 +182,9 @@ def _further(metric: Metric, scores: pd.DataFrame, qrels: Qrels, frame: pd.DataF
 
 
 def by_unit(scores: pd.DataFrame, qrels: Qrels, metric: Metric) -> pd.DataFrame:
-    """Compute one metric of one cell.
+    """Compute one metric of one cell, with the arguments of `per_query`.
 
-    Args:
-        scores: As for `per_query`.
-        qrels: As for `per_query`; for p-MRR, pair -> documents that its instruction makes irrelevant.
-        metric: Any.
+    Of p-MRR, `qrels` are pair -> documents that its instruction makes irrelevant.
 
     Returns:
         Columns query_id and value (float64), sorted; for a metric over groups of queries, `query_id` names a group, for
@@ -254,25 +238,18 @@ def _queries(scores: pd.DataFrame, qrels: Qrels) -> Iterator[_Query]:
 def _row(
     query_id: str, judged: Mapping[str, int], query: _Query | None, values: Mapping[str, float]
 ) -> dict[str, object]:
-    ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
-    row: dict[str, object] = {"query_id": query_id, **values}
-    row["n_candidates"] = len(query.document_ids) if query is not None else 0
+    row: dict[str, object] = {"query_id": query_id, **dict.fromkeys(_MEANS, 0.0), **values, **dict.fromkeys(_COUNTS, 0)}
     row["n_relevant"] = sum(value > 0 for value in judged.values())
-    best = worst = oracle = 0.0
-    tied = 0
-    if query is not None:
-        _, inverse, counts = np.unique(query.scores, return_inverse=True, return_counts=True)
-        tied = int((counts[inverse] > 1).sum())
-    if query is not None and ideal > 0:
-        oracle = _dcg(np.sort(query.gains)[::-1]) / ideal
-        best = _dcg(query.gains[np.lexsort((-query.gains, -query.scores))]) / ideal
-        worst = _dcg(query.gains[np.lexsort((query.gains, -query.scores))]) / ideal
-    return row | {
-        "n_tied": tied,
-        "ndcg_at_10_best": best,
-        "ndcg_at_10_worst": worst,
-        "oracle_ndcg_at_10": oracle,
-    }
+    if query is None:
+        return row
+    _, inverse, counts = np.unique(query.scores, return_inverse=True, return_counts=True)
+    row |= {"n_candidates": len(query.document_ids), "n_tied": int((counts[inverse] > 1).sum())}
+    ideal = _dcg(np.sort(np.array([max(value, 0) for value in judged.values()], dtype=np.float64))[::-1])
+    if ideal > 0:
+        row["ndcg_at_10_best"] = _dcg(query.gains[np.lexsort((-query.gains, -query.scores))]) / ideal
+        row["ndcg_at_10_worst"] = _dcg(query.gains[np.lexsort((query.gains, -query.scores))]) / ideal
+        row["oracle_ndcg_at_10"] = _dcg(np.sort(query.gains)[::-1]) / ideal
+    return row
 
 
 def _dcg(gains: Floats) -> float:

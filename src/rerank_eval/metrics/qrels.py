@@ -49,7 +49,7 @@ class Judgements:
         qrels: query id -> document id -> grade.
         places: (query id, document id) -> line.
         left_out: Columns of the header that say nothing about relevance.
-        repeated: Lines that say again what another one says.
+        repeated: Lines that repeat another one.
         comments: Whether there are lines that begin with `#`.
     """
 
@@ -70,14 +70,7 @@ class Judgements:
 
 
 def read_judgements(path: Path, hasher: Any = None) -> Judgements:
-    """Read a file of judgements.
-
-    Args:
-        path: The file; gzipped where its name ends in `.gz`. Blank lines and lines that begin with `#` are read over.
-        hasher: Is fed the bytes, unpacked.
-
-    Returns:
-        The judgements.
+    """Read a file of judgements, gzipped where its name ends in `.gz`; `hasher` is fed the bytes, unpacked.
 
     Raises:
         DataError: The file cannot be read, its header names no known columns, a line lacks a column, a grade is no

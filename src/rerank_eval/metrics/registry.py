@@ -167,7 +167,7 @@ def named(name: str, further: Iterable[str] = ()) -> str:
 
 
 def shown(name: str) -> str:
-    """Return how tables show a metric."""
+    """Return how tables show a metric, or any column."""
     found = find(name)
     return found.title if found is not None and found.name == name else name
 
@@ -206,20 +206,11 @@ def two_digits(points: float, sign: str = "") -> str:
     """Show a number of points, a score times 100: the only place where a score is rounded for a reader.
 
     Two sums of the same values in another order differ in their last bits, and would fall on either side of a half;
-    what is alike in nine digits is shown alike.
-
-    Args:
-        points: The number; not NaN.
-        sign: `+` to show the sign of what is positive.
+    what is alike in nine digits is shown alike. With `+` as sign, positive points show theirs.
     """
     return f"{round(round(float(points), 9), 2) + 0.0:{sign}.2f}"  # + 0.0: no minus before a zero
 
 
 def percent(score: float, sign: str = "") -> str:
-    """Show a score of mteb's scale in points.
-
-    Args:
-        score: On mteb's scale, 0..1 or -1..1; not NaN.
-        sign: `+` to show the sign of what is positive.
-    """
+    """Show a score of mteb's scale, 0..1 or -1..1, in points."""
     return two_digits(100 * score, sign)

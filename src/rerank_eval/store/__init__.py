@@ -24,9 +24,6 @@ def score_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 
     The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so runs
     that differ in these alone share what they have in common.
-
-    Args:
-        identity: As `pipeline.plan.reranker_identity` gives it.
     """
     return {key: value for key, value in identity.items() if key not in _IN_A_PAIR}
 

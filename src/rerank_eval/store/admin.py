@@ -26,7 +26,7 @@ from rerank_eval.store.shards import (
     as_digests,
     devices_of,
     read_owner,
-    read_shard,
+    sound_shards,
     write_table,
 )
 from rerank_eval.tables import simple
@@ -35,16 +35,9 @@ from rerank_eval.typed import command
 
 @dataclass
 class Scored:
-    """What one identity has scored.
+    """What one identity has scored: its shards with what they say, unsound files with the reason, files set aside.
 
-    Attributes:
-        folder: Its folder.
-        label: The model's short name, as a file name.
-        digest: The identity's digest.
-        identity: What it stands for; empty where its note cannot be read.
-        shards: Shards of each task, with what they say of themselves.
-        bad: Files that are no sound shard of it, with the reason.
-        aside: Files that were set aside, and what killed processes left.
+    `identity` is empty where the folder's note cannot be read; `aside` holds what killed processes left, too.
     """
 
     folder: Path
@@ -88,11 +81,7 @@ def _size(path: Path) -> int:
 
 
 def find_scored(results_dir: Path, name: str | None = None) -> list[Scored]:
-    """List the identities of a results folder's score cache.
-
-    Args:
-        results_dir: The results folder.
-        name: Only this one: the beginning of its digest, or its model's label; None for all.
+    """List the identities of a results folder's score cache: all, or those that `name` (digest or model) begins.
 
     Raises:
         ConfigError: There is no store, or it holds nothing of that name.
@@ -117,10 +106,10 @@ def _read(folder: Path) -> Scored:
         identity = {}
     one = Scored(folder, folder.parent.name, folder.name, identity if isinstance(identity, dict) else {})
     try:
-        found = digest(one.identity, 12)
+        sound = digest(one.identity, 12) == one.digest
     except ValueError:  # NaN, which we never write
-        found = ""
-    if found != one.digest:
+        sound = False
+    if not sound:
         one.bad[folder / IDENTITY] = "is missing or is another identity's; the next run writes it anew"
     for task in sorted(path for path in folder.iterdir() if path.is_dir()):
         _read_task(one, task)
@@ -155,16 +144,7 @@ def _place(owner: dict[str, Any]) -> tuple[str, str]:
 
 
 def show(results_dir: Path, name: str | None, console: Console) -> None:
-    """List what is stored.
-
-    Args:
-        results_dir: The results folder.
-        name: One identity, or None.
-        console: Where it is printed.
-
-    Raises:
-        ConfigError: There is nothing.
-    """
+    """Print what is stored, of one identity or of all; see `find_scored`."""
     found = find_scored(results_dir, name)
     rows = []
     for one in found:
@@ -193,11 +173,6 @@ def _megabytes(size: int) -> str:
 def verify(results_dir: Path, name: str | None, console: Console) -> None:
     """Read every shard whole and check it.
 
-    Args:
-        results_dir: The results folder.
-        name: One identity, or None.
-        console: Where it is printed.
-
     Raises:
         ConfigError: There is nothing to check.
         DataError: Something is unsound.
@@ -205,9 +180,11 @@ def verify(results_dir: Path, name: str | None, console: Console) -> None:
     found = find_scored(results_dir, name)
     sound = pairs = 0
     for one in found:
-        counts = np.array([_twice(paths, one.bad) for paths in one.cells.values()], dtype=int).reshape(-1, 3)
-        shards, rows, twice = counts.sum(axis=0).tolist()
-        sound, pairs = sound + shards, pairs + rows
+        twice = 0
+        for paths in one.cells.values():
+            keys = [_keys(table) for _, table in sound_shards(paths, one.bad)]
+            sound, pairs = sound + len(keys), pairs + sum(map(len, keys))
+            twice += _repeats(keys)
         if twice:
             console.print(f"{one.label} {one.digest}: {twice:,} pair(s) stand twice; `gc` drops one of each")
         for path, why in one.bad.items():
@@ -218,6 +195,12 @@ def verify(results_dir: Path, name: str | None, console: Console) -> None:
         raise DataError(
             f"{results_dir / STORE}: {unsound} unsound file(s); a run sets them aside and scores them again"
         )
+
+
+def _repeats(keys: list[NDArray[np.uint64]]) -> int:
+    """Count the pairs of a cell that are there already."""
+    joined = np.concatenate([np.zeros(0, np.uint64), *keys])
+    return len(joined) - len(np.unique(joined))
 
 
 def _keys(table: pa.Table) -> NDArray[np.uint64]:
@@ -232,11 +215,7 @@ def _keys(table: pa.Table) -> NDArray[np.uint64]:
 def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: bool = False) -> None:
     """Drop what nothing needs: set-aside and temporary files, pairs that stand twice; join small shards.
 
-    Args:
-        results_dir: The results folder.
-        name: One identity, or None.
-        console: Where it is printed.
-        dry_run: Only say what would be done.
+    A dry run only says what would be done.
 
     Raises:
         ConfigError: There is nothing.
@@ -256,11 +235,11 @@ def collect(results_dir: Path, name: str | None, console: Console, *, dry_run: b
                     dropped += 1
                     if not dry_run:
                         path.unlink(missing_ok=True)
-                for folder, paths in [(key, members) for key, members in one.cells.items() if key.parent == task]:
+                for folder, paths in [(cell, paths) for cell, paths in one.cells.items() if cell.parent == task]:
                     size = sum(_size(path) for path in paths)
                     before += size
                     small = sum(one.shards[path]["rows"] < StoreConfig().block_pairs // 2 for path in paths)
-                    if (small <= 1 and not _twice(paths, {})[2]) or dry_run:
+                    if dry_run or (small <= 1 and not _repeats([_keys(table) for _, table in sound_shards(paths, {})])):
                         after += size
                         dropped += max(0, small - 1) if dry_run else 0
                         continue
@@ -277,20 +256,8 @@ def _free(task: Path, *, dry_run: bool) -> Iterator[bool]:
     if dry_run:
         yield True
         return
-    with locked(task / LOCK, wait=False) as held:
-        yield held is not None
-
-
-def _twice(paths: list[Path], unsound: dict[Path, str]) -> tuple[int, int, int]:
-    """Read a cell's shards; return how many are sound, their pairs, and how many pairs stand there once more."""
-    keys = [np.zeros(0, np.uint64)]
-    for path in paths:
-        try:
-            keys.append(_keys(read_shard(path)))
-        except ShardError as error:
-            unsound[path] = str(error)
-    joined = np.concatenate(keys)
-    return len(keys) - 1, len(joined), len(joined) - len(np.unique(joined))
+    with locked(task / LOCK, wait=False) as lock:
+        yield lock is not None
 
 
 def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], console: Console) -> list[Path]:
@@ -310,12 +277,8 @@ def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], c
             waiting.clear()
             devices.clear()
 
-    for path in paths:
-        try:
-            table = read_shard(path)
-        except ShardError as error:
-            console.print(f"unsound: {path} {error}", markup=False)
-            continue
+    bad: dict[Path, str] = {}
+    for path, table in sound_shards(paths, bad):
         read.append(path)
         keys = _keys(table)
         keep = np.zeros(len(keys), bool)
@@ -328,6 +291,8 @@ def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], c
         if sum(one.num_rows for one in waiting) >= StoreConfig().block_pairs:
             write()
     write()
+    for path, why in bad.items():
+        console.print(f"unsound: {path} {why}", markup=False)
     for path in read:
         if path not in written:
             path.unlink()
@@ -335,16 +300,10 @@ def _join(folder: Path, shards: dict[Path, dict[str, Any]], paths: list[Path], c
 
 
 def export(results_dir: Path, name: str | None, output: Path, console: Console) -> None:
-    """Write stored scores to one parquet or CSV file, with their model, task, subset and split.
-
-    Args:
-        results_dir: The results folder.
-        name: One identity, or None.
-        output: The file; its ending chooses the format.
-        console: Where it is printed.
+    """Write stored scores to one file, with their model, task, subset and split.
 
     Raises:
-        ConfigError: The ending is neither .parquet nor .csv, or there is nothing.
+        ConfigError: The file's ending is neither .parquet nor .csv, or there is nothing.
         StorageError: The file cannot be written.
     """
     if output.suffix not in {".parquet", ".csv"}:
@@ -352,36 +311,36 @@ def export(results_dir: Path, name: str | None, output: Path, console: Console) 
     pairs = 0
     with atomic_path(output) as temporary, _writer(temporary, output.suffix) as writer:
         for one in find_scored(results_dir, name):
-            for path, facts in one.shards.items():
-                try:
-                    table = read_shard(path)
-                except ShardError as error:
-                    console.print(f"left out: {path} {error}", markup=False)
-                    continue
-                writer.write(_labelled(table, one, facts["owner"]))
+            bad: dict[Path, str] = {}
+            for path, table in sound_shards(one.shards, bad):
+                writer.write(_labelled(table, one, one.shards[path]["owner"]))
                 pairs += table.num_rows
+            for path, why in bad.items():
+                console.print(f"left out: {path} {why}", markup=False)
     console.print(f"written: {output}, {pairs:,} pairs", markup=False)
 
 
-_EXPORTED = ("query_id", "doc_id", "score", "margin", "truncated", "tokens")
-
-
-def _export_schema() -> pa.Schema:
-    names = [pa.field(name, pa.string()) for name in ("identity", "model", "task", "subset", "split")]
-    kinds = {"query_id": pa.string(), "doc_id": pa.string(), "score": pa.float64(), "margin": pa.float64()}
-    kinds |= {"truncated": pa.bool_(), "tokens": pa.int32()}
-    return pa.schema([*names, *(pa.field(name, kinds[name]) for name in _EXPORTED)])
+_OWNER = ("identity", "model", "task", "subset", "split")
+_EXPORTED = {
+    "query_id": pa.string(),
+    "doc_id": pa.string(),
+    "score": pa.float64(),
+    "margin": pa.float64(),
+    "truncated": pa.bool_(),
+    "tokens": pa.int32(),
+}
+_EXPORT_SCHEMA = pa.schema([*((name, pa.string()) for name in _OWNER), *_EXPORTED.items()])
 
 
 def _writer(path: Path, suffix: str) -> Any:
     if suffix == ".parquet":
-        return pq.ParquetWriter(path, _export_schema(), compression="zstd")
+        return pq.ParquetWriter(path, _EXPORT_SCHEMA, compression="zstd")
     from pyarrow import csv
 
-    return csv.CSVWriter(path, _export_schema())
+    return csv.CSVWriter(path, _EXPORT_SCHEMA)
 
 
 def _labelled(table: pa.Table, one: Scored, owner: dict[str, Any]) -> pa.Table:
     values = [one.digest, str(one.identity.get("model", one.label)), owner["task"], owner["subset"], owner["split"]]
     constant = [pa.array([value] * table.num_rows, pa.string()) for value in values]
-    return pa.table([*constant, *(table.column(name) for name in _EXPORTED)], schema=_export_schema())
+    return pa.table([*constant, *(table.column(name) for name in _EXPORTED)], schema=_EXPORT_SCHEMA)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from rerank_eval.names import digest, slug, without_split
 from rerank_eval.store import STORE, cell_folder, score_identity
-from rerank_eval.store.shards import SUFFIX, ShardError, as_digests, read_shard
+from rerank_eval.store.shards import SUFFIX, as_digests, sound_shards
 
 _PAIR = ["query_id", "doc_id"]
 
@@ -47,48 +48,40 @@ def agreement(results_dir: Path, label: str, identity: Mapping[str, Any], task: 
         scores: Columns subset, split, query_id, doc_id, score (float64).
     """
     folder = results_dir / STORE / slug(label) / digest(score_identity(identity), 12) / slug(without_split(task))
-    unsound: list[str] = []
+    unsound: dict[Path, str] = {}
+    cells: dict[str, list[pa.Table]] = {}
+    for path, table in sound_shards(sorted(folder.glob(f"*/[0-9]*{SUFFIX}")), unsound):
+        cells.setdefault(path.parent.name, []).append(table.select([*_PAIR, "score", "query_digest"]))
     same = other = moved = 0
-    cells: dict[str, list[pd.DataFrame]] = {}
-    shards: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob(f"*/[0-9]*{SUFFIX}")):
-        try:
-            table = read_shard(path)
-        except ShardError as error:
-            unsound.append(f"{path.name} {error}")
+    for (subset, split), part in scores.groupby(["subset", "split"]):
+        tables = cells.get(cell_folder(str(subset), str(split)))
+        if tables is None:
             continue
-        shards.setdefault(path.parent.name, []).append(path)
-        cells.setdefault(path.parent.name, []).append(table.select([*_PAIR, "score"]).to_pandas())
-    for (subset, split), rows in scores.groupby(["subset", "split"]):
-        stored = cells.get(cell_folder(str(subset), str(split)))
-        if stored is None:
-            continue
-        joined = rows[[*_PAIR, "score"]].merge(pd.concat(stored), on=_PAIR, how="inner", suffixes=("", "_stored"))
+        stored = pa.concat_tables(tables)
+        joined = part[[*_PAIR, "score"]].merge(
+            stored.select([*_PAIR, "score"]).to_pandas(), on=_PAIR, how="inner", suffixes=("", "_stored")
+        )
         # A pair stands there once for each instruction and text that it was scored with.
         agrees = (joined["score"] == joined["score_stored"]).groupby([joined[key] for key in _PAIR]).any()
         differing = agrees.index[~agrees].get_level_values("query_id")
-        renamed = (
-            _renamed(rows, set(differing), shards[cell_folder(str(subset), str(split))]) if len(differing) else set()
-        )
+        renamed = _renamed(part, set(differing), stored) if len(differing) else set()
         elsewhere = int(differing.isin(renamed).sum())
         same, moved = same + int(agrees.sum()), moved + elsewhere
         other += len(differing) - elsewhere
-    return Agreement(len(scores), same, other, moved, tuple(unsound))
+    return Agreement(len(scores), same, other, moved, tuple(f"{path.name} {why}" for path, why in unsound.items()))
 
 
-def _renamed(rows: pd.DataFrame, queries: set[str], shards: Sequence[Path]) -> set[str]:
+def _renamed(scores: pd.DataFrame, queries: set[str], table: pa.Table) -> set[str]:
     """Return those queries all of whose scores the store has as scores of one query, whatever it is called there."""
     stored: dict[bytes, set[float]] = {}
     with_score: dict[float, set[bytes]] = {}
-    for path in shards:
-        table = read_shard(path)
-        digests = as_digests(table.column("query_digest")).tolist()
-        for query, score in zip(digests, table.column("score").to_pylist(), strict=True):
-            stored.setdefault(query, set()).add(score)
-            with_score.setdefault(score, set()).add(query)
+    digests = as_digests(table.column("query_digest")).tolist()
+    for query, score in zip(digests, table.column("score").to_pylist(), strict=True):
+        stored.setdefault(query, set()).add(score)
+        with_score.setdefault(score, set()).add(query)
     found: set[str] = set()
-    for query_id, scores in rows[rows["query_id"].isin(queries)].groupby("query_id")["score"]:
-        wanted = set(scores.tolist())
+    for query_id, values in scores[scores["query_id"].isin(queries)].groupby("query_id")["score"]:
+        wanted = set(values.tolist())
         fewest = min((with_score.get(score, set()) for score in wanted), key=len)
         if any(wanted <= stored[query] for query in fewest):
             found.add(str(query_id))

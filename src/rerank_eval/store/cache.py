@@ -25,12 +25,11 @@ class ScoreCache:
     Args:
         results_dir: Folder of all results.
         label: The model's short name, for the folder.
-        identity: Model, revision, dtype, arithmetic, recipe, max_length; JSON-serialisable. Query, instruction and
-            document are in each pair's digests.
+        identity: JSON-serialisable. Query, instruction and document are in each pair's digests.
         settings: How much is written at a time.
         check: Called before a block is written; raises where the lock is another's by now, so that a process that
             slept does not go on scoring what the other one scores.
-        computed_on: Says what computes, in words such as a device and versions, for the shards that are written.
+        computed_on: Names what computes, such as a device and versions, for the shards that are written.
 
     Attributes:
         devices: What the scores of all cells that were opened were computed on, of earlier runs too.
@@ -57,9 +56,6 @@ class ScoreCache:
     @contextmanager
     def cell(self, task: str, subset: str, split: str) -> Iterator[ScoreCacheCell]:
         """Open a cell; what was added is on the disk when the block ends, however it ends.
-
-        Yields:
-            Where the cell's scores are looked up and added.
 
         Raises:
             StorageError: The disk is full or the folder cannot be written.

@@ -48,14 +48,8 @@ class _Span:
 class ScoreCacheCell:
     """One cell's scores. Opening it reads footers and query digests; scores are read a shard at a time.
 
-    One process at a time may hold it open; see `store.locks`.
-
-    Args:
-        folder: Where its shards lie; created with the first.
-        owner: What its shards belong to.
-        settings: How much is written at a time: what a crash can cost.
-        check: Called before a block is written; raises where the lock is another's by now.
-        computed_on: Says what computes, in words, for the shards that are written.
+    One process at a time may hold it open; see `store.locks`. `settings`, `check` and `computed_on` are those of
+    `ScoreCache`.
 
     Attributes:
         pairs: Pairs in the shards that were there or were written.
@@ -129,33 +123,30 @@ class ScoreCacheCell:
         logger.warning("%s %s; kept as %s, its pairs are scored again", path, why, aside.name)
 
     def find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
-        """Look up a query's documents.
+        """Look up a query's n documents by their digests.
 
         Returns:
             (n,) bool, which are there; and their scores, zeros for the others.
         """
-        with self._guard:
-            return self._find(query, documents)
-
-    def _find(self, query: bytes, documents: Sequence[bytes]) -> tuple[NDArray[np.bool_], Scores]:
         found, known = np.zeros(len(documents), bool), Scores.empty(len(documents))
         wanted: dict[bytes, list[int]] = {}
         for place, digest in enumerate(documents):
             wanted.setdefault(digest, []).append(place)
-        for span in list(self._index.get(query, ())):
-            opened = self._open(span.path)
-            if opened is None:
-                continue
-            table, digests = opened
-            stored = {digest: row for row, digest in enumerate(digests[span.start : span.stop].tolist())}
-            pairs = [(p, stored[d]) for d, places in wanted.items() if d in stored for p in places]
-            if not pairs:
-                continue
-            places, rows = (np.array(one) for one in zip(*pairs, strict=True))
-            part = table.slice(span.start, span.stop - span.start)
-            found[places] = True
-            for one in COLUMNS:
-                getattr(known, one.field)[places] = part.column(one.name).to_numpy()[rows]
+        with self._guard:
+            for span in list(self._index.get(query, ())):
+                opened = self._open(span.path)
+                if opened is None:
+                    continue
+                table, digests = opened
+                stored = {digest: row for row, digest in enumerate(digests[span.start : span.stop].tolist())}
+                pairs = [(p, stored[d]) for d, places in wanted.items() if d in stored for p in places]
+                if not pairs:
+                    continue
+                places, rows = (np.array(one) for one in zip(*pairs, strict=True))
+                part = table.slice(span.start, span.stop - span.start)
+                found[places] = True
+                for one in COLUMNS:
+                    getattr(known, one.field)[places] = part.column(one.name).to_numpy()[rows]
         return found, known
 
     def _open(self, path: Path) -> tuple[pa.Table, NDArray[np.void]] | None:
@@ -173,7 +164,7 @@ class ScoreCacheCell:
         return self._tables[path]
 
     def add(self, scored: ScoredQuery) -> None:
-        """Take the scores of a query; they are on the disk when their block is full, old, or flushed.
+        """Take the scores of documents that were not there; their block is written when it is full, old, or flushed.
 
         Raises:
             StorageError: A block is due and cannot be written.
@@ -197,23 +188,21 @@ class ScoreCacheCell:
                 taken the work over.
         """
         with self._guard:
-            if self._pending:
-                self._write()
-
-    def _write(self) -> None:
-        if self._check is not None:
-            self._check()
-        try:
-            devices = set(self._computed_on())
-            path = write_shard(self.folder, self._next, self.owner, self._pending, devices)
-            self.devices |= devices
-        except pa.ArrowException as error:  # a full disk met inside Arrow
-            raise storage_error(OSError(errno.ENOSPC, str(error)), self.folder) or error from error
-        self._next += 1
-        start = 0
-        for one in self._pending:
-            stop = start + len(one.doc_ids)
-            self._index.setdefault(one.query, []).append(_Span(path, start, stop))
-            start = stop
-        self.pairs += start
-        self._pending, self._pending_pairs = [], 0
+            if not self._pending:
+                return
+            if self._check is not None:
+                self._check()
+            try:
+                devices = set(self._computed_on())
+                path = write_shard(self.folder, self._next, self.owner, self._pending, devices)
+                self.devices |= devices
+            except pa.ArrowException as error:  # a full disk met inside Arrow
+                raise storage_error(OSError(errno.ENOSPC, str(error)), self.folder) or error from error
+            self._next += 1
+            start = 0
+            for one in self._pending:
+                stop = start + len(one.doc_ids)
+                self._index.setdefault(one.query, []).append(_Span(path, start, stop))
+                start = stop
+            self.pairs += start
+            self._pending, self._pending_pairs = [], 0

@@ -28,21 +28,13 @@ _LOOKS = 3
 
 
 class HeldLock:
-    """A lock that this process holds.
-
-    Args:
-        lease: The lease.
-    """
+    """A lock that this process holds."""
 
     def __init__(self, lease: SoftFileLease) -> None:
         self._lease = lease
 
     def check(self) -> None:
-        """Make sure that the lock is still held, before something is written under it.
-
-        Raises:
-            StorageError: Another process has taken it over while this one was silent.
-        """
+        """Raise a StorageError if another process has taken the lock over while this one was silent."""
         lost = self._lease.compromise
         reason = lost.reason if lost is not None else self._not_ours()
         if reason is not None:
@@ -55,12 +47,12 @@ class HeldLock:
         """Look at the file itself: after a sleep the lease's own thread takes up to two of its turns to notice."""
         for _ in range(_LOOKS):
             try:
-                lease = Path(self._lease.lock_file).read_text(encoding="utf-8", errors="replace")
+                record = Path(self._lease.lock_file).read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
-                lease = ""
+                record = ""
             except OSError:  # a file server that does not answer now has not given the lease to another
                 return None
-            if f"token={self._lease.token}\n" in lease:
+            if f"token={self._lease.token}\n" in record:
                 return None
             time.sleep(_POLL_SECONDS / _LOOKS)
         return "owner-changed"
@@ -68,10 +60,12 @@ class HeldLock:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] | None = None) -> Iterator[HeldLock | None]:
-    """Hold a lock.
+    """Hold a lock; yield None where another process holds it and `wait` is False.
 
-    Yields:
-        The lock, or None where another process holds it and `wait` is False.
+    Args:
+        path: The lock's file.
+        wait: Wait for another process to be done; else give up at once.
+        waiting: Called once when there is something to wait for.
 
     Raises:
         StorageError: The folder cannot be written.

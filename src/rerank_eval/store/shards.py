@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,11 +44,7 @@ class ShardError(Exception):
 
 
 def query_digest(query: str, instruction: str | None) -> bytes:
-    """Digest what a prompt takes from the query's side.
-
-    Args:
-        query: The query's text as the recipe reads it.
-        instruction: The instruction, or None for none (which is not the empty one).
+    """Digest what a prompt takes from the query's side; no instruction is not the empty one.
 
     Returns:
         16 bytes: BLAKE2b over the instruction's length and text and the query's text, in UTF-8.
@@ -69,12 +65,7 @@ def document_digest(text: str) -> bytes:
 
 
 class PairDigests(NamedTuple):
-    """What identifies the pairs of a query.
-
-    Attributes:
-        query: Digest of query and instruction.
-        documents: Digests of the documents.
-    """
+    """What identifies the pairs of a query: the digest of query and instruction, and those of the documents."""
 
     query: bytes
     documents: list[bytes]
@@ -87,15 +78,7 @@ class PairDigests(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredQuery:
-    """A query's scores with what they are found by, every sequence of the same length.
-
-    Attributes:
-        query_id: The query's id, for people: what identifies a pair are the digests.
-        doc_ids: The documents' ids, likewise.
-        query: Digest of query and instruction.
-        documents: Digests of the documents.
-        scores: The documents' scores.
-    """
+    """A query's scores with their digests, every sequence of the same length; the ids are for people."""
 
     query_id: str
     doc_ids: Sequence[str]
@@ -119,9 +102,6 @@ def write_shard(
         owner: What it belongs to: identity, task, subset, split.
         queries: What it holds; at least one.
         computed_on: Devices and versions that computed it, for people: no part of what it belongs to.
-
-    Returns:
-        The file.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written.
@@ -182,7 +162,7 @@ def _digests(joined: bytes, count: int) -> pa.Array:
 
 
 def as_digests(column: Any) -> NDArray[np.void]:
-    """Return a column of digests as an array of 16-byte items."""
+    """Return a pyarrow column of 16-byte digests as an array of 16-byte items."""
     array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks)
@@ -252,6 +232,17 @@ def read_shard(path: Path) -> pa.Table:
     if not np.isfinite(table.column("score").to_numpy()).all():
         raise ShardError("holds a score that is not finite")
     return table
+
+
+def sound_shards(paths: Iterable[Path], bad: dict[Path, str]) -> Iterator[tuple[Path, pa.Table]]:
+    """Yield the shards that are sound, read whole; note in `bad` why the others are not."""
+    for path in paths:
+        try:
+            table = read_shard(path)
+        except ShardError as error:
+            bad[path] = str(error)
+        else:
+            yield path, table
 
 
 def read_queries(path: Path) -> NDArray[np.void]:

@@ -25,8 +25,8 @@ def p_mrr(scores: pd.DataFrame, changed: Mapping[str, Sequence[str]]) -> pd.Data
     """Judge every pair of queries that differ in their instruction.
 
     Args:
-        scores: Columns query_id, doc_id, score (float64); one row a candidate. The two queries of a pair have its name
-            with `-og` and `-changed`.
+        scores: Columns query_id, doc_id, score (float64); the two queries of a pair have its name with `-og` and
+            `-changed`.
         changed: Pair -> documents that the changed instruction makes irrelevant.
 
     Returns:
@@ -69,14 +69,7 @@ PART = _PMRR()
 
 
 def summarise(frame: pd.DataFrame) -> dict[str, float]:
-    """Average one cell's pairs.
-
-    Args:
-        frame: What `p_mrr` returned, with at least one row.
-
-    Returns:
-        p_mrr, p_mrr_worst and p_mrr_best, -1..1.
-    """
+    """Average one cell's pairs: p_mrr, p_mrr_worst and p_mrr_best, -1..1."""
     return {name: float(frame[name].mean()) for name in COLUMNS[2:]}
 
 
