@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mteb.models.model_meta import ModelMeta
-
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import RerankEvalError
@@ -28,7 +26,7 @@ from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.loading import load_backend
 from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.store.cache import ScoreCache
-from rerank_eval.store.locks import HeldLock, locked
+from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.workers.cluster import Cluster, open_cluster
@@ -175,8 +173,7 @@ class Runner:
         settings = config.model_dump(mode="json", exclude={"instruction"})
         key = digest([settings, prompting.recipe.name, row.ref.revision, row.config.device])
         engine: Engine = self._kept(key, lambda: load_engine(row, self._cluster))
-        cache = score_cache(row, self.plan.results_dir, job.held, self._cluster)
-        model = cross_encoder(row, engine, job.meta(), cache)
+        model, cache = cross_encoder(job, engine, self._cluster)
         stages.rerank(replace(job, computed_on=lambda: sorted(cache.devices)), model, self.reporter)
 
     def _note(self, job: Job) -> None:
@@ -226,25 +223,6 @@ def inputs_of(row: RunSpec, task: TaskRef, data: str, results_dir: Path) -> dict
     return None if candidates is None else {"data": data, "candidates": candidates.digest}
 
 
-def score_cache(row: RunSpec, results_dir: Path, held: HeldLock | None, cluster: Cluster | None) -> ScoreCache:
-    """Return where a reranker's scores are kept between runs.
-
-    Args:
-        row: The reranker's run.
-        results_dir: Folder of all results.
-        held: The lock under which it is scored; None where nobody else can be at it.
-        cluster: The workers that score, or None for this process.
-    """
-    return ScoreCache(
-        results_dir,
-        row.ref.label,
-        row.score_identity,
-        row.config.store,
-        check=held.check if held is not None else None,
-        computed_on=lambda: computed_on(row.config.device, cluster.devices if cluster is not None else ()),
-    )
-
-
 def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
     """Load a reranker row's model in workers, or in this process where there are none."""
     config, prompting = _reranker_of(row)
@@ -253,10 +231,25 @@ def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
     return load_reranking_engine(config, row.ref, row.config.device, prompting)
 
 
-def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCache) -> CrossEncoder:
-    """Return a reranker with its run's instructions, as mteb evaluates it; `meta` is what mteb files results under."""
+def cross_encoder(job: Job, engine: Engine, cluster: Cluster | None) -> tuple[CrossEncoder, ScoreCache]:
+    """Return a reranker with its run's instructions, as mteb evaluates it, and where its scores are kept between runs.
+
+    Args:
+        job: The reranker's row on a task.
+        engine: Its model, loaded.
+        cluster: The workers that score, or None for this process.
+    """
+    row = job.row
     config, prompting = _reranker_of(row)
-    return CrossEncoder(engine, meta, make_policy(config, row.ref, prompting), cache=cache)
+    cache = ScoreCache(
+        job.results_dir,
+        row.ref.label,
+        row.score_identity,
+        row.config.store,
+        check=job.held.check if job.held is not None else None,
+        computed_on=lambda: computed_on(row.config.device, cluster.devices if cluster is not None else ()),
+    )
+    return CrossEncoder(engine, job.meta(), make_policy(config, row.ref, prompting), cache=cache), cache
 
 
 def _reranker_of(row: RunSpec) -> tuple[RerankerConfig, Prompting]:
