@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mteb.models.model_meta import ModelMeta
-
 from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import RerankEvalError
 from rerank_eval.metrics.registry import percent
@@ -28,7 +26,7 @@ from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend
 from rerank_eval.store.cache import ScoreCache
-from rerank_eval.store.locks import HeldLock, locked
+from rerank_eval.store.locks import locked
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build
 from rerank_eval.workers.cluster import Cluster, open_cluster
@@ -178,8 +176,7 @@ class Runner:
         key, engine = self._loaded or ("", None)
         if key != _engine_key(row) or engine is None:
             engine = self._kept(_engine_key(row), lambda: load_engine(row, self._cluster))
-        cache = score_cache(row, self.plan.results_dir, job.held, self._cluster)
-        model = cross_encoder(row, engine, job.meta(), cache)
+        model, cache = cross_encoder(job, engine, self._cluster)
         stages.rerank(replace(job, computed_on=lambda: sorted(cache.devices)), model, self.reporter)
 
     def _note(self, job: Job) -> None:
@@ -229,25 +226,6 @@ def inputs_of(row: RunSpec, task: TaskRef, data: str, results_dir: Path) -> dict
     return None if candidates is None else {"data": data, "candidates": candidates.digest}
 
 
-def score_cache(row: RunSpec, results_dir: Path, held: HeldLock | None, cluster: Cluster | None) -> ScoreCache:
-    """Return where a reranker's scores are kept between runs.
-
-    Args:
-        row: The reranker's run.
-        results_dir: Folder of all results.
-        held: The lock under which it is scored; None where nobody else can be at it.
-        cluster: The workers that score, or None for this process.
-    """
-    return ScoreCache(
-        results_dir,
-        row.ref.label,
-        row.score_identity,
-        row.config.store,
-        check=held.check if held is not None else None,
-        computed_on=lambda: computed_on(row.config.device, cluster.devices if cluster is not None else ()),
-    )
-
-
 def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
     """Load a reranker row's model in workers, or in this process where there are none."""
     prepared = _reranker_of(row)
@@ -256,9 +234,24 @@ def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
     return load_reranking_engine(prepared.config, row.ref, row.config.device, prepared.prompting)
 
 
-def cross_encoder(row: RunSpec, engine: Engine, meta: ModelMeta, cache: ScoreCache) -> CrossEncoder:
-    """Return a reranker with its run's instructions, as mteb evaluates it; `meta` is what mteb files results under."""
-    return CrossEncoder(engine, meta, _reranker_of(row).policy, cache=cache)
+def cross_encoder(job: Job, engine: Engine, cluster: Cluster | None) -> tuple[CrossEncoder, ScoreCache]:
+    """Return a reranker with its run's instructions, as mteb evaluates it, and where its scores are kept between runs.
+
+    Args:
+        job: The reranker's row on a task.
+        engine: Its model, loaded.
+        cluster: The workers that score, or None for this process.
+    """
+    row = job.row
+    cache = ScoreCache(
+        job.results_dir,
+        row.ref.label,
+        row.score_identity,
+        row.config.store,
+        check=job.held.check if job.held is not None else None,
+        computed_on=lambda: computed_on(row.config.device, cluster.devices if cluster is not None else ()),
+    )
+    return CrossEncoder(engine, job.meta(), _reranker_of(row).policy, cache=cache), cache
 
 
 def _engine_key(row: RunSpec) -> str:

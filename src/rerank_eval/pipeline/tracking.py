@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -26,7 +27,8 @@ _UNNAMED = re.compile(r"[^\w\-. :/]")  # what MLflow refuses in a metric's name
 PATIENCE = 30.0
 """Seconds that a run waits for its tracker, once: what does not answer by then is left alone."""
 
-_TOLD = 200
+_CALLS = ("start", "log", "table", "finish")
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ _PACKAGES = {"trackio": _wandb, "wandb": _wandb, "mlflow": _mlflow}
 
 
 class Guarded:
-    """Keeps a tracker's failures from the run: the first is told, and nothing more is asked of it.
+    """A `Tracker` whose failures do not reach the run: the first is told, and nothing more is asked of it.
 
     The tracker works in one thread of its own, which some of them require, and is waited for only so long: a server
     that never answers costs a run one wait. The thread is a daemon, so that it does not hold the process at its end.
@@ -105,24 +107,9 @@ class Guarded:
         self._tracker, self._say = tracker, say
         self._patience = PATIENCE if patience is None else patience
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self.start, self.log, self.table, self.finish = (partial(self._do, name) for name in _CALLS)
         if tracker is not None:
             Thread(target=_work, args=(self._calls,), name="tracker", daemon=True).start()
-
-    def start(self, config: Mapping[str, Any]) -> None:
-        """See `Tracker.start`."""
-        self._do("start", config)
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """See `Tracker.log`."""
-        self._do("log", metrics)
-
-    def table(self, text: str) -> None:
-        """See `Tracker.table`."""
-        self._do("table", text)
-
-    def finish(self) -> None:
-        """See `Tracker.finish`."""
-        self._do("finish")
 
     def _do(self, name: str, *arguments: Any) -> None:
         if self._tracker is None:
@@ -136,7 +123,7 @@ class Guarded:
             return
         if error is not None:
             logger.debug("tracking failed", exc_info=error)
-            self._stop(f"{type(error).__name__}: {' '.join(str(error).split())[:_TOLD]}")
+            self._stop(f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}")
         elif name == "finish":
             self._calls.put(None)
 

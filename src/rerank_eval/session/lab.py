@@ -26,7 +26,7 @@ from rerank_eval.names import digest, task_folder
 from rerank_eval.pipeline import results, stages
 from rerank_eval.pipeline.manifest import Job
 from rerank_eval.pipeline.plan import RunSpec
-from rerank_eval.pipeline.run import cross_encoder, load_engine, score_cache
+from rerank_eval.pipeline.run import cross_encoder, load_engine
 from rerank_eval.rerankers.rerank_search import RerankSearch
 from rerank_eval.results.recorder import Recorder
 from rerank_eval.session.choice import read_config
@@ -188,8 +188,7 @@ class _Lab:
         with locked(lock, waiting=self._waiting) as held:  # as a run does: it may be at the very same pairs
             if self.engine is None:
                 self.engine = load_engine(row, self.cluster)
-            cache = score_cache(row, self.plan.results_dir, held, self.cluster)
-            model = cross_encoder(row, self.engine, row.meta(), cache)
+            model, _ = cross_encoder(dataclasses.replace(self.job, row=row, held=held), self.engine, self.cluster)
             with self.reporter.bar(f"{_name(row)}: {len(units)} more queries", pairs, "pairs") as bar:
                 model.advance = bar.advance
                 stages.evaluate(RerankSearch(model), self.task)
