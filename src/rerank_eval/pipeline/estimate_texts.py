@@ -195,10 +195,10 @@ def _of_statistics(subset: str, counted: Mapping[str, Any], metadata: Any, retri
     number = counted.get("num_documents") or round(documents["total_text_length"] / mean)
     ranked = counted.get("top_ranked_statistics")
     listed = ranked["average_top_ranked_per_query"] if ranked else number
-    if not prepare.gives_lists(metadata):  # its lists say where to retrieve from
-        candidates = min(retriever.top_k, listed)
-    else:
-        candidates = listed if ranked and retriever.candidates == "auto" else min(retriever.top_k, number)
+    # Of another task, lists say where to retrieve from.
+    native = bool(ranked) and prepare.gives_lists(metadata) and retriever.candidates == "auto"
+    among = number if prepare.gives_lists(metadata) else listed
+    candidates = listed if native else min(retriever.top_k, among)
     languages = metadata.eval_langs
     codes = languages.get(subset, ["eng-Latn"]) if isinstance(languages, dict) else languages
     lengths = Lengths(mean, spread_from(number, mean, documents["max_text_length"]))
@@ -211,7 +211,7 @@ def _of_statistics(subset: str, counted: Mapping[str, Any], metadata: Any, retri
         candidate=lengths,
         corpus=lengths,
         characters_a_token=characters_a_token(codes, code=_is_code(metadata)),
-        own_candidates=True,  # reckoned so whether the task has lists or not
+        own_candidates=native,
     )
 
 
