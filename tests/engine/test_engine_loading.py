@@ -79,9 +79,20 @@ def test_an_absent_folder(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "llama"}, "is of type 'llama'; the engine runs qwen3"),
+        ({"model_type": "gpt2"}, "is of type 'gpt2'; the packed engine runs gemma, llama, mistral, qwen2, qwen3"),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, "not a causal language model"),
-        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}, "sliding-window attention"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "sliding-window attention by its config.json, and no",
+        ),
+        (
+            {
+                "layer_types": ["full_attention", "sliding_attention"],
+                "use_sliding_window": True,
+                "sliding_window": 8,
+            },
+            "sliding window of 8 tokens, fewer than max_length",
+        ),
         ({"hidden_size": 32}, "weights that would be left random|cannot be loaded"),
         ({"num_hidden_layers": 10**6}, "has 1,000,000 layers by its config.json"),
         ({"num_hidden_layers": 3}, "lacks 11 weights that would be left random: model.layers.2"),

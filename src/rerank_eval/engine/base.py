@@ -34,6 +34,7 @@ class EngineParts:
         head: The answer's head.
         pad_id: Token id to pad with; padding is masked, so it changes no score.
         settings: Effective settings, reported as they are.
+        linear: Whether a logit is a row of the head times the hidden state; other models scale or cap it besides.
     """
 
     model: PreTrainedModel
@@ -41,6 +42,7 @@ class EngineParts:
     head: Head
     pad_id: int
     settings: Mapping[str, str | int]
+    linear: bool = True
 
 
 @dataclass

@@ -22,11 +22,12 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Stats
 from rerank_eval.engine.loading import (
     DtypeName,
-    check_attention,
     check_choice,
+    check_decoder,
     check_positions,
     load_checkpoint,
     resolve_device,
+    why_not_packed,
 )
 from rerank_eval.engine.packing import Pack, Part, plan_packs
 from rerank_eval.engine.prompts import TokenizedGroup, check_fast, encodable
@@ -205,7 +206,12 @@ def load_embedder(
 
 def _check_config(model: str, config: Any) -> None:
     """Refuse what does not embed."""
-    check_attention(model, config)
+    check_decoder(model, config)
+    obstacle = why_not_packed(config, getattr(config, "max_position_embeddings", 0))
+    if config.model_type != "qwen3":
+        obstacle = f"is of type {config.model_type!r}; the embedder runs qwen3"
+    if obstacle is not None:
+        raise EngineError(f"{model} {obstacle}")
     architectures = getattr(config, "architectures", None) or list(ARCHITECTURES)
     if architectures[0] not in ARCHITECTURES:
         raise EngineError(f"{model} is a {architectures[0]}; the embedder runs {', '.join(ARCHITECTURES)}")

@@ -31,8 +31,11 @@ EngineName = Literal["packed", "reference"]
 
 MAX_LAYERS = 1_000
 """Far more than any model has: a number beyond it is built, layer by layer, for hours before weights are missed."""
-MODEL_TYPES = ("qwen3",)
-"""Model types whose attention takes its function from transformers' interface and whose layers all attend in full."""
+MODEL_TYPES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
+"""Model types of one and the same decoder layer, whose attention takes a scale, and perhaps a window, and no more."""
+_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+_MOVING_ROPE = {"dynamic", "longrope"}
+"""Kinds of rotary positions whose angles follow the longest prompt of a batch."""
 
 
 def load_engine(
@@ -91,9 +94,17 @@ def load_engine(
         check_choice(name, value, valid)
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     check_quantization(dtype, target)
-    function = register() if engine == "packed" else "sdpa"
+    function = register() if engine == "packed" else None  # transformers' choice: Gemma2's cap is not SDPA's
+
+    def check(name: str, config: Any) -> None:
+        check_causal(name, config)
+        limit = max_length or min(MAX_LENGTH, getattr(config, "max_position_embeddings", MAX_LENGTH))
+        obstacle = why_not_packed(config, limit) if engine == "packed" else None
+        if obstacle is not None:
+            raise EngineError(f"{name} {obstacle}; set engine to reference")
+
     tokenizer, network = load_checkpoint(
-        str(model), AutoModelForCausalLM, attention=function, dtype=weights_dtype(dtype), check=_check_config, hub=hub
+        str(model), AutoModelForCausalLM, attention=function, dtype=weights_dtype(dtype), check=check, hub=hub
     )
     network.to(target)
     if max_length is None:
@@ -103,7 +114,7 @@ def load_engine(
     parts = EngineParts(
         model=network,
         prompts=PromptTokenizer(tokenizer, chosen, max_length, special_tokens),
-        head=Head(network.lm_head, *_answer_ids(tokenizer, chosen), head, chosen.softmax_dtype),
+        head=Head(network.get_output_embeddings(), *_answer_ids(tokenizer, chosen), head, chosen.softmax_dtype),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
             "model": str(model),
@@ -117,6 +128,8 @@ def load_engine(
             **({} if special_tokens == "keep" else {"special_tokens": special_tokens}),
             **({"batch_size": batch_size} if engine == "reference" else {}),
         },
+        linear=network.config.model_type in MODEL_TYPES
+        and getattr(network.config, "final_logit_softcapping", None) is None,
     )
     if engine == "reference":
         return ReferenceEngine(parts, batch_size)
@@ -172,7 +185,7 @@ def load_checkpoint(
     model: str,
     network_class: Any,
     *,
-    attention: str,
+    attention: str | None,
     dtype: torch.dtype,
     check: Callable[[str, Any], None],
     hub: Mapping[str, Any],
@@ -238,21 +251,55 @@ def check_positions(model: str, network: PreTrainedModel, max_length: int) -> No
         raise EngineError(f"max_length {max_length} exceeds the {limit} positions that {model} was made for")
 
 
-def check_attention(model: str, config: Any) -> None:
-    """Refuse what the packed attention does not compute."""
+def why_not_packed(config: Any, max_length: int) -> str | None:
+    """Say what of a decoder the packed engine does not compute, for prompts of `max_length` tokens at most.
+
+    Args:
+        config: transformers' config of the model.
+        max_length: Longest prompt; a window that is no shorter changes nothing.
+
+    Returns:
+        What follows the model's name in a message; None where the packed engine computes what transformers does.
+    """
     if config.model_type not in MODEL_TYPES:
-        raise EngineError(f"{model} is of type {config.model_type!r}; the engine runs {', '.join(MODEL_TYPES)}")
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise EngineError(f"{model} uses sliding-window attention, which the engine does not compute")
-    if config.num_hidden_layers > MAX_LAYERS:
-        raise EngineError(f"{model} has {config.num_hidden_layers:,} layers by its config.json, which is damaged")
+        return f"is of type {config.model_type!r}; the packed engine runs {', '.join(MODEL_TYPES)}"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    slides = "sliding_attention" in kinds or config.model_type == "mistral"  # whose layers read the window alone
+    window = getattr(config, "sliding_window", None)
+    caps = [key for key in _CAPS if getattr(config, key, None) is not None]
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    rope = rope if isinstance(rope, Mapping) else {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    obstacle = None
+    if kinds - {"full_attention", "sliding_attention"}:
+        obstacle = f"has layers of {' and '.join(sorted(kinds - {'full_attention'}))}, which are not computed packed"
+    elif "sliding_attention" in kinds and window is None:
+        obstacle = "has layers of sliding-window attention by its config.json, and no window"
+    elif slides and window is not None and window < max_length:
+        obstacle = f"attends within a sliding window of {window} tokens, fewer than max_length {max_length}"
+    elif caps:
+        obstacle = f"caps its logits ({caps[0]}), which is not computed packed"
+    elif kind in _MOVING_ROPE:
+        obstacle = f"has {kind} rotary positions, whose angles would follow the longest prompt of a pack"
+    return obstacle
+
+
+def check_decoder(model: str, config: Any) -> None:
+    """Refuse a damaged config.json, and a model that attends in both directions."""
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > MAX_LAYERS:
+        raise EngineError(f"{model} has {layers:,} layers by its config.json, which is damaged")
     if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", False):
         raise EngineError(f"{model} attends in both directions by its config.json, which the engine does not compute")
 
 
-def _check_config(model: str, config: Any) -> None:
-    """Refuse what an engine for rerankers cannot run."""
-    check_attention(model, config)
+def check_causal(model: str, config: Any) -> None:
+    """Refuse what no engine for causal rerankers runs.
+
+    Raises:
+        EngineError: Its config.json is damaged, or it is no causal language model.
+    """
+    check_decoder(model, config)
     architectures = getattr(config, "architectures", None) or []
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         raise EngineError(

@@ -29,6 +29,7 @@ class ReferenceEngine(BaseEngine[TokenizedGroup]):
         super().__init__(parts.prompts)
         self._prompts, self._model, self._head, self._pad_id = parts.prompts, parts.model, parts.head, parts.pad_id
         self.settings = dict(parts.settings)
+        self._linear = parts.linear
         if batch_size < 1:
             raise EngineError(f"batch_size must be at least 1, not {batch_size}")
         self._batch_size = batch_size
@@ -59,10 +60,11 @@ class ReferenceEngine(BaseEngine[TokenizedGroup]):
         return ids.to(self._model.device), mask.to(self._model.device)
 
     def _score_batch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> HeadOutput:
-        if self._head.name == "recipe_softmax":
+        if self._head.name == "recipe_softmax" or not self._linear:
             # The recipes' code computes logits at every position and reads the last; keeping the last only gives the
             # same value without a (batch, length, vocabulary) tensor.
             logits = self._model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=1).logits
-            return self._head.from_logits(logits[:, -1, :])
-        output = self._model.model(input_ids=input_ids, attention_mask=attention_mask)
+            found = self._head.from_logits(logits[:, -1, :])
+            return found if self._head.name == "recipe_softmax" else HeadOutput(found.margin)
+        output = self._model.base_model(input_ids=input_ids, attention_mask=attention_mask)
         return self._head.from_hidden(output.last_hidden_state[:, -1, :])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from typing import Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rerank_eval.config.schema import RerankerConfig, spelled_before
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine
-from rerank_eval.engine.loading import load_engine
+from rerank_eval.engine.loading import load_engine, why_not_packed
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length
-from rerank_eval.models.checkpoint import checkpoint_folder
+from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.statements import check_causal
 from rerank_eval.rerankers.family import Prepared, Prompting
 from rerank_eval.rerankers.instructions import InstructionPolicy
+
+logger = logging.getLogger(__name__)
 
 
 class Causal:
@@ -29,6 +35,11 @@ class Causal:
         recipe = prompting.recipe
         ref = check_causal(config, ref, recipe)
         max_length = effective_max_length(config, ref)
+        obstacle = _why_not_packed(ref, max_length) if config.engine == "packed" else None
+        if obstacle is not None:
+            note = f"it {obstacle}: scored by the reference engine"
+            config = config.model_copy(update={"engine": "reference"})
+            ref = dataclasses.replace(ref, notes=(*ref.notes, note))
         # The key `markers` and old values stay: another spelling would be another digest, and nothing found again.
         identity: dict[str, Any] = {
             "dtype": config.dtype,
@@ -72,6 +83,16 @@ class Causal:
             )
         except (EngineError, OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"reranker.model: {ref.name} cannot be loaded: {error}") from error
+
+
+def _why_not_packed(ref: ModelRef, max_length: int) -> str | None:
+    content = read_mapping(ref, "config.json")
+    kind = CONFIG_MAPPING[content["model_type"]] if content.get("model_type") in CONFIG_MAPPING else None
+    try:
+        return None if kind is None else why_not_packed(kind.from_dict(content), max_length)
+    except Exception as error:  # a damaged config raises whatever it likes, and is refused when it is loaded
+        logger.debug("%s: its config.json is not read (%s)", ref.name, error)
+        return None
 
 
 PART = Causal()
