@@ -19,8 +19,16 @@ import yaml
 from rerank_eval import hub
 from rerank_eval.config import LoadedConfig, load_config
 from rerank_eval.doctor.checkpoints import count_parameters, heads_of
-from rerank_eval.doctor.sources import check_hub, check_model, check_tasks, find_models, find_tasks, needs_hub
-from rerank_eval.errors import ModelError
+from rerank_eval.doctor.sources import (
+    check_hub,
+    check_instructions,
+    check_model,
+    check_tasks,
+    find_models,
+    find_tasks,
+    needs_hub,
+)
+from rerank_eval.errors import ConfigError, ModelError
 from rerank_eval.models.demo import WEIGHTS
 from tests.doctor.conftest import reranker
 from tests.mirror.miniatures import write_mirror
@@ -95,6 +103,17 @@ def test_a_local_folder_s_remedy_is_not_fetch(tmp_path: Path, checkpoint: Path) 
     assert "is a pointer of Git LFS" in finding.found
     assert "correct reranker.model" in finding.remedy
     assert "rerank-eval fetch" not in finding.remedy
+
+
+def test_an_instruction_set_that_lacks_a_task_is_named_as_a_run_names_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("otherwise: error\ntasks: {SciFact: Judge the claim}\n")
+    settings = {"reranker": {"model": "demo:qwen3-random", "instruction": str(tmp_path / "mine.yaml")}}
+    loaded = config(tmp_path, tasks=["SciFact"], **settings)
+    [finding] = check_instructions(loaded, find_tasks(loaded)[0])
+    assert (finding.level, finding.name) == ("ok", "reranker.instruction")
+    loaded = config(tmp_path, tasks=["SciFact", "NFCorpus"], **settings)
+    with pytest.raises(ConfigError, match=r"reranker\.instruction: .*NFCorpus"):
+        list(check_instructions(loaded, find_tasks(loaded)[0]))
 
 
 def test_each_model_is_looked_at_once_whatever_its_instruction(tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ class Subject:
         config: Its section.
         ref: The model, resolved.
         folder: Where its files lie; None for BM25, and for a hub model that is not in the cache.
+        causal: Whether a causal language model answers to a prompt.
     """
 
     role: str
     config: RetrieverConfig | RerankerConfig
     ref: ModelRef
     folder: Path | None
+    causal: bool = False
 
     @property
     def label(self) -> str:

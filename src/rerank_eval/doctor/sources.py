@@ -10,6 +10,7 @@ from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
 from rerank_eval.doctor.checkpoints import Subject, count_parameters, folder_of, lacks_files
 from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.errors import ModelError, RerankEvalError
+from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.needs import fetch_command, hub_models
 from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.names import digest
@@ -152,8 +153,10 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
             continue
         try:
             ref = resolve_model(config.model, config.revision, f"{loaded.path}: {role}.model", loaded.base.model_folder)
+            causal = False
             if isinstance(config, RerankerConfig):
-                ref = prepare_reranker(config, ref, Prompting.of(config, f"{loaded.path}: reranker")).ref
+                prepared = prepare_reranker(config, ref, Prompting.of(config, f"{loaded.path}: reranker"))
+                ref, causal = prepared.ref, prepared.causal
             else:
                 retriever_settings(Chosen(config, ref))
         except RerankEvalError as error:
@@ -161,8 +164,19 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
             remedy = f"{fetch}correct {role}.model, or the files that are named"
             findings[f"{role} {config.model}"] = failure(f"{role} {config.model}", str(error), remedy)
             continue
-        subjects[key] = Subject(role, config, ref, folder_of(ref))
+        subjects[key] = Subject(role, config, ref, folder_of(ref), causal)
     return list(subjects.values()), list(findings.values())
+
+
+def check_instructions(loaded: LoadedConfig, tasks: Sequence[TaskRef]) -> Iterator[Finding]:
+    """Hold the instruction sets that the runs name against the tasks, as a run does before it begins."""
+    named = {("retriever", run.retriever.instruction) for run in loaded.runs}
+    named |= {("reranker", run.reranker.instruction) for run in loaded.runs if run.reranker is not None}
+    for role, instruction in sorted(named):
+        found = find_instruction_set(instruction, f"{loaded.path}: {role}.instruction")
+        if found is not None:
+            found.check([task.base for task in tasks], f"{loaded.path}: {role}.instruction")
+            yield ok(f"{role}.instruction", f"{instruction} says something of every task, or what to do without")
 
 
 def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:

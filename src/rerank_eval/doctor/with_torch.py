@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
+from rerank_eval.config import LoadedConfig, RetrieverConfig
 from rerank_eval.doctor import arithmetic, device, rerankers, retrievers, sources
 from rerank_eval.doctor.case import Case
 from rerank_eval.doctor.checkpoints import Subject, heads_of
@@ -17,7 +17,6 @@ from rerank_eval.doctor.vocabulary import check_vocabulary
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.quantize import weights_dtype
-from rerank_eval.models.architectures import is_classifier
 from rerank_eval.tasks.registry import TaskRef
 
 
@@ -76,6 +75,7 @@ def examine_sources(case: Case, loaded: LoadedConfig) -> Generator[Finding, None
     yield from case.run("tasks", resolve_tasks)
     yield from case.run("hub", lambda: sources.check_hub(sources.needs_hub(loaded, tasks), case.fetch))
     yield from case.run("data", lambda: sources.check_tasks(loaded, tasks))
+    yield from case.run("instructions", lambda: sources.check_instructions(loaded, tasks))
     yield from case.run("models", resolve_models)
     for subject in subjects:
         look = partial(sources.check_model, subject, case.fetch)
@@ -105,20 +105,16 @@ def examine_models(case: Case, loaded: LoadedConfig, subjects: Sequence[Subject]
         yield ok("weights", "not loaded, as asked for (--no-weights): nothing is known about what the models answer")
 
 
-def _causal(subject: Subject) -> bool:
-    return isinstance(subject.config, RerankerConfig) and not is_classifier(subject.config, subject.ref)
-
-
 def _check_texts(subject: Subject, fetch: str) -> Iterator[Finding]:
     if isinstance(subject.config, RetrieverConfig):
         yield from check_encoder_texts(subject, fetch)
-    elif _causal(subject):
+    elif subject.causal:
         yield from check_vocabulary(subject, fetch)
 
 
 def _check_attention(subject: Subject, target: torch.device) -> Iterator[Finding]:
     heads = heads_of(subject.folder)
-    if _causal(subject) and heads is not None:
+    if subject.causal and heads is not None:
         yield from arithmetic.check_attention(target, weights_dtype(subject.config.dtype), heads, subject.ref.label)
 
 
