@@ -30,8 +30,8 @@ from rerank_eval.models.resolve import ModelRef, registered
 
 _DEFAULT_RECIPE = "card"
 """The recipe of a config that names none, which therefore is no choice of the user's against the checkpoint's words."""
-_OF_THE_CARD = {"qwen3"}
-"""Model types that are taken to be tuned from Qwen3-Reranker where their files say nothing."""
+_OF_THE_CARD = "Qwen3ForCausalLM"
+"""What is taken to be tuned from Qwen3-Reranker where its files say nothing."""
 _LOGIT_SCORE = "1_LogitScore"
 _MONOTONE = {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus"}
 """Activations that keep the order of logits; the logit is what ranks here, so that nothing saturates and ties."""
@@ -317,12 +317,11 @@ def _token(tokenizer: Any, number: Any) -> str:
 def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list[str]:
     """Compare the prompt that a checkpoint's chat template writes for a pair with the recipe's."""
     if not writes_pairs(ref) and default_prompt(ref) is None:
-        kind = str(read_mapping(ref, "config.json").get("model_type"))
-        if kind not in _OF_THE_CARD and recipe.name == _DEFAULT_RECIPE:
+        if ref.architecture != _OF_THE_CARD and recipe.name == _DEFAULT_RECIPE:
             raise ModelError(
-                f"reranker.model: {ref.name} is of type {kind}, and its files name no prompt; recipe {recipe.name} is "
-                "Qwen3-Reranker's: set reranker.recipe to a YAML file with the model's own (or with `extends: card` to "
-                "keep this one)"
+                f"reranker.model: {ref.name} is {ref.architecture or 'of no architecture'}, and its files name no "
+                f"prompt; recipe {recipe.name} is Qwen3-Reranker's: set reranker.recipe to a YAML file with the model's "
+                "own (or with `extends: card` to keep this one)"
             )
         return []
     if not writes_pairs(ref):
