@@ -320,8 +320,8 @@ def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list
         if ref.architecture != _OF_THE_CARD and recipe.name == _DEFAULT_RECIPE:
             raise ModelError(
                 f"reranker.model: {ref.name} is {ref.architecture or 'of no architecture'}, and its files name no "
-                f"prompt; recipe {recipe.name} is Qwen3-Reranker's: set reranker.recipe to a YAML file with the model's "
-                "own (or with `extends: card` to keep this one)"
+                f"prompt; recipe {recipe.name} is Qwen3-Reranker's: set reranker.recipe to a YAML file with the "
+                "model's own (or with `extends: card` to keep this one)"
             )
         return []
     if not writes_pairs(ref):
