@@ -19,7 +19,8 @@ from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import DeviceError, ModelError, OfflineError, RerankEvalError
 from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
-from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers.cross_encoder import score_groups, work_of
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from tests.mirror.hub_layout import Repository

@@ -18,7 +18,8 @@ from mteb.types import PromptType
 from rerank_eval.config import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.instruction_sets import find_instruction_set
-from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import resolve_model
 from rerank_eval.retrievers.dense import DenseBackend, PackedBackend, _CorpusTexts
 from rerank_eval.retrievers.embedders import embedding_engine, takes_qwen3_instructions
 from rerank_eval.retrievers.family import load_backend

@@ -18,7 +18,7 @@ import yaml
 from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig, load_config
 from rerank_eval.errors import ModelError
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.pipeline.plan import Plan, RunSpec, make_plan, reranker_identity
 from rerank_eval.rerankers import load_reranker
 from rerank_eval.rerankers.loading import prepare_reranker

@@ -12,7 +12,7 @@ import pytest
 
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.interface import QueryGroup
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.pipeline.plan import reranker_identity
 from rerank_eval.rerankers.loading import prepare_reranker
 from rerank_eval.store import score_identity

@@ -13,7 +13,7 @@ from rerank_eval.config.schema import BM25
 from rerank_eval.errors import ModelError
 from rerank_eval.files import load_json
 from rerank_eval.models.contents import CONFIG, ContentsError, IncompleteError, read_folder
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 
 
 @dataclass(frozen=True)

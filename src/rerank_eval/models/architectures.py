@@ -17,7 +17,7 @@ from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.recipe import MAX_LENGTH
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import code_folder, read_mapping
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 
 Implementation = Literal["transformers", "xlm-roberta-flash", "gte-new", "own code"]
 

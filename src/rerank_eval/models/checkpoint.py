@@ -12,7 +12,8 @@ from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import load_json
 from rerank_eval.hub import go_offline_if_unreachable, why_unreachable
 from rerank_eval.models.contents import MODULES, ContentsError, named_modules, read_folder
-from rerank_eval.models.resolve import ModelRef, hub_contents
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import hub_contents
 from rerank_eval.typed import command
 
 

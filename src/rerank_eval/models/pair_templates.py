@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping, read_text
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 
 QUERY, DOCUMENT, INSTRUCTION = "what holds work still", "A vise holds work still.", "Find the tool that is meant"
 _SIZES = {"restore_suffix", "truncation", "max_length", "padding", "tokenize", "return_tensors", "return_dict"}

@@ -26,7 +26,7 @@ from rerank_eval.models.contents import (
     read_folder,
 )
 from rerank_eval.models.python_objects import resolve_object
-from rerank_eval.models.ref import ModelRef as ModelRef  # noqa: PLC0414
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.names import digest, nearest
 from rerank_eval.registry import RERANKERS, RETRIEVERS
 from rerank_eval.typed import command

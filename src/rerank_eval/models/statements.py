@@ -26,7 +26,8 @@ from rerank_eval.models.pair_templates import (
     writes_pairs,
     written,
 )
-from rerank_eval.models.resolve import ModelRef, registered
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import registered
 
 _DEFAULT_RECIPE = "card"
 """The recipe of a config that names none, which therefore is no choice of the user's against the checkpoint's words."""

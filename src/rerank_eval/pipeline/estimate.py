@@ -19,7 +19,8 @@ from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.resolve import ModelRef, on_hub, resolve_model
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops

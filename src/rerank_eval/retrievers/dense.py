@@ -17,7 +17,7 @@ from rerank_eval.engine import interface
 from rerank_eval.engine.topk import Best, scores_of, top_k
 from rerank_eval.errors import DeviceError
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.retrievers.embedders import embedding_engine
 from rerank_eval.retrievers.embedding_store import Embed, EmbeddingStore, StoredVectors, TemporaryStore
 from rerank_eval.retrievers.encoders import PackedEncoder, load_encoder, load_packed_encoder, shown_prompts

@@ -18,7 +18,8 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.checkpoint import checkpoint_folder
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef, registered
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import registered
 from rerank_eval.retrievers.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
 
 

@@ -18,7 +18,7 @@ from rerank_eval.config.schema import BM25, RetrieverConfig, WorkersConfig
 from rerank_eval.engine.interface import Engine
 from rerank_eval.errors import ConfigError, DeviceError
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.rerankers.family import Prepared
 from rerank_eval.retrievers.embedders import embedding_engine
 from rerank_eval.retrievers.family import load_backend

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from rerank_eval.errors import ModelError
-from rerank_eval.models.resolve import ModelRef, resolve_model
+from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.resolve import resolve_model
 
 
 def on_this_host(ref: ModelRef, name: str, where: str) -> ModelRef:

@@ -17,7 +17,7 @@ from mteb.types import PromptType
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.topk import Best
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.names import digest
 from rerank_eval.retrievers.dense import CORPUS_CHUNK, DenseBackend
 from rerank_eval.retrievers.encoders import load_encoder

@@ -16,7 +16,7 @@ from rerank_eval.engine.embedding import EmbeddingStats
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import resolve_device
 from rerank_eval.models.instruction_sets import InstructionSet
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.names import digest
 from rerank_eval.retrievers.dense import PackedBackend, over_packed
 from rerank_eval.retrievers.encoders import (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.interface import Engine, EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
 from rerank_eval.engine.recipe import Recipe
-from rerank_eval.models.resolve import ModelRef
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.names import digest
 from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.family import Prepared, Prompting
