@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+from collections.abc import Iterator
 
 # Before any hub library is imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +16,7 @@ import typer.main
 from hypothesis import settings
 
 from rerank_eval.engine.quiet import hush
+from rerank_eval.registry import RERANKERS
 
 hush()
 
@@ -50,3 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files; a file's own order stays."""
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.split("/")[1].split("::")[0], len(places)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered_names_stay_in_their_module() -> Iterator[None]:
+    """Forget the rerankers that a module's tests have registered: messages elsewhere list every name."""
+    names, objects = list(RERANKERS._registered), dict(RERANKERS._objects)
+    yield
+    RERANKERS._registered, RERANKERS._objects = names, objects

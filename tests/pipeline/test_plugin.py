@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rerank_eval.cli import main
 from rerank_eval.config import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ModelError, RerankEvalError
@@ -21,6 +22,7 @@ from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.retrievers.family import Chosen, retriever_settings
 from tests.pipeline.folders import write_beir_folder
+from tests.processes import Forked
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "tests" / "plugin"
@@ -45,15 +47,16 @@ def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(PLUGIN), str(ROOT / "src")])
-    return subprocess.run(
-        [sys.executable, "-m", "rerank_eval", *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with Forked(_beside_the_package, project, arguments) as process:
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.returncode or 0, out, err)
+
+
+def _beside_the_package(project: Path, arguments: tuple[str, ...]) -> None:
+    os.chdir(project)
+    os.environ |= {"COLUMNS": "200", "PYTHONPATH": os.pathsep.join([str(PLUGIN), str(ROOT / "src")])}
+    sys.path.insert(0, str(PLUGIN))
+    main(list(arguments))
 
 
 def overlap_runs(project: Path, results: str = "results") -> dict[Any, tuple[dict[str, Any], pd.DataFrame]]:
