@@ -17,7 +17,7 @@ from rerank_eval.errors import ModelError, ReproductionError
 from rerank_eval.models.demo import build_demo_reranker
 from rerank_eval.reproduce.published import load_published
 from rerank_eval.reproduce.run import filters_of
-from rerank_eval.tasks.suites import load_suites
+from rerank_eval.tasks.suites import _load
 from tests.analysis.published_files import write_published
 
 ROOT = Path(__file__).parents[2]
@@ -110,10 +110,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RERANK_EVAL_EVALS", str(evals))
-    load_suites.cache_clear()
+    _load.cache_clear()
     publish(tmp_path, 0.5, 0.5)
     yield tmp_path
-    load_suites.cache_clear()
+    _load.cache_clear()
 
 
 def publish(project: Path, retriever: float, reranker: float) -> None:

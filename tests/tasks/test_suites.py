@@ -11,6 +11,7 @@ import pytest
 from rerank_eval.errors import ConfigError
 from rerank_eval.tasks import suites as module
 from rerank_eval.tasks.embedded import EMBEDDED
+from rerank_eval.tasks.registry import build, resolve
 from rerank_eval.tasks.suites import load_suites
 from tests.tasks.benchmarks import benchmark_tasks, count, differences
 
@@ -97,13 +98,31 @@ def test_a_malformed_suite_names_file_and_key(tmp_path: Path, monkeypatch: pytes
     )
     monkeypatch.setenv("RERANK_EVAL_EVALS", str(tmp_path))
     with pytest.raises(ConfigError, match=r"mine\.yaml: tasks: "):
-        module.load_suites.__wrapped__()
+        load_suites()
     two = "name: T, splits: [test], subsets: 2, subset_names: [a], main_score: map, queries: 1, pairs: 1"
     (tmp_path / "suites" / "mine.yaml").write_text(
         f"name: Mine\nbenchmark: null\nsource: me\naverage: mean\ntasks: [{{{two}}}]\n"
     )
     with pytest.raises(ConfigError, match=r"mine\.yaml: tasks\.0: .*subset_names of T: needs the names of 2 subset"):
-        module.load_suites.__wrapped__()
+        load_suites()
     monkeypatch.setenv("RERANK_EVAL_EVALS", str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match="RERANK_EVAL_EVALS"):
-        module.load_suites.__wrapped__()
+        load_suites()
+
+
+def test_a_suite_that_a_program_registers_resolves_and_builds_whatever_its_tasks_are() -> None:
+    load_suites()  # what was read before does not hide it
+    facts = {"splits": ["test"], "subsets": 1, "main_score": "ndcg_at_10", "queries": None, "pairs": None}
+    tasks = [{"name": name, **facts} for name in ("PyModuleRetrieval", "SciFact", "SciFakt")]
+    mine = {"name": "Mine", "benchmark": None, "source": "a test", "average": "mean", "tasks": tasks}
+    module.SUITES.register("mine", mine)
+    try:
+        refs = resolve(["mine"])
+        assert [(ref.kind, ref.suite) for ref in refs] == [("embedded", "Mine"), ("mteb", "Mine"), ("mteb", "Mine")]
+        assert [build(ref).metadata.name for ref in refs[:2]] == ["PyModuleRetrieval", "SciFact"]
+        with pytest.raises(ConfigError, match=r"suite Mine: names the task 'SciFakt', .* did you mean 'SciFact'"):
+            build(refs[2])
+    finally:
+        module.SUITES._objects.clear()
+        module.SUITES._registered.clear()
+    assert "Mine" not in load_suites()

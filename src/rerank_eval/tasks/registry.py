@@ -144,8 +144,8 @@ def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
     wanted = {suite.lower(): suite for suite in suites}.get(name.lower())
     embedded = {task.name for task in suites[EMBEDDED_SUITE].tasks} if EMBEDDED_SUITE in suites else set()
     if wanted is not None:
-        kind: Kind = "embedded" if wanted == EMBEDDED_SUITE else "mteb"
         for task in suites[wanted].tasks:
+            kind: Kind = "embedded" if task.name in embedded else "mteb"
             yield TaskRef(task.name, kind, name, wanted, task.splits)
     elif name in embedded:
         yield TaskRef(name, "embedded", name, EMBEDDED_SUITE)
@@ -208,7 +208,7 @@ def build(ref: TaskRef, *, size: Size = "small") -> Any:
         An `AbsTaskRetrieval`.
 
     Raises:
-        ConfigError: mteb's task is not one of queries, documents and judgements, or not of text alone.
+        ConfigError: mteb has no such task, or it is not one of queries, documents and judgements, or not of text alone.
         DataError: A BEIR folder is malformed.
     """
     if ref.kind == "embedded":
@@ -223,7 +223,13 @@ def build(ref: TaskRef, *, size: Size = "small") -> Any:
     import mteb
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-    task = mteb.get_task(ref.base, eval_splits=list(ref.splits) if ref.splits else None)
+    try:
+        task = mteb.get_task(ref.base, eval_splits=list(ref.splits) if ref.splits else None)
+    except KeyError:
+        raise ConfigError(
+            f"suite {ref.suite}: names the task {ref.base!r}, which the installed mteb has not; "
+            f"{did_you_mean(ref.base, _mteb_names())}"
+        ) from None
     if not isinstance(task, AbsTaskRetrieval):
         raise ConfigError(f"tasks: {ref.name} is of type {task.metadata.type}, which has no candidates to rerank")
     if not set(task.metadata.modalities) <= {"text"}:

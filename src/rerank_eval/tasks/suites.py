@@ -99,9 +99,8 @@ SUITES: Registry[Suite | Mapping[str, Any] | str | Path] = Registry("rerank_eval
 """Suites of installed packages: a `Suite`, what stands in a suite's file, or the file."""
 
 
-@functools.cache
 def load_suites() -> dict[str, Suite]:
-    """Read all suites: the files under `evals/suites`, then those of installed packages.
+    """Read all suites: the files under `evals/suites`, then those of installed packages and of the running program.
 
     Returns:
         Name -> suite, in the order of their places.
@@ -109,12 +108,17 @@ def load_suites() -> dict[str, Suite]:
     Raises:
         ConfigError: A file is malformed; names file and key.
     """
-    found = [_read(path, str(path)) for path in sorted((evals_root() / "suites").glob("*.yaml"))]
-    names = {suite.name for suite in found}
-    for name in SUITES:
+    return _load(evals_root(), tuple(SUITES))
+
+
+@functools.cache
+def _load(root: Path, declared: tuple[str, ...]) -> dict[str, Suite]:
+    found = [_read(path, str(path)) for path in sorted((root / "suites").glob("*.yaml"))]
+    names = {suite.name.lower() for suite in found}
+    for name in declared:
         try:
             suite = _read(SUITES.get(name), f"suite {name!r} of an installed package")
-            if suite.name in names:
+            if suite.name.lower() in names:
                 raise ConfigError(f"suite {name!r}: a package declares what is {suite.name} here already")
         except ConfigError as error:  # somebody else's package ends no run that does not name it
             logger.warning("%s; it is left out", error)
