@@ -18,10 +18,10 @@ from rerank_eval.engine.interface import COLUMNS, Engine, QueryGroup, Scores
 from rerank_eval.errors import ModelError
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers.cross_encoder import work_of
-from rerank_eval.rerankers.loading import Prompting, load_reranking_engine
+from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend, SearchRequest
-from rerank_eval.workers.cluster import Cluster, portable
+from rerank_eval.workers.cluster import Cluster
 from rerank_eval.workers.pool import Pool
 from rerank_eval.workers.scoring import RayEngine
 from tests import tiny_classifiers
@@ -66,7 +66,7 @@ def local(config: RerankerConfig) -> Engine:
 
 
 def remote(cluster: Cluster, config: RerankerConfig) -> Any:
-    return cluster.engine(config, resolve_model(config.model, None, "reranker.model"), Prompting.of(config))
+    return cluster.engine(prepare_reranker(config, resolve_model(config.model, None, "reranker.model")))
 
 
 def pool_of(scorer: RayEngine) -> Pool:
@@ -231,16 +231,17 @@ def test_other_weights_on_a_worker_s_host_are_refused(workers: Make, tmp_path: P
     folder = tiny_classifiers.save(tiny_classifiers.bert(), tmp_path / "bert")
     config = RerankerConfig(model=str(folder))
     ref = resolve_model(config.model, None, "reranker.model")
+    prepared = prepare_reranker(config, ref)
     cluster = workers(num_workers=1)
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    scorer = cluster.engine(config, portable(ref), Prompting.of(config))
+    scorer = cluster.engine(prepared)
     with pytest.raises(ModelError, match="holds other weights"):
         list(scorer.score_groups(groups(3)))
     weights.rename(tmp_path / "elsewhere")
     (folder / "config.json").rename(tmp_path / "config")
-    scorer = cluster.engine(config, ref, Prompting.of(config))
+    scorer = cluster.engine(prepared)
     with pytest.raises(ModelError, match="is not on host"):
         list(scorer.score_groups(groups(3)))
