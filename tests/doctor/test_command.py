@@ -18,6 +18,7 @@ import yaml
 
 from rerank_eval.cli import _run
 from rerank_eval.errors import ConfigError, SetupError
+from rerank_eval.models.checkpoint import load_tokenizer
 from tests.doctor.taught import changed, swap_answers, swap_ids
 from tests.mirror.hub_layout import Repository
 from tests.pipeline.folders import write_beir_folder
@@ -156,6 +157,7 @@ def test_the_hub_s_config_with_answers_exchanged(
     swapped = shutil.copytree(taught_reranker, tmp_path / "ids")
     swap_ids(swapped)
     mirror(models, RERANKER, swapped)
+    load_tokenizer.cache_clear()  # one process sees one checkpoint under a name
     assert examine(models) == SetupError.exit_code
     found = lines(capsys.readouterr().out)
     failed = {name for name, (level, _) in found.items() if level == "failure"}
