@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Any, Self
 
 from rerank_eval.cli import main
 
+PLUGIN = Path(__file__).parent / "plugin"
+"""A package of somebody else's with a part for each door, laid out as an installer leaves it."""
+_SOURCES = Path(__file__).parents[1] / "src"
 _LIBRARIES = (
     "rerank_eval.cli",
     "rerank_eval.session.start",
@@ -87,6 +91,21 @@ def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     with start(arguments) as process:
         out, err = process.communicate()
         return subprocess.CompletedProcess(list(arguments), process.returncode or 0, out, err)
+
+
+def beside_the_plugin(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run `rerank-eval` in a folder, with the package `tests/plugin` where an installer would have put it."""
+    with Forked(_beside_the_plugin, folder, list(arguments)) as process:
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(list(arguments), process.returncode or 0, out, err)
+
+
+def _beside_the_plugin(folder: Path, arguments: Sequence[str]) -> None:
+    os.chdir(folder)
+    # Workers are processes of their own, which read the path from the environment.
+    os.environ |= {"COLUMNS": "200", "PYTHONPATH": os.pathsep.join([str(PLUGIN), str(_SOURCES)])}
+    sys.path.insert(0, str(PLUGIN))
+    main(arguments)
 
 
 def _call(

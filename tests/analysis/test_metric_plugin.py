@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
-import sys
-import tomllib
-from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
-from rerank_eval.cli import main
-from rerank_eval.metrics.registry import METRICS
-from tests.processes import Forked
-
-ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "tests" / "plugin"
+from tests.processes import beside_the_plugin
 
 
 def compare(folder: Path, measure: str) -> subprocess.CompletedProcess[str]:
@@ -27,17 +18,7 @@ def compare(folder: Path, measure: str) -> subprocess.CompletedProcess[str]:
         (folder / f"{name}.trec").write_text("".join(lines))
     (folder / "test.qrels").write_text("".join(f"{query} 0 b 1\n{query} 0 d 1\n" for query in "pq"))
     command = ["compare", "first.trec", "second.trec", "--qrels", "test.qrels", "--measure", measure, "--name", "it"]
-    with Forked(run_beside_the_plugin, folder, command) as process:
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode or 0, out, err)
-
-
-def run_beside_the_plugin(folder: Path, command: list[str]) -> None:
-    """Run a command in this process, which is a new one, with the package where an installer would have put it."""
-    os.chdir(folder)
-    os.environ["COLUMNS"] = "200"
-    sys.path.insert(0, str(PLUGIN))
-    main(command)
+    return beside_the_plugin(folder, command)
 
 
 @pytest.mark.parametrize(("measure", "persistence", "title"), [("RBP", 0.8, "RBP"), ("rbp_90", 0.9, "RBP(90%)")])
@@ -74,10 +55,3 @@ def test_what_a_package_declares_wrongly_is_one_line_when_it_is_asked_for(
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_package_s_metadata_is_what_its_project_file_says() -> None:
-    declared = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]["entry-points"][METRICS.group]
-    installed = ConfigParser()
-    installed.read(PLUGIN / "rank_biased-1.0.dist-info" / "entry_points.txt")
-    assert dict(installed[METRICS.group]) == declared

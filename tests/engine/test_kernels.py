@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
-from configparser import ConfigParser
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +65,3 @@ def test_a_name_that_two_packages_declare_is_refused(tmp_path: Path, monkeypatch
     kernels.get_kernel.cache_clear()
     with pytest.raises(EngineError, match="'plain': declared as other:attend and as plain_attention:attend"):
         kernels.get_kernel("plain")
-
-
-def test_the_package_s_metadata_is_what_its_project_file_says() -> None:
-    declared = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]["entry-points"][kernels.GROUP]
-    installed = ConfigParser()
-    installed.read(PLUGIN / "rank_biased-1.0.dist-info" / "entry_points.txt")
-    assert dict(installed[kernels.GROUP]) == declared

@@ -5,35 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
-from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rerank_eval.config.schema import RECIPES
+from tests.processes import PLUGIN, beside_the_plugin
 
 ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "tests" / "plugin"
-
-
-def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PLUGIN), str(ROOT / "src")]), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def score(folder: Path, recipe: str) -> subprocess.CompletedProcess[str]:
     content = {"device": "cpu", "reranker": {"model": "demo:qwen3-python", "recipe": recipe}, "tasks": ["SmallPython"]}
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
     pair = ["--query", "rain", "--document", "it rained", "--instruction", "find weather"]
-    return python("-m", "rerank_eval", "score", *pair, "--config", "mine.yaml", folder=folder)
+    return beside_the_plugin(folder, ["score", *pair, "--config", "mine.yaml"])
 
 
 def test_a_config_scores_with_a_package_s_recipe(tmp_path: Path) -> None:
@@ -48,7 +34,11 @@ def test_its_three_forms_give_one_recipe_with_its_content_s_digest_in_its_name(t
         "from rerank_eval.models.recipes import find_recipe\n"
         "for name in ('terse', 'terse_file', 'terse_object', 'card'): print(find_recipe(name, '').name)"
     )
-    *packaged, built_in = python("-c", program, folder=tmp_path).stdout.split()
+    path = os.pathsep.join([str(PLUGIN), str(ROOT / "src")])
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, text=True
+    )
+    *packaged, built_in = printed.split()
     names, digests = zip(*(name.split("@") for name in packaged), strict=True)
     assert names == ("terse", "terse_file", "terse_object")
     assert len(set(digests)) == 1
@@ -70,10 +60,3 @@ def test_what_is_no_recipe_is_refused_in_one_line(tmp_path: Path, recipe: str, m
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_package_s_metadata_is_what_its_project_file_says() -> None:
-    declared = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]["entry-points"][RECIPES.group]
-    installed = ConfigParser()
-    installed.read(PLUGIN / "rank_biased-1.0.dist-info" / "entry_points.txt")
-    assert dict(installed[RECIPES.group]) == declared

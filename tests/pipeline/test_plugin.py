@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from rerank_eval.cli import main
 from rerank_eval.config import RerankerConfig, RetrieverConfig
+from rerank_eval.config.schema import RECIPES
+from rerank_eval.engine import kernels
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.errors import ModelError, RerankEvalError
+from rerank_eval.metrics.registry import METRICS
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.registry import RERANKERS
+from rerank_eval.registry import RERANKERS, RETRIEVERS
 from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.retrievers.family import Chosen, retriever_settings
+from rerank_eval.tasks.suites import SUITES
 from tests.pipeline.folders import write_beir_folder
-from tests.processes import Forked
+from tests.processes import PLUGIN, beside_the_plugin
 
-ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "tests" / "plugin"
 CONFIG = """\
 tasks: [./tools]
 retriever: {model: words, top_k: 20}
@@ -43,20 +45,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return command(project, "eval", "--config", "run.yaml", *(part for one in options for part in ("--set", one)))
-
-
-def command(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    with Forked(_beside_the_package, project, arguments) as process:
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(arguments, process.returncode or 0, out, err)
-
-
-def _beside_the_package(project: Path, arguments: tuple[str, ...]) -> None:
-    os.chdir(project)
-    os.environ |= {"COLUMNS": "200", "PYTHONPATH": os.pathsep.join([str(PLUGIN), str(ROOT / "src")])}
-    sys.path.insert(0, str(PLUGIN))
-    main(list(arguments))
+    settings = [part for one in options for part in ("--set", one)]
+    return beside_the_plugin(project, ["eval", "--config", "run.yaml", *settings])
 
 
 def overlap_runs(project: Path, results: str = "results") -> dict[Any, tuple[dict[str, Any], pd.DataFrame]]:
@@ -105,8 +95,17 @@ def test_what_is_done_is_found_again_and_scores_come_from_the_cache(
     assert [runs[key][0]["timings"]["stored_pairs"] for key in ((20, 0.01), (25, 0.01), (25, 0.02))] == [0, 12 * 20, 0]
 
 
+def test_the_package_s_metadata_is_what_its_project_file_says() -> None:
+    declared = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]["entry-points"]
+    installed = ConfigParser()
+    installed.read(PLUGIN / "rank_biased-1.0.dist-info" / "entry_points.txt")
+    assert {group: dict(installed[group]) for group in installed.sections()} == declared
+    groups = {one.group for one in (METRICS, RERANKERS, RETRIEVERS, RECIPES, SUITES)} | {kernels.GROUP}
+    assert set(declared) == groups
+
+
 def test_a_package_s_suite_is_listed_and_a_broken_one_is_left_out(project: Path) -> None:
-    listed = command(project, "tasks", "Two-Tasks")
+    listed = beside_the_plugin(project, ["tasks", "Two-Tasks"])
     assert listed.returncode == 0, listed.stderr
     assert "PyFunctionRetrieval" in listed.stdout
     assert "suite 'broken' of an installed package: benchmark: Field required; it is left out" in listed.stderr
