@@ -21,10 +21,20 @@ T = TypeVar("T")
 _OURS = "rerank-eval"
 
 
-def _parts_in(package: str) -> dict[str, str]:
+def parts_in(package: str, attribute: str = "PART", joint: str = "-") -> dict[str, str]:
+    """List the built-in parts that are a file each of one package of ours, without importing them.
+
+    Args:
+        package: The package, such as `rerank_eval.rerankers.families`.
+        attribute: What holds the part in each file.
+        joint: What stands in a part's name for the underscores of its file's.
+
+    Returns:
+        Name -> where the object is, as in an entry point, by name of the file.
+    """
     folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
-    names = sorted(path.stem for path in folder.glob("[!_]*.py")) if package else []
-    return {name.replace("_", "-"): f"{package}.{name}:PART" for name in names}
+    names = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    return {name.replace("_", joint): f"{package}.{name}:{attribute}" for name in names}
 
 
 class Registry(Generic[T]):
@@ -35,21 +45,13 @@ class Registry(Generic[T]):
         noun: What one part is called in messages, such as `metric`.
         builtins: Name -> where the object is, as in an entry point: `rerank_eval.metrics.ndcg:NDCG`.
         needs: Attributes that every object must have: the members of its protocol.
-        folder: A package of ours, each of whose files holds a built-in part as `PART` and has its name, with
-            underscores for hyphens.
     """
 
     def __init__(
-        self,
-        group: str,
-        noun: str,
-        builtins: Mapping[str, str] | None = None,
-        needs: Sequence[str] = (),
-        folder: str = "",
+        self, group: str, noun: str, builtins: Mapping[str, str] | None = None, needs: Sequence[str] = ()
     ) -> None:
-        builtins = {**(builtins or {}), **_parts_in(folder)}
-        self.group, self.noun, self.builtins = group, noun, tuple(builtins)
-        self._builtins = [EntryPoint(name, value, group) for name, value in builtins.items()]
+        self.group, self.noun, self.builtins = group, noun, tuple(builtins or ())
+        self._builtins = [EntryPoint(name, value, group) for name, value in (builtins or {}).items()]
         self._needs = tuple(needs)
         self._objects: dict[str, T] = {}
         self._registered: list[str] = []
@@ -136,9 +138,9 @@ class Registry(Generic[T]):
         return cast("T", part)
 
 
-RERANKERS: Registry[Any] = Registry("rerank_eval.rerankers", "reranker", folder="rerank_eval.rerankers.families")
+RERANKERS: Registry[Any] = Registry("rerank_eval.rerankers", "reranker", parts_in("rerank_eval.rerankers.families"))
 """Rerankers by name, and families of them: see `rerank_eval.rerankers.family`."""
-RETRIEVERS: Registry[Any] = Registry("rerank_eval.retrievers", "retriever", folder="rerank_eval.retrievers.families")
+RETRIEVERS: Registry[Any] = Registry("rerank_eval.retrievers", "retriever", parts_in("rerank_eval.retrievers.families"))
 """Retrievers by name, and families of them: see `rerank_eval.retrievers.family`."""
 
 

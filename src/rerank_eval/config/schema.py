@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from rerank_eval.files import at_home
-from rerank_eval.registry import RERANKERS, RETRIEVERS, Registry
+from rerank_eval.registry import RERANKERS, RETRIEVERS, Registry, parts_in
 from rerank_eval.shipped import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -25,11 +24,8 @@ EmbeddedSize = Literal["small", "medium", "full"]
 INSTRUCTION_NAMES = ("none", "default", "task")
 """Instructions that have a name; anything with a blank in it is taken as the instruction's own text."""
 
-_RECIPE_FILES = Path(__file__).resolve().parents[1] / "engine" / "recipes"
 RECIPES: Registry[object] = Registry(
-    "rerank_eval.recipes",
-    "recipe",
-    {module.name: f"rerank_eval.engine.recipes.{module.name}:RECIPE" for module in iter_modules([str(_RECIPE_FILES)])},
+    "rerank_eval.recipes", "recipe", parts_in("rerank_eval.engine.recipes", "RECIPE", joint="_")
 )
 """Prompt recipes by name; see `models.recipes` for what a package's object may be."""
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import nearest
-from rerank_eval.registry import Registry
+from rerank_eval.registry import Registry, parts_in
 
 Qrels = Mapping[str, Mapping[str, int]]
 """query id -> document id -> relevance"""
@@ -80,8 +80,8 @@ METRICS: Registry[Metric | Callable[[str], Metric | None]] = Registry(
         "success": f"{_TREC}HIT_RATE",
         "rprec": f"{_TREC}R_PRECISION",
         "p_mrr": "rerank_eval.metrics.measures.p_mrr:PART",
+        **parts_in("rerank_eval.metrics.measures"),
     },
-    folder="rerank_eval.metrics.measures",
 )
 """Name -> the metric, or a function that makes it of what stands behind the name: `10` in `ndcg_at_10`."""
 

@@ -42,7 +42,12 @@ def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
         return True
     if ref.architecture.endswith("ForCausalLM"):
         return False
-    raise ModelError(
+    raise unknown_architecture(ref)
+
+
+def unknown_architecture(ref: ModelRef) -> ModelError:
+    """Return the refusal of a model that nothing here is known to serve."""
+    return ModelError(
         f"reranker.model: {ref.name} has architecture {ref.architecture or 'unknown'!r}, which is neither a causal "
         "language model nor a sequence classifier; set reranker.kind"
     )
@@ -60,8 +65,6 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
     Raises:
         ModelError: The config's is longer than the model's positions, or a classifier's is not known.
     """
-    if ref.origin == "python":
-        return MAX_LENGTH  # for estimates alone: nothing is cut
     positions = _positions(ref)
     if config.max_length is not None:
         if positions is not None and config.max_length > positions:

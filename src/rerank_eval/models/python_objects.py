@@ -173,28 +173,37 @@ def find_object(config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: 
     return part
 
 
-def make_object(part: Any, options: Mapping[str, Any], device: str, name: str, where: str) -> Any:
-    """Make an object of a class; anything else is returned as it is.
+def make_object(
+    config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: str, registry: Registry[Any], device: str
+) -> Any:
+    """Make an object of the class that `find_object` finds; a function or an object is returned as it is.
 
     Args:
-        part: The class, function or object, as `find_object` returned it.
-        options: Keyword arguments of the class.
-        device: What a parameter `device` of the class is given where `options` has none.
-        name: The model's name, for error messages.
-        where: `reranker` or `retriever`.
+        config: As for `find_object`.
+        ref: As for `find_object`.
+        where: As for `find_object`.
+        registry: As for `find_object`.
+        device: What a parameter `device` of the class is given where the options have none.
 
     Raises:
-        ModelError: The class raised an exception.
+        ModelError: As for `find_object`, or the class raised an exception.
     """
+    part = find_object(config, ref, where, registry)
     if not isinstance(part, type):
         return part
     try:
-        return part(**_arguments(part, options, device))
+        return part(**_arguments(part, config.options, device))
     except Exception as error:  # whatever somebody's class does when it is made
         raise ModelError(
-            f"{where}.model: {name} could not be made with the options {dict(options)} "
+            f"{where}.model: {ref.label} could not be made with the options {config.options} "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def refuse_options(config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: str) -> None:
+    """Refuse `options` for what is no Python code, where nothing would read them."""
+    if config.options and ref.origin != "python":
+        raise ModelError(f"{where}.options: {ref.name} is no Python code, so that nothing takes them; take them out")
 
 
 def _arguments(part: type, options: Mapping[str, Any], device: str) -> dict[str, Any]:

@@ -340,7 +340,10 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     config = subject.section
     if isinstance(config, RetrieverConfig):
         return _embedded(subject, cell, query + _RETRIEVER_FRAME)
-    limit = (config.max_length or MAX_LENGTH) if subject.ref is None else effective_max_length(config, subject.ref)
+    if subject.ref is None or subject.ref.origin == "python":  # of Python code it is not known what it cuts
+        limit = config.max_length or MAX_LENGTH
+    else:
+        limit = effective_max_length(config, subject.ref)
     documents = cell.candidate.tokens(cell.characters_a_token)
     shape = subject.shape
     if isinstance(shape, EncoderShape):

@@ -15,6 +15,7 @@ from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.interface import Engine
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
+from rerank_eval.models.architectures import unknown_architecture
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set
 from rerank_eval.models.recipes import find_recipe
 from rerank_eval.models.ref import ModelRef
@@ -121,10 +122,7 @@ def family_of(config: RerankerConfig, ref: ModelRef) -> Family:
     found = next((family for family in _families() if family.serves(ref)), None)
     if found is None:
         refuse_encoders(ref)
-        raise ModelError(
-            f"reranker.model: {ref.name} has architecture {ref.architecture or 'unknown'!r}, which is neither a causal "
-            "language model nor a sequence classifier; set reranker.kind"
-        )
+        raise unknown_architecture(ref)
     return found
 
 

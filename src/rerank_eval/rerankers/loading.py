@@ -7,7 +7,8 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine
 from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.quiet import settle
-from rerank_eval.errors import DeviceError, ModelError
+from rerank_eval.errors import DeviceError
+from rerank_eval.models.python_objects import refuse_options
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.rerankers.family import Prepared, Prompting, family_of
 
@@ -36,8 +37,7 @@ def prepare_reranker(config: RerankerConfig, ref: ModelRef, prompting: Prompting
         ModelError: What would be computed is not what the files say; one line that says what to set.
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
-    if config.options and ref.origin != "python":
-        raise ModelError(f"reranker.options: {ref.name} is no Python code, so that nothing takes them; take them out")
+    refuse_options(config, ref, "reranker")
     return family_of(config, ref).prepare(config, ref, prompting or Prompting.of(config))
 
 

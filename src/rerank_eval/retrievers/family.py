@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 
 from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.engine.quiet import settle
-from rerank_eval.errors import ModelError
 from rerank_eval.models.instruction_sets import InstructionSet
+from rerank_eval.models.python_objects import refuse_options
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.registry import RETRIEVERS
 from rerank_eval.retrievers.retriever import Backend
@@ -73,9 +73,7 @@ def family_of(ref: ModelRef) -> Family:
 
 def retriever_settings(chosen: Chosen) -> Mapping[str, Any]:
     """See `Family.identity`."""
-    if chosen.config.options and chosen.ref.origin != "python":
-        name = chosen.ref.name
-        raise ModelError(f"retriever.options: {name} is no Python code, so that nothing takes them; take them out")
+    refuse_options(chosen.config, chosen.ref, "retriever")
     return family_of(chosen.ref).identity(chosen)
 
 

@@ -56,9 +56,9 @@ class ObjectEngine:
         self.settings: Mapping[str, str | int] = {}
         self.special_tokens = _NoSpecialTokens()
         self.stats = EngineStats()
-        self._part = part
         self._label = label
-        self._takes_instruction = takes_instruction(part)
+        self._score = scoring_function(part)
+        self._by_pairs, self._takes_instruction = _by_pairs(part), takes_instruction(part)
 
     def score(self, group: QueryGroup) -> Scores:
         """See `Engine.score`.
@@ -88,13 +88,12 @@ class ObjectEngine:
         return scores
 
     def _ask(self, group: QueryGroup) -> Any:
-        function = scoring_function(self._part)
         if self._takes_instruction:
-            return function(group.query, list(group.documents), instruction=group.instruction)
+            return self._score(group.query, list(group.documents), instruction=group.instruction)
         query = _with_instruction(group.query, group.instruction)
-        if hasattr(self._part, "score") or function is self._part:
-            return function(query, list(group.documents))
-        return function([(query, document) for document in group.documents])
+        if self._by_pairs:
+            return self._score([(query, document) for document in group.documents])
+        return self._score(query, list(group.documents))
 
     def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
         """See `Engine.score_groups`."""
@@ -119,8 +118,11 @@ def scoring_function(part: Any) -> Any:
 
 def takes_instruction(part: Any) -> bool:
     """Tell whether a reranker's `score` has a parameter `instruction`."""
-    by_pairs = hasattr(part, "predict") and not hasattr(part, "score")
-    return not by_pairs and "instruction" in parameters(scoring_function(part))
+    return not _by_pairs(part) and "instruction" in parameters(scoring_function(part))
+
+
+def _by_pairs(part: Any) -> bool:
+    return hasattr(part, "predict") and not hasattr(part, "score")
 
 
 class PythonObject:
@@ -151,9 +153,8 @@ class PythonObject:
 
     def load(self, prepared: Prepared, device: str) -> ObjectEngine:
         """See `Family.load`."""
-        config, label = prepared.config, prepared.ref.label
-        part = find_object(config, prepared.ref, "reranker", RERANKERS)
-        return ObjectEngine(make_object(part, config.options, device, label, "reranker"), label)
+        part = make_object(prepared.config, prepared.ref, "reranker", RERANKERS, device)
+        return ObjectEngine(part, prepared.ref.label)
 
 
 PART = PythonObject()

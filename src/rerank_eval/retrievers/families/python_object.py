@@ -120,9 +120,8 @@ class PythonObject:
 
     def load(self, chosen: Chosen, device: str, results_dir: Path | None) -> ObjectBackend:
         """See `Family.load`."""
-        config, label = chosen.config, chosen.ref.label
-        part = find_object(config, chosen.ref, "retriever", RETRIEVERS)
-        return ObjectBackend(make_object(part, config.options, device, label, "retriever"), label)
+        part = make_object(chosen.config, chosen.ref, "retriever", RETRIEVERS, device)
+        return ObjectBackend(part, chosen.ref.label)
 
 
 PART = PythonObject()
