@@ -185,7 +185,6 @@ def _fill_scores(folder: Path, config: Path) -> int:
     from rerank_eval.config import load_config
     from rerank_eval.engine.interface import Scores
     from rerank_eval.metrics.compute import PAIRS
-    from rerank_eval.models.recipes import find_recipe
     from rerank_eval.pipeline.plan import make_plan
     from rerank_eval.store.cache import ScoreCache
     from rerank_eval.store.shards import ScoredQuery, document_digest, query_digest
@@ -193,7 +192,7 @@ def _fill_scores(folder: Path, config: Path) -> int:
     plan = make_plan(load_config(config))
     [row] = plan.rerankers()
     assert row.retriever is not None and row.config.reranker is not None  # noqa: S101, PT018 - a reranker row
-    instruction = find_recipe(row.config.reranker.recipe, "recipe").default_instruction
+    instruction = row.prepared.recipe.default_instruction if row.prepared is not None else None
     task = plan.tasks[0]
     data = Path(plan.loaded.base.tasks[0])
     queries, documents = _texts(data / "queries.jsonl"), _texts(data / "corpus.jsonl")

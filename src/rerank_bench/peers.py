@@ -79,7 +79,13 @@ class ModelCard:
             yield np.array(found, dtype=np.float64)
 
     def _batch(self, group: QueryGroup, documents: Any) -> list[float]:
-        texts = [RECIPES["card"].body(group.query, document, group.instruction) for document in documents]
+        recipe = RECIPES["card"]
+        texts = [
+            recipe.prompt(group.query, document, group.instruction)
+            .removeprefix(recipe.prefix)
+            .removesuffix(recipe.suffix)
+            for document in documents
+        ]
         room = MAX_LENGTH - len(self._prefix) - len(self._suffix)
         ids = self._tokenizer(texts, padding=False, truncation="longest_first", max_length=room)["input_ids"]
         framed = {"input_ids": [self._prefix + one + self._suffix for one in ids]}

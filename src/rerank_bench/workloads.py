@@ -65,9 +65,9 @@ class Texts:
         prose = "\n".join(topics.topics[name] for name in sorted(topics.topics))
         self._ids = np.array(self._count(prose))
         recipe = RECIPES["card"]
-        frame = recipe.prefix + recipe.instruct_text(INSTRUCTION) + recipe.query_text("")
+        frame = recipe.prompt("", "", INSTRUCTION).removesuffix(" " + recipe.suffix)
         self._query_tokens = max(1, workload.prefix - len(self._count(frame)))
-        self._own_frame = len(self._count(recipe.document_text("") + recipe.suffix))
+        self._own_frame = len(self._count(" " + recipe.suffix))
 
     def _count(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -112,7 +112,7 @@ class Prompts:
         self._tokens = tokens
         self._roots: dict[str, list[int]] = {}
         self._suffix = token_ids(data.tokenizer, [CARD.suffix])[0]
-        self._query_marker = token_ids(data.tokenizer, [CARD.query_text("")])[0][0]
+        self._query_marker = token_ids(data.tokenizer, [CARD.query_template.format(query="")])[0][0]
 
     def root(self, instruction: str) -> list[int]:
         """Return the ids of system turn and instruction."""
@@ -148,7 +148,8 @@ class Prompts:
         self, query: str, documents: Sequence[str], instruction: str, clauses: Sequence[Clause] = ()
     ) -> GroupTokens:
         """Make the prompts of any texts."""
-        texts = [CARD.query_text(query), *(CARD.document_text(text) for text in documents)]
+        texts = [CARD.query_template.format(query=query)]
+        texts += [CARD.document_template.format(document=text) for text in documents]
         asked, *ids = token_ids(self._data.tokenizer, texts)
         root = self.root(instruction)
         ends = self.ends(instruction, clauses)
@@ -156,7 +157,7 @@ class Prompts:
 
 
 def _opening(instruction: str) -> str:
-    return CARD.prefix + CARD.instruct_text(instruction)
+    return CARD.prefix + CARD.instruct_template.format(instruction=instruction)
 
 
 def _instructed_groups(data: TrainingData, tokens: int) -> list[InstructedGroups]:
@@ -281,7 +282,7 @@ class Batches:
 
 def answer_ids(data: TrainingData) -> tuple[int, int]:
     """Return the ids of `yes` and `no`."""
-    yes, no = token_ids(data.tokenizer, [CARD.yes, CARD.no])
+    yes, no = token_ids(data.tokenizer, ["yes", "no"])
     return yes[0], no[0]
 
 

@@ -138,12 +138,9 @@ def _tokens(folder: Path, functions: Sequence[Function], tokenizer: PreTrainedTo
     path = folder / "tokens.npz"
     if not path.is_file():
         documents = Ragged.pack(
-            [
-                ids[:MAX_TOKENS]
-                for ids in token_ids(tokenizer, [CARD.document_text(one.code[:4000]) for one in functions])
-            ]
+            [ids[:MAX_TOKENS] for ids in token_ids(tokenizer, [_document(one.code[:4000]) for one in functions])]
         )
-        queries = Ragged.pack(token_ids(tokenizer, [CARD.query_text(one.summary) for one in functions]))
+        queries = Ragged.pack(token_ids(tokenizer, [_query(one.summary) for one in functions]))
         temporary = path.with_suffix(".tmp.npz")
         np.savez(temporary, a=documents.flat, b=documents.ends, c=queries.flat, d=queries.ends)
         temporary.rename(path)
@@ -285,3 +282,11 @@ def mine_minilm(
     joined = joined_candidates(parts)
     joined.save(folder / "minilm.npz")
     return joined, teacher
+
+
+def _query(text: str) -> str:
+    return CARD.query_template.format(query=text)
+
+
+def _document(text: str) -> str:
+    return CARD.document_template.format(document=text)

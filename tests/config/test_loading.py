@@ -25,7 +25,7 @@ def test_precedence_is_command_line_then_file_then_parent_then_default(tmp_path:
     assert (config.retriever.top_k, config.retriever.dtype) == (20, "float16")
     assert config.reranker is not None
     assert (config.reranker.max_length, config.reranker.dtype) == (512, "bfloat16")
-    assert config.reranker.recipe == "card"
+    assert config.reranker.recipe == "auto"
 
 
 def test_several_parents_and_a_chain(tmp_path: Path) -> None:

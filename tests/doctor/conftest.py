@@ -29,7 +29,7 @@ def taught_embedder(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Pat
 
 
 def reranker(model: Path | str, **settings: Any) -> Subject:
-    config = RerankerConfig(model=str(model), **settings)
+    config = RerankerConfig(model=str(model), **{"recipe": "card"} | settings)
     ref = resolve_model(str(model), None, "reranker.model")
     return Subject("reranker", config, ref, folder_of(ref))
 

@@ -145,9 +145,7 @@ def test_what_packing_would_change_goes_to_the_reference_engine_and_says_so(chec
 
 def test_no_other_model_is_scored_with_the_card_s_prompt_unless_a_config_says_so(checkpoint):
     folder = str(checkpoint(LlamaConfig))
-    with pytest.raises(
-        ModelError, match=r"is LlamaForCausalLM, and its files name no prompt; .* set reranker\.recipe to"
-    ):
+    with pytest.raises(ModelError, match=r"nor its name say with which prompt .* set reranker\.recipe to a YAML file"):
         prepare_reranker(RerankerConfig(model=folder), resolve_model(folder, None, "reranker.model"))
     prepared = prepare_reranker(
         RerankerConfig(model=folder, recipe="qwen_eval"), resolve_model(folder, None, "reranker.model")

@@ -80,7 +80,7 @@ def test_an_absent_folder(tmp_path):
     ("config", "message"),
     [
         ({"model_type": "gpt2"}, "is of type 'gpt2'; the packed engine runs gemma, llama, mistral, qwen2, qwen3"),
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "not a causal language model"),
+        ({"architectures": ["Qwen3ForTokenClassification"]}, "not a causal language model"),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
             "sliding-window attention by its config.json, and no",

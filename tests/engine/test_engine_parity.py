@@ -63,7 +63,8 @@ def test_packed_equals_reference(engine_for, recipe, group, max_length):
     np.testing.assert_allclose(p_yes(packed), p_yes(plain), rtol=0, atol=1e-6)
     assert packed.truncated.tolist() == plain.truncated.tolist()
     assert packed.tokens.tolist() == plain.tokens.tolist()
-    assert packed.truncated.any() == (plain.tokens.max() >= max_length)
+    if RECIPES[recipe].truncation != "document":  # which cuts a long query below the limit
+        assert packed.truncated.any() == (plain.tokens.max() >= max_length)
 
 
 def test_scores_tell_documents_and_queries_apart(engine_for):

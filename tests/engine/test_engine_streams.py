@@ -190,7 +190,7 @@ def test_documents_met_before_are_not_tokenised_again(engine_for, tokenizer):
     prompts._encode = spying
     first = prompts.factored(QueryGroup("one", "find", ["silver", "coins", "silver"]))
     again = prompts.factored(QueryGroup("two", "find", ["coins", "silver"]))
-    assert len(encoded) == len(set(encoded)) == 1 + 2 + 2  # the root, two queries, two documents
+    assert len(encoded) == len(set(encoded)) == 2 + 2 + 2  # prefix and instruction, two queries, two documents
     assert again.own == [first.own[1], first.own[0]]
 
 

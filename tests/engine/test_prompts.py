@@ -13,11 +13,12 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
-from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup, share_common_prefix, splits_exactly
+from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup, share_common_prefix
 from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.recipes.card import RECIPE as CARD
 from rerank_eval.engine.recipes.mteb import RECIPE as MTEB
 from rerank_eval.engine.recipes.qwen_eval import RECIPE as QWEN_EVAL
+from rerank_eval.engine.splitting import lay_out, splits_exactly
 from rerank_eval.models.demo import SHIPPED
 from rerank_eval.models.qwen_vocabulary import build_qwen_tokenizer
 
@@ -103,7 +104,7 @@ def makers(tokenizer):
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    which=st.tuples(st.sampled_from(sorted(RECIPES)), st.sampled_from([55, 70, 8192, 8192])),
+    which=st.tuples(st.sampled_from(sorted(ORACLES)), st.sampled_from([55, 70, 8192, 8192])),
     query=TEXT,
     instruction=st.one_of(st.none(), TEXT),
     documents=st.lists(TEXT, min_size=1, max_size=4),
@@ -140,7 +141,7 @@ def demo_makers():
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    which=st.tuples(st.sampled_from(sorted(RECIPES)), st.sampled_from([75, 100, 512])),
+    which=st.tuples(st.sampled_from(sorted(ORACLES)), st.sampled_from([75, 100, 512])),
     query=TEXT,
     instruction=st.one_of(st.none(), TEXT),
     documents=st.lists(TEXT, min_size=1, max_size=4),
@@ -154,11 +155,22 @@ def test_the_demo_vocabulary_splits_at_its_added_tokens(demo_makers, which, quer
     assert factored.query_cut == whole.query_cut or not whole.truncated.any()
 
 
-@pytest.mark.parametrize("token", ["<Document>: x", "\n<Q", "\n<Doc", "ument>: "])
+@pytest.mark.parametrize("token", ["<Document>: x", "\n<Doc", "ument>: "])
 def test_an_added_token_over_another_forbids_the_split(token):
     demo = AutoTokenizer.from_pretrained(SHIPPED)
     demo.add_tokens([AddedToken(token, normalized=False)])
     assert not splits_exactly(demo, CARD)
+
+
+def test_an_added_token_over_instruction_and_query_joins_the_two():
+    demo = AutoTokenizer.from_pretrained(SHIPPED)
+    demo.add_tokens([AddedToken("\n<Q", normalized=False)])
+    layout = lay_out(demo, CARD, instructed=True)
+    assert [[part.name for part in unit] for unit in layout.before] == [["prefix"], ["instruction", "query"]]
+    assert layout.document_apart
+    maker, group = PromptTokenizer(demo, CARD, 512), QueryGroup("q", "i", ["x", "y"])
+    prompts = maker.factored(group)
+    assert [prompts.shared + ids for ids in prompts.own] == maker.whole(group).own
 
 
 def test_golden_ids(tokenizer):
@@ -205,16 +217,14 @@ def test_lone_surrogates_become_the_replacement_character(tokenizer):
     assert "\ufffdd" in broken.text
 
 
-CUT_BEFORE_THE_BREAK = replace(
-    CARD, instruct_template="<Instruct>: {instruction}", query_template="\n<Query>: {query}\n<Document>:"
-)
+CUT_BEFORE_THE_BREAK = replace(CARD, query_template="<Query>: {query}", document_template="\n<Document>: {document}")
 
 
 def test_an_inexact_split_is_seen_and_handled_exactly(tokenizer):
     maker = PromptTokenizer(tokenizer, CUT_BEFORE_THE_BREAK, 8192)
     assert not maker.exact_split
     group = QueryGroup("a cat?", "Find cats.", ["one cat", "one dog"])
-    apart = tokenizer.encode("<Instruct>: Find cats.") + tokenizer.encode("\n<Query>: a cat?\n<Document>:")
+    apart = tokenizer.encode("<Instruct>: Find cats.\n<Query>: a cat?") + tokenizer.encode("\n<Document>:")
     together = tokenizer.encode("<Instruct>: Find cats.\n<Query>: a cat?\n<Document>:")
     assert apart != together  # else this test would not test the fallback
     prompts = maker.factored(group)

@@ -59,7 +59,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", ["card", "mteb", "qwen_eval"])
 def test_golden_prompts(tokenizer, name):
     recipe = RECIPES[name]
     maker = PromptTokenizer(tokenizer, recipe, 8192)

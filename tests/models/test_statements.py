@@ -19,8 +19,11 @@ from rerank_eval.cli import _run
 from rerank_eval.config import RerankerConfig, RetrieverConfig
 from rerank_eval.doctor.sources import find_models
 from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.errors import ModelError
 from rerank_eval.models.demo import SHIPPED
+from rerank_eval.models.pair_templates import written
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers import load_reranker
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
@@ -71,18 +74,44 @@ def classification_head(folder: Path) -> Path:
     return folder
 
 
-def test_a_decoder_with_a_classification_head_is_not_scored_on_the_bare_pair(
+def theirs(folder: Path, prompt: str | None = None) -> float:
+    """What sentence-transformers says of the pair by the same files."""
+    model = CrossEncoder(
+        str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
+    )
+    return float(model.predict([PAIR], prompt=prompt)[0])
+
+
+def recipe_of(folder: Path, **settings: Any) -> Recipe:
+    config = RerankerConfig(model=str(folder), **settings)
+    return prepare_reranker(config, resolve_model(config.model, None, "reranker.model")).recipe
+
+
+def test_a_decoder_with_a_classification_head_is_scored_behind_its_prompt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = classification_head(tmp_path / "converted")
-    with pytest.raises(ModelError, match=r"a decoder with a classification head.*name the causal checkpoint"):
-        load(folder)
-    with pytest.raises(ModelError, match="a decoder with a classification head"):
+    with pytest.raises(ModelError, match=r"neither local/converted's files nor its name say with which prompt"):
         load_reranker(RerankerConfig(model=str(folder)), "cpu")
+    with pytest.raises(ModelError, match=r"set reranker\.kind to causal or auto"):
+        load(folder, kind="sequence-classification")
     asked = ["score", "-q", PAIR[0], "-d", PAIR[1], "--set", f"reranker.model={folder}"]
     assert _run([*asked, "--config", str(Path(__file__).parents[2] / "configs" / "base.yaml")]) == 4
-    assert "a decoder with a classification head" in capsys.readouterr().err
-    assert margin(load(SHIPPED, instruction="default")) == pytest.approx(MARGIN, abs=1e-3)
+    assert "nor its name say with which prompt" in capsys.readouterr().err
+    causal = margin(load(SHIPPED, recipe="card"))
+    assert causal == pytest.approx(MARGIN, abs=1e-3)
+    for engine in ("packed", "reference"):  # its rows were subtracted in bfloat16
+        assert margin(load(folder, recipe="card", engine=engine)) == pytest.approx(causal, abs=0.02)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    assert recipe_of(folder) is RECIPES["card"]
+    assert margin(load(folder)) == margin(load(folder, recipe="card"))
+
+
+def test_a_classification_head_of_two_labels_is_refused(tmp_path: Path) -> None:
+    folder = classification_head(tmp_path / "converted")
+    edit(folder / "config.json", id2label={"0": "no", "1": "yes"}, label2id={"no": 0, "yes": 1})
+    with pytest.raises(ModelError, match="has 2 labels; a reranker has one"):
+        load(folder, recipe="card")
 
 
 def test_doctor_fails_where_a_run_would_be_refused(tmp_path: Path) -> None:
@@ -95,95 +124,105 @@ def test_doctor_fails_where_a_run_would_be_refused(tmp_path: Path) -> None:
     assert [finding.level for finding in findings] == ["failure"]
 
 
-def test_answers_of_logit_score_that_are_the_recipes_are_followed(tmp_path: Path) -> None:
-    yes, no = ids("yes", "no")
-    folder = as_cross_encoder(copy_of(tmp_path / "model"), yes, no, TEMPLATE)
+def test_a_prompt_and_answers_that_are_a_known_recipes_are_called_by_its_name(tmp_path: Path) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), TEMPLATE)
     assert notes(folder) == ()
+    assert recipe_of(folder) is RECIPES["card"]
     assert margin(load(folder, instruction="default")) == pytest.approx(MARGIN, abs=1e-3)
-    # And sentence-transformers, which reads the same files, says the same.
-    theirs = CrossEncoder(
-        str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
-    )
-    assert theirs.predict([PAIR])[0] == pytest.approx(MARGIN, abs=1e-3)
+    assert theirs(folder) == pytest.approx(MARGIN, abs=1e-3)
 
 
-def test_other_answers_of_logit_score_are_refused_and_the_remedy_works(tmp_path: Path) -> None:
+def test_other_answers_of_logit_score_are_followed_and_a_recipe_of_others_refused(tmp_path: Path) -> None:
     true, false = ids("true", "false")
     folder = as_cross_encoder(copy_of(tmp_path / "model"), true, false, TEMPLATE)
-    with pytest.raises(ModelError, match=r"answers with 'true' .* by its 1_LogitScore/config\.json.*`yes: 'true'`"):
-        load(folder)
+    assert (recipe_of(folder).yes, recipe_of(folder).no) == (true, false)
+    assert recipe_of(folder).name.startswith("checkpoint@")
+    assert margin(load(folder)) == pytest.approx(theirs(folder), abs=1e-3)
+    message = rf"answers with 'true' .* by its 1_LogitScore/config\.json, recipe card .*auto, .*`yes: {true}`"
+    with pytest.raises(ModelError, match=message):
+        load(folder, recipe="card")
     recipe = tmp_path / "own.yaml"
-    recipe.write_text("extends: card\nyes: 'true'\nno: 'false'\n")
-    mine = margin(load(folder, recipe=str(recipe), instruction="default"))
-    theirs = CrossEncoder(
-        str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
-    )
-    assert mine == pytest.approx(float(theirs.predict([PAIR])[0]), abs=1e-3)
-    with pytest.raises(ModelError, match=r"set reranker\.recipe to the file of reranker\.recipe with `yes: 'true'`"):
-        load(folder, recipe=str(other_answers(tmp_path)))
+    recipe.write_text(f"extends: card\nyes: 'true'\nno: {false}\n")
+    assert margin(load(folder, recipe=str(recipe))) == margin(load(folder))
     modules = json.loads((folder / "modules.json").read_text())
     modules[1]["path"] = "./1_LogitScore/"  # opened by the name that the hub's list of files has
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ModelError, match=r"by its 1_LogitScore/config\.json"):
-        load(folder)
+    assert recipe_of(folder).yes == true
     (folder / "modules.json").unlink()  # the file alone says as much
-    with pytest.raises(ModelError, match="answers with 'true'"):
-        load(folder)
+    assert recipe_of(folder).yes == true
 
 
-def other_answers(folder: Path) -> Path:
-    (folder / "other.yaml").write_text("extends: card\nyes: relevant\nno: find\n")
-    return folder / "other.yaml"
+def test_one_answer_alone_is_its_logit(tmp_path: Path) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), ids("yes")[0], None, TEMPLATE)
+    assert recipe_of(folder).no is None
+    for engine in ("packed", "reference"):
+        assert margin(load(folder, engine=engine)) == pytest.approx(theirs(folder), abs=1e-3)
+    with pytest.raises(ModelError, match=r"answers with 'yes' .* alone by its .*`no: null`"):
+        load(folder, recipe="card")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"false_token_id": None}, "by the logit of 'yes' .* alone"),
-        ({"true_token_id": None}, "does not say which token's logit"),
-        ({"module_input_name": "scores"}, "does not say which token's logit"),
-    ],
-)
-def test_scores_that_no_recipe_reads_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
+@pytest.mark.parametrize("changes", [{"true_token_id": None}, {"module_input_name": "scores"}])
+def test_scores_that_no_recipe_reads_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), TEMPLATE)
     edit(folder / "1_LogitScore" / "config.json", **changes)
-    with pytest.raises(ModelError, match=message):
+    for recipe in ("auto", "card"):
+        with pytest.raises(ModelError, match="does not say which token's logit"):
+            load(folder, recipe=recipe)
+
+
+def test_an_answer_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), 10**6, None, TEMPLATE)
+    with pytest.raises(ModelError, match=r"the answer is token 1000000, and the model's output layer has"):
         load(folder)
 
 
-def test_answers_without_a_prompt_are_told(tmp_path: Path) -> None:
+def test_answers_without_a_prompt_are_refused_or_told(tmp_path: Path) -> None:
     folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
-    with pytest.raises(ModelError, match="its chat template writes another prompt"):  # the demo's, for chats
-        load(folder)
     (folder / "chat_template.jinja").unlink()
-    assert notes(folder) == ("its files name no prompt; recipe card was taken",)
+    with pytest.raises(ModelError, match="nor its name say with which prompt"):
+        load(folder)
+    assert notes(folder, recipe="card") == ("its files name no prompt; recipe card was taken",)
+
+
+def test_a_prompt_without_answers_is_refused(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    with pytest.raises(ModelError, match="no file of it says which token's logit is the answer"):
+        load(folder)
+
+
+def test_a_folder_of_a_known_models_name_is_told_which_recipe_that_has(tmp_path: Path) -> None:
+    folder = copy_of(tmp_path / "Qwen3-Reranker-0.6B")
+    with pytest.raises(ModelError, match=r"\(card is that of Qwen/Qwen3-Reranker-0\.6B on the hub\)"):
+        load(folder)
 
 
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
-def test_another_prompt_of_the_chat_template_is_refused_unless_the_config_chose(tmp_path: Path, place: str) -> None:
+def test_another_prompt_of_the_chat_template_is_followed_unless_the_config_chose(tmp_path: Path, place: str) -> None:
     other = TEMPLATE.replace("<Query>:", "Query:")
     folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), other)
     if place == "tokenizer_config.json":
         (folder / "chat_template.jinja").unlink()
         edit(folder / place, chat_template=other)
-    with pytest.raises(ModelError, match=r"its chat template writes another prompt than recipe card.*Query: what"):
-        load(folder)
+    assert margin(load(folder)) == pytest.approx(theirs(folder), abs=1e-3)
     [note] = notes(folder, recipe="qwen_eval")
+    assert "its chat template writes another prompt than recipe qwen_eval" in note
     assert "the config names the recipe" in note
     recipe = tmp_path / "own.yaml"
     recipe.write_text('extends: card\nquery_template: "Query: {query}\\n<Document>:"\n')
     assert notes(folder, recipe=str(recipe)) == ()
 
 
-def test_another_default_instruction_is_refused_where_it_could_be_used(tmp_path: Path) -> None:
+def test_the_checkpoints_default_instruction_is_the_default(tmp_path: Path) -> None:
     folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), TEMPLATE)
     saved = {"prompts": {"tools": "Find a tool"}, "default_prompt_name": "tools"}
     edit(folder / "config_sentence_transformers.json", **saved)
-    with pytest.raises(
-        ModelError, match=r"its default instruction is not that of recipe card.*set reranker\.instruction"
-    ):
-        load(folder)
-    assert notes(folder, instruction="Find a tool") == notes(folder, instruction="none") == ()
+    assert recipe_of(folder).default_instruction == "Find a tool"
+    found = next(iter(load(folder).score_groups([QueryGroup(PAIR[0], "Find a tool", [PAIR[1]])]))).margins[0]
+    assert found == pytest.approx(theirs(folder), abs=1e-3)
+    [note] = notes(folder, recipe="card")
+    assert "its default instruction is not that of recipe card" in note
+    assert notes(folder, recipe="card", instruction="Find a tool") == ()
 
 
 PLAIN = (
@@ -193,28 +232,55 @@ PLAIN = (
 
 
 @pytest.mark.parametrize("template", [PLAIN, PLAIN.replace("['role'] == 'query'", ".role[0] == 'q'")])
-@pytest.mark.parametrize("saved", [True, False])
-def test_a_template_for_pairs_is_known_by_what_it_writes(tmp_path: Path, template: str, *, saved: bool) -> None:
-    folder = copy_of(tmp_path / "model")
-    if saved:
-        as_cross_encoder(folder, *ids("yes", "no"))
-    (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(ModelError, match="its chat template writes another prompt than recipe card"):
-        load(folder)
+def test_a_template_for_pairs_is_known_by_what_it_writes(tmp_path: Path, template: str) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), template)
+    recipe = recipe_of(folder)
+    assert recipe.prompt("q", "d", None) == "Q: qD: d\nRelevant?"
+    assert recipe.prompt("q", "d", "only x") == "Q: q only xD: d\nRelevant?"  # the template reads no instruction
+    assert recipe.default_instruction is None
+    assert margin(load(folder), None) == pytest.approx(theirs(folder), abs=1e-3)
 
 
-def test_what_sentence_transformers_saves_of_a_causal_reranker_is_heeded(tmp_path: Path) -> None:
-    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"))
-    (folder / "chat_template.jinja").unlink()
-    edit(folder / "config_sentence_transformers.json", activation_fn="torch.nn.modules.activation.ReLU")
-    with pytest.raises(ModelError, match=r"puts its logit through torch\.nn\.modules\.activation\.ReLU"):
+_MESSAGES = "{%- for m in messages if m.role == ROLE %}{{ m.content }}{% endfor -%}"
+_SYSTEM, _QUERY, _DOCUMENT = (_MESSAGES.replace("ROLE", f"'{role}'") for role in ("system", "query", "document"))
+_IF = "{%- if messages[0].role == 'system' -%}"
+ORDERS = {
+    "instruction in front": f"{_IF}Task: {_SYSTEM}{{{{ '\n' }}}}{{%- endif -%}}Q: {_QUERY} D: {_DOCUMENT} so?",
+    "instruction behind": f"Q: {_QUERY}{_IF}{{{{ '\n' }}}}Task: {_SYSTEM}{{%- endif -%}}{{{{ '\n' }}}}D: {_DOCUMENT} so?",
+    "document first": f"D: {_DOCUMENT}{{{{ '\n' }}}}Q: {_QUERY}{_IF}{{{{ ' ' }}}}{_SYSTEM}{{%- endif -%}}{{{{ ' ??' }}}}",
+    "instruction and document first": f"{_IF}Task: {_SYSTEM}{{{{ '\n' }}}}{{%- endif -%}}D: {_DOCUMENT}, Q: {_QUERY} so?",
+    "framed": f"{_IF}<q>{_QUERY}</q><i>{_SYSTEM}</i>{{%- else -%}}{_QUERY}{{%- endif -%}}<d>{_DOCUMENT}</d>",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ORDERS))
+def test_templates_of_any_order_become_recipes(tmp_path: Path, name: str) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), ORDERS[name])
+    ref = resolve_model(str(folder), None, "reranker.model")
+    recipe = recipe_of(folder)
+    for query, document, instruction in [("a", "b", "c"), (" a?\n", "\n{b} ", " c\n"), ("", "", "x")]:
+        assert recipe.prompt(query, document, instruction) == written(ref, instruction, query, document)
+        assert recipe.prompt(query, document, None) == written(ref, None, query, document)
+    for engine in ("packed", "reference"):
+        for instruction in (None, "Find the tool"):
+            found = margin(load(folder, engine=engine), instruction)
+            assert found == pytest.approx(theirs(folder, instruction), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (f"{_QUERY} {_DOCUMENT} {_QUERY}?", "writes the query twice"),
+        (f"{_IF}query{{%- endif -%}}'document' {_QUERY}?", "leaves out the document"),
+        (f"{_QUERY} {_DOCUMENT.replace('m.content', 'm.content | trim')}?", "on other texts, which no recipe does"),
+        (f"Q: {_QUERY} D: {_DOCUMENT}{_IF} I: {_SYSTEM}{{%- endif -%}}?", "query, document, instruction in this order"),
+        (f"{_QUERY} {{{{ '{{' }}}} {_DOCUMENT}?", "its chat template: "),
+    ],
+)
+def test_templates_that_no_recipe_says_are_refused(tmp_path: Path, template: str, message: str) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), template)
+    with pytest.raises(ModelError, match=message):
         load(folder)
-    saved = {"activation_fn": None, "prompts": {"w": "Find code"}, "default_prompt_name": "w"}
-    edit(folder / "config_sentence_transformers.json", **saved)
-    with pytest.raises(ModelError, match="puts 'Find code' before every query, without a chat template"):
-        load(folder)
-    [note] = notes(folder, recipe="mteb")
-    assert "the config names the recipe" in note
 
 
 def test_a_chat_template_that_cannot_be_rendered_is_one_line(tmp_path: Path) -> None:
@@ -234,7 +300,7 @@ def test_a_chat_template_that_cannot_be_rendered_is_one_line(tmp_path: Path) -> 
 )
 def test_arithmetic_that_is_not_computed_here_is_refused(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        load(copy_of(tmp_path / "model", config))
+        load(copy_of(tmp_path / "model", config), recipe="card")
 
 
 @pytest.mark.parametrize(
@@ -260,16 +326,16 @@ def test_code_of_its_own_is_run_or_refused_and_never_left_out(tmp_path: Path) ->
     (folder / "modeling_own.py").write_text(
         "from transformers import Qwen3ForCausalLM\n\n\nclass Own(Qwen3ForCausalLM):\n    pass\n"
     )
-    found = margin(load(folder, trust_remote_code=True, engine="reference", instruction="default"))
+    found = margin(load(folder, trust_remote_code=True, engine="reference", recipe="card"))
     assert found == pytest.approx(MARGIN, abs=1e-3)
 
 
 def test_a_tokenizers_or_sentence_transformers_limit_is_kept(tmp_path: Path) -> None:
     folder = copy_of(tmp_path / "model", {"max_position_embeddings": 4096})
     edit(folder / "tokenizer_config.json", model_max_length=300)
-    assert load(folder).settings["max_length"] == 300
+    assert load(folder, recipe="card").settings["max_length"] == 300
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 200}')
-    assert load(folder).settings["max_length"] == 200
+    assert load(folder, recipe="card").settings["max_length"] == 200
 
 
 def test_modules_behind_the_network_are_refused(tmp_path: Path) -> None:
@@ -422,5 +488,5 @@ def test_settled_checkpoints_are_left_alone() -> None:
     config = RerankerConfig(model="demo:qwen3-python")
     ref = resolve_model(config.model, None, "reranker.model")
     assert prepare_reranker(config, ref).ref == ref
-    scores = [margin(load(SHIPPED, instruction="default")) for _ in range(2)]
+    scores = [margin(load(SHIPPED, recipe="card")) for _ in range(2)]
     assert np.ptp(scores) == 0

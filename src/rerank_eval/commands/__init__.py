@@ -17,7 +17,7 @@ from rerank_eval.names import SPLIT_MARK
 from rerank_eval.visible import make_console
 
 _COMMANDS = (
-    *("eval", "doctor", "plan", "tasks", "schema", "configs", "score", "fetch"),
+    *("eval", "doctor", "plan", "tasks", "schema", "configs", "recipes", "score", "fetch"),
     *("leaderboard", "compare", "report", "lab", "inspect", "runs", "reproduce", "verify", "store"),
 )
 """In the order in which `--help` lists them."""

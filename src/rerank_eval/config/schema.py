@@ -121,9 +121,9 @@ def _check_instruction(value: str) -> str:
 
 
 def _check_recipe(value: str) -> str:
-    if value in RECIPES.builtins or is_yaml_file(value) or value in RECIPES.names():
+    if value == "auto" or value in RECIPES.builtins or is_yaml_file(value) or value in RECIPES.names():
         return value
-    raise UnknownNameError("recipe", value, tuple(RECIPES.names()))
+    raise UnknownNameError("recipe", value, ("auto", *RECIPES.names()))
 
 
 def _check_model(value: str, registry: Registry[Any], examples: tuple[str, ...]) -> str:
@@ -154,7 +154,7 @@ Instruction = Annotated[str, AfterValidator(_check_instruction)]
 RecipeName = Annotated[
     str,
     AfterValidator(_check_recipe),
-    WithJsonSchema({"anyOf": [{"enum": list(RECIPES.builtins)}, {"type": "string", "pattern": r"\.ya?ml$"}]}),
+    WithJsonSchema({"anyOf": [{"enum": ["auto", *RECIPES.builtins]}, {"type": "string", "pattern": r"\.ya?ml$"}]}),
 ]
 RetrieverName = Annotated[str, AfterValidator(_check_retriever)]
 RerankerName = Annotated[str, AfterValidator(_check_reranker)]
@@ -236,9 +236,11 @@ class RerankerConfig(_Checkpoint):
     """How the model scores a pair: `causal`, `sequence-classification` or a family that an installed package declares;
     `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe, head or task's instruction; a
     query's own instruction (FollowIR's kind) stands behind the query."""
-    recipe: RecipeName = "card"
-    """Prompt recipe of causal rerankers: the model card's (`card`), QwenLM's evaluation script's (`qwen_eval`), mteb's
-    wrapper's (`mteb`), an installed package's, or a YAML file with one of your own."""
+    recipe: RecipeName = "auto"
+    """Prompt recipe of causal rerankers. `auto`: what the checkpoint's files state (chat template for pairs,
+    LogitScore), else the recipe known for its name on the hub, else the run is refused; `rerank-eval recipes` lists
+    those that are built in, such as the Qwen3-Reranker card's (`card`), QwenLM's evaluation script's (`qwen_eval`) and
+    mteb's wrapper's (`mteb`); an installed package's; or a YAML file with one of your own."""
     engine: Literal["packed", "reference"] = "packed"
     """`packed`: shared prefix, no padding; `reference`: the recipe's plain padded code. For sequence classifiers:
     `packed`: no padding where the architecture is known, else batches by length; `reference`: padded, in the given

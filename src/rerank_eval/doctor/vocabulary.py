@@ -19,6 +19,7 @@ from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.contents import CONFIG
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
 from rerank_eval.models.recipes import find_recipe
+from rerank_eval.models.statements import own_recipe
 
 GOLDEN_ANSWERS = {"yes": 9693, "no": 2152}
 GOLDEN_PREFIX_TOKENS = 39
@@ -37,10 +38,10 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
     except ModelError as error:
         yield failure(name, f"cannot be loaded: {said(error.__cause__ or error)}", again)
         return
-    recipe = find_recipe(config.recipe, "reranker.recipe")
     try:
+        recipe = find_recipe(config.recipe, "reranker.recipe") or own_recipe(subject.ref)
         prompts = PromptTokenizer(tokenizer, recipe, effective_max_length(config, subject.ref), config.special_tokens)
-    except EngineError as error:
+    except (EngineError, ModelError) as error:
         yield failure(name, str(error), again)
         return
     golden = len(tokenizer) >= BPE_TOKENS

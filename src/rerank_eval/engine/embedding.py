@@ -196,7 +196,7 @@ def load_embedder(
     target, hub = resolve_device(device), {"revision": revision, "trust_remote_code": trust_remote_code}
     function, weights = attention.register(), getattr(torch, dtype)
     tokenizer, network = load_checkpoint(
-        name, AutoModel, attention=function, dtype=weights, check=_check_config, hub=hub
+        name, lambda _: AutoModel, attention=function, dtype=weights, check=_check_config, hub=hub
     )
     if max_length is None:
         max_length = min(tokenizer.model_max_length, network.config.max_position_embeddings)

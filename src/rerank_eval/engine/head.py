@@ -51,42 +51,72 @@ def _pinned_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Head:
-    """The answer's head, of the model's own `lm_head`, tied or not: logits of `yes` and `no` at the last position.
+    """The answer's head: logits of the answers at the last position, from rows of the model's own output layer.
 
     `float32` takes the margin `h . (w_yes - w_no)` in float32: log_softmax over two logits is a sigmoid of their
-    difference, so no other row is needed, and the margin keeps the order where logits in bfloat16 tie. `recipe_softmax`
-    repeats the recipe's arithmetic: logits in the model's dtype, log_softmax of [no, yes] in `softmax_dtype`, exp.
+    difference, so no other row is needed, and the margin keeps the order where logits in bfloat16 tie. Without a second
+    answer the margin is the logit `h . w_yes`. `recipe_softmax` repeats the recipe's arithmetic: logits in the model's
+    dtype, log_softmax of [no, yes] in `softmax_dtype`, exp; the sigmoid of a single logit.
+
+    Args:
+        layer: The output layer, tied or not: `lm_head`, or a classification head of one label.
+        yes_id: Row of the answer that says relevant.
+        no_id: Row of the answer that says irrelevant; None where there is none.
+        name: `float32` or `recipe_softmax`.
+        softmax_dtype: See `Recipe`.
+        scale: Divides the margin before it becomes a probability.
 
     Raises:
-        EngineError: The name is unknown.
+        EngineError: The name is unknown, or the layer has no such row.
     """
 
     def __init__(
-        self, lm_head: torch.nn.Linear, yes_id: int, no_id: int, name: HeadName, softmax_dtype: SoftmaxDtype
+        self,
+        layer: torch.nn.Linear,
+        yes_id: int,
+        no_id: int | None,
+        name: HeadName,
+        softmax_dtype: SoftmaxDtype,
+        *,
+        scale: float = 1.0,
     ) -> None:
         if name not in get_args(HeadName):
             raise EngineError(f"unknown head {name!r}; valid: {', '.join(get_args(HeadName))}")
+        weight = layer.weight.detach()
+        beyond = [one for one in (yes_id, no_id) if one is not None and not 0 <= one < len(weight)]
+        if beyond:
+            raise EngineError(f"the answer is token {beyond[0]}, and the model's output layer has {len(weight)} rows")
         self.name = name
-        self._lm_head = lm_head
-        self._no_yes = [no_id, yes_id]
+        self._layer = layer
+        self._answers = [yes_id] if no_id is None else [no_id, yes_id]
         self._softmax_dtype = softmax_dtype
-        weight = lm_head.weight.detach()
-        self._direction = weight[yes_id].float() - weight[no_id].float()
+        self._scale = scale
+        yes = weight[yes_id].float()
+        self._direction = yes if no_id is None else yes - weight[no_id].float()
+        bias = None if layer.bias is None else layer.bias.detach().float()
+        self._offset = None if bias is None else bias[yes_id] - (0 if no_id is None else bias[no_id])
 
     def from_hidden(self, hidden: torch.Tensor) -> HeadOutput:
         """Score last hidden states, (n, hidden_size) in the model's dtype, after the final norm."""
         if self.name == "recipe_softmax":
-            return self.from_logits(self._lm_head(hidden))
+            return self.from_logits(self._layer(hidden))
         # Product and sum rather than a matrix product: a row's sum cannot depend on how many rows there are.
-        return HeadOutput((hidden.float() * self._direction).sum(dim=-1))
+        margin = (hidden.float() * self._direction).sum(dim=-1)
+        return HeadOutput(margin if self._offset is None else margin + self._offset)
 
     def from_logits(self, logits: torch.Tensor) -> HeadOutput:
         """Score full-vocabulary logits, (n, vocabulary) in the model's dtype, by the recipe's own arithmetic.
 
-        The margin is the difference of the two logits, upcast before subtracting.
+        The margin is the difference of the two logits, upcast before subtracting, or the only one.
         """
-        pair = logits[:, self._no_yes]
-        margin = pair[:, 1].float() - pair[:, 0].float()
+        found = logits[:, self._answers]
+        margin = found[:, -1].float()
+        if len(self._answers) > 1:
+            margin = margin - found[:, 0].float()
         if self._softmax_dtype == "float32":
-            pair = pair.float()
-        return HeadOutput(margin, torch.log_softmax(pair, dim=1)[:, 1].exp())
+            found = found.float()
+        if self._scale != 1:
+            found = found / self._scale
+        if len(self._answers) == 1:
+            return HeadOutput(margin, torch.sigmoid(found[:, 0]))
+        return HeadOutput(margin, torch.log_softmax(found, dim=1)[:, 1].exp())

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rerank_eval.engine.attention import register
 from rerank_eval.engine.base import EngineParts
@@ -104,17 +111,20 @@ def load_engine(
             raise EngineError(f"{name} {obstacle}; set engine to reference")
 
     tokenizer, network = load_checkpoint(
-        str(model), AutoModelForCausalLM, attention=function, dtype=weights_dtype(dtype), check=check, hub=hub
+        str(model), _network_class, attention=function, dtype=weights_dtype(dtype), check=check, hub=hub
     )
     network.to(target)
     if max_length is None:
         max_length = min(MAX_LENGTH, getattr(network.config, "max_position_embeddings", MAX_LENGTH))
     check_positions(str(model), network, max_length)
     quantize(network, dtype)
+    classifies = is_classifier(network.config)
+    layer: Any = network.score if classifies else network.get_output_embeddings()
+    answers = (0, None) if classifies else answer_ids(tokenizer, chosen)
     parts = EngineParts(
         model=network,
         prompts=PromptTokenizer(tokenizer, chosen, max_length, special_tokens),
-        head=Head(network.get_output_embeddings(), *_answer_ids(tokenizer, chosen), head, chosen.softmax_dtype),
+        head=Head(layer, *answers, head, chosen.softmax_dtype, scale=chosen.scale),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
             "model": str(model),
@@ -128,8 +138,11 @@ def load_engine(
             **({} if special_tokens == "keep" else {"special_tokens": special_tokens}),
             **({"batch_size": batch_size} if engine == "reference" else {}),
         },
-        linear=network.config.model_type in MODEL_TYPES
-        and getattr(network.config, "final_logit_softcapping", None) is None,
+        linear=classifies
+        or (
+            network.config.model_type in MODEL_TYPES
+            and getattr(network.config, "final_logit_softcapping", None) is None
+        ),
     )
     if engine == "reference":
         return ReferenceEngine(parts, batch_size)
@@ -181,9 +194,18 @@ def hardware_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
+def is_classifier(config: Any) -> bool:
+    """Tell whether a decoder has a classification head, by its config."""
+    return any(name.endswith("ForSequenceClassification") for name in getattr(config, "architectures", None) or [])
+
+
+def _network_class(config: Any) -> Any:
+    return AutoModelForSequenceClassification if is_classifier(config) else AutoModelForCausalLM
+
+
 def load_checkpoint(
     model: str,
-    network_class: Any,
+    network_class: Callable[[Any], Any],
     *,
     attention: str | None,
     dtype: torch.dtype,
@@ -193,8 +215,8 @@ def load_checkpoint(
     """Load tokenizer and weights, and check that nothing was left random.
 
     Weights are memory-mapped: in the file's own dtype they are the file's pages, on a CPU and on their way to a GPU; in
-    another dtype the host holds the cast copy alone. `network_class` is one of transformers' AutoModel classes, `check`
-    refuses a config.json before any weight is read, `hub` holds `revision` and `trust_remote_code`.
+    another dtype the host holds the cast copy alone. `network_class` chooses an AutoModel class by a config,
+    `check` refuses a config.json before any weight is read, `hub` holds `revision` and `trust_remote_code`.
 
     Raises:
         EngineError: The checkpoint is unreadable, incomplete or refused by `check`.
@@ -203,7 +225,7 @@ def load_checkpoint(
         config = AutoConfig.from_pretrained(model, **hub)
         check(model, config)
         tokenizer = AutoTokenizer.from_pretrained(model, **hub)
-        network, report = network_class.from_pretrained(
+        network, report = network_class(config).from_pretrained(
             model,
             dtype=dtype,
             use_safetensors=True,
@@ -301,18 +323,29 @@ def check_causal(model: str, config: Any) -> None:
     """
     check_decoder(model, config)
     architectures = getattr(config, "architectures", None) or []
-    if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
+    if is_classifier(config) and config.num_labels != 1:
+        raise EngineError(f"{model} has {config.num_labels} labels; a reranker has one")
+    if architectures and not any(name.endswith(("ForCausalLM", "ForSequenceClassification")) for name in architectures):
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )
 
 
-def _answer_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int]:
-    """Return the ids of the answers yes and no, refusing a tokenizer that has no single token for them."""
-    found = []
-    for word in (recipe.yes, recipe.no):
-        ids = tokenizer.encode(word, add_special_tokens=False)
+def answer_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[int, int | None]:
+    """Return the ids of the answers yes and no, of which there may be none.
+
+    Raises:
+        EngineError: The tokenizer has no single token for an answer.
+    """
+
+    def of(answer: str | int) -> int:
+        if isinstance(answer, int):
+            return answer
+        ids = tokenizer.encode(answer, add_special_tokens=False)
         if len(ids) != 1:
-            raise EngineError(f"the tokenizer splits {word!r} into {len(ids)} tokens; the answer must be a single one")
-        found.append(int(ids[0]))
-    return found[0], found[1]
+            raise EngineError(
+                f"the tokenizer splits {answer!r} into {len(ids)} tokens; the answer must be a single one"
+            )
+        return int(ids[0])
+
+    return of(recipe.yes), None if recipe.no is None else of(recipe.no)

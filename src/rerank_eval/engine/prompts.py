@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.recipe import Part, Recipe
 from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokenMode, SpecialTokens
-
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Qwen2's and Qwen3's split pattern, from transformers' tokenization_qwen2.py."""
+from rerank_eval.engine.splitting import Layout, Unit, lay_out
 
 CACHED_TOKENS = 8_000_000
 """Tokens of documents kept for the next query that has them among its candidates: 32 MB."""
-
-_SAFE_PAIRS = {("\n", "<"), (":", " ")}
-"""Ends of two texts between which Qwen2's pattern always splits."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -89,11 +80,11 @@ class PromptTokenizer:
     Attributes:
         recipe: The recipe.
         special_tokens: Finds special tokens in texts.
-        exact_split: Whether the parts of a prompt may be tokenised apart.
+        exact_split: Whether a document is tokenised apart from the rest of its prompt, once for all queries.
 
     Raises:
-        EngineError: The tokenizer is a slow one or adds tokens of its own around a text, or `max_length` leaves no room
-            behind the recipe's prefix and suffix.
+        EngineError: The tokenizer is a slow one or adds special tokens that the recipe does not provide for, or
+            `max_length` leaves no room beside the recipe's fixed text.
     """
 
     def __init__(
@@ -106,43 +97,42 @@ class PromptTokenizer:
         check_fast(tokenizer)
         self.recipe = recipe
         self.special_tokens = SpecialTokens(tokenizer)
-        # The recipes' own code lets the tokenizer add its special tokens to the body; Qwen's adds none.
-        if tokenizer("x")["input_ids"] != tokenizer("x", add_special_tokens=False)["input_ids"]:
-            raise EngineError("the tokenizer adds special tokens around a text, which no recipe provides for")
+        self._bos = _bos_ids(tokenizer, recipe)
         if special_tokens == "escape":
             escaped = EscapedTokenizer.of(tokenizer)
             tokenizer, recipe = escaped.tokenizer, escaped.recipe(recipe)
         self._tokenizer, self._recipe = tokenizer, recipe
         self._prefix, self._suffix = self._encode([recipe.prefix, recipe.suffix])
-        self._closing = self._encode([recipe.closing])[0] if recipe.closing else []
-        frame = len(self._prefix) + len(self._suffix)
+        frame = len(self._bos) + len(self._prefix) + len(self._suffix)
         if max_length <= frame:
             raise EngineError(f"max_length {max_length} leaves no room: prefix and suffix alone take {frame} tokens")
         # What is cut in mode "message" is the whole message; in mode "body" what stands between prefix and suffix.
         self._limit = max_length - (frame if recipe.truncation == "body" else 0)
-        self.exact_split = splits_exactly(tokenizer, recipe)
+        self._layouts = {one: lay_out(tokenizer, recipe, instructed=one) for one in (False, True)}
+        self.exact_split = all(found is not None and found.document_apart for found in self._layouts.values())
         self._met = TokenCache(CACHED_TOKENS)
 
     def whole(self, group: QueryGroup) -> TokenizedGroup:
-        """Tokenise each prompt as the recipe's own code does: in one string, nothing shared."""
-        bodies = [self._recipe.body(group.query, document, group.instruction) for document in group.documents]
-        if self._recipe.truncation == "message":
-            fixed: list[int] = []
-            cuttable = self._encode([self._recipe.prefix + body + self._recipe.closing for body in bodies])
-        else:
-            fixed = self._prefix
-            cuttable = self._encode([body + self._recipe.closing for body in bodies])
+        """Tokenise each prompt as the recipe's own code does, nothing shared."""
+        if self._recipe.truncation == "document":
+            return self._fitted(group)
+        parts = self._recipe.parts(instructed=group.instruction is not None)[:-1]
+        fixed = self._bos + self._prefix if self._recipe.truncation == "body" else []
+        first = self._bos if self._recipe.truncation == "message" else []
+        cut_parts = [part for part in parts if part.name != "prefix" or self._recipe.truncation == "message"]
+        texts = [
+            "".join(part.render(group.query, document, group.instruction) for part in cut_parts)
+            for document in group.documents
+        ]
+        cuttable = [first + ids for ids in self._encode(texts)]
         truncated = np.array([len(ids) > self._limit for ids in cuttable], dtype=np.bool_)
         own = [fixed + ids[: self._limit] + self._suffix for ids in cuttable]
-        cut = bool(truncated.any()) and self._query_fills(group)
+        before = "".join(
+            part.render(group.query, "", group.instruction)
+            for part in takewhile(lambda part: part.name != "document", cut_parts)
+        )
+        cut = bool(truncated.any()) and len(first) + len(self._encode([before])[0]) >= self._limit
         return TokenizedGroup([], own, truncated, query_cut=cut)
-
-    def _query_fills(self, group: QueryGroup) -> bool:
-        """Say whether instruction and query alone reach the limit."""
-        text = self._recipe.instruct_text(group.instruction) + self._recipe.query_text(group.query)
-        if self._recipe.truncation == "message":
-            text = self._recipe.prefix + text
-        return len(self._encode([text])[0]) >= self._limit
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
         """Tokenise what the prompts share once and each distinct document once; ids equal those of `whole`.
@@ -150,30 +140,144 @@ class PromptTokenizer:
         Where tokenising the parts apart is not proved to be exact, the whole strings are tokenised and their longest
         common prefix is what is shared.
         """
-        if not self.exact_split:
+        layout = self._layouts[group.instruction is not None]
+        if layout is None or not layout.document_apart:
             return share_common_prefix(self.whole(group), keep=len(self._suffix))
-        head = self._recipe.instruct_text(group.instruction)
+        if self._recipe.truncation == "document":
+            return self._fitted_apart(group, layout)
         distinct = list(dict.fromkeys(group.documents))
-        first = [self._recipe.prefix + head if self._recipe.truncation == "message" else head]
-        first.append(self._recipe.query_text(group.query))
-        root, query, *documents = self._met.encode(
-            first + [self._recipe.document_text(text) for text in distinct], self._encode
+        units = [*layout.before, *layout.behind]
+        found = self._met.encode(
+            [_text(unit, group) for unit in units] + [_text(layout.document, group, text) for text in distinct],
+            self._encode,
         )
-        room = max(0, self._limit - len(root) - len(query))
-        before = self._prefix if self._recipe.truncation == "body" else []
-        shared = before + (root + query)[: self._limit]
-        cut = len(root) + len(query) > self._limit
+        before, documents = found[: len(layout.before)], found[len(units) :]
+        behind = [one for ids in found[len(layout.before) : len(units)] for one in ids]
+        fixed, cuttable, root = list(self._bos), [], 0
+        for unit, ids in zip(layout.before, before, strict=True):
+            if unit[0].name == "prefix" and self._recipe.truncation == "body":
+                fixed += ids
+            else:
+                cuttable += ids
+            root += len(ids) if _is_root(unit) else 0
+        if self._recipe.truncation == "message":
+            fixed, cuttable = [], fixed + cuttable
+        room = max(0, self._limit - len(cuttable))
+        cut = len(cuttable) > self._limit
         tails: dict[str, tuple[list[int], bool]] = {}
         for text, ids in zip(distinct, documents, strict=True):
-            tail = ids + self._closing
+            tail = ids + behind
             tails[text] = (tail[:room] + self._suffix, cut or len(tail) > room)
+        return TokenizedGroup(
+            fixed + cuttable[: self._limit],
+            [tails[text][0] for text in group.documents],
+            np.array([tails[text][1] for text in group.documents], dtype=np.bool_),
+            root=min(len(self._bos) + root, len(fixed) + self._limit),
+            query_cut=len(cuttable) >= self._limit,
+        )
+
+    def _fitted(self, group: QueryGroup) -> TokenizedGroup:
+        """Tokenise each prompt and cut its document, and a query of more than three quarters of the room."""
+        parts = self._recipe.parts(instructed=group.instruction is not None)
+        pieces = self._pieces(parts)
+        own, truncated = [], []
+        most = self._most_of_a_query(group)
+        for document in group.documents:
+            encoded = [self._cuttable(unit, group, document) for unit in pieces]
+            size = len(self._bos) + sum(len(one.ids) for one in encoded)
+            queries, documents = (sum(one.count(name) for one in encoded) for name in ("query", "document"))
+            kept = min(queries, most)
+            room = self._limit - (size - queries - documents) - kept
+            own.append(self._bos + [i for one in encoded for i in one.cut(query=kept, document=max(0, room))])
+            truncated.append(kept < queries or room < documents)
+        return TokenizedGroup([], own, np.array(truncated, dtype=np.bool_))
+
+    def _fitted_apart(self, group: QueryGroup, layout: Layout) -> TokenizedGroup:
+        """Tokenise and cut as `_fitted` does, what the prompts share once."""
+        most = self._most_of_a_query(group)
+        before, behind = (
+            [self._cuttable(unit, group, "") for unit in units]
+            for units in (layout.before, (*layout.behind, layout.suffix))
+        )
+        queries = sum(one.count("query") for one in (*before, *behind))
+        kept = min(queries, most)
+        shared = self._bos + [i for one in before for i in one.cut(query=kept, document=0)]
+        last = [i for one in behind for i in one.cut(query=kept, document=0)]
+        root = len(self._bos)
+        for unit, one in zip(layout.before, before, strict=True):
+            root += len(one.ids) if _is_root(unit) else 0
+        room = self._limit - len(shared) - len(last)
+        distinct = list(dict.fromkeys(group.documents))
+        texts = [_text(layout.document, group, text) for text in distinct]
+        tails: dict[str, tuple[list[int], bool]] = {}
+        for text, ids in zip(distinct, self._met.encode(texts, self._encode), strict=True):
+            tail, long = ids, len(ids) > room
+            if long:
+                found = self._cuttable(layout.document, group, text)
+                tail = found.cut(query=0, document=max(0, room - (len(found.ids) - found.count("document"))))
+            tails[text] = (tail + last, long or kept < queries)
         return TokenizedGroup(
             shared,
             [tails[text][0] for text in group.documents],
             np.array([tails[text][1] for text in group.documents], dtype=np.bool_),
-            root=len(before) + min(len(root), self._limit),
-            query_cut=len(root) + len(query) >= self._limit,
+            root=root,
         )
+
+    def _most_of_a_query(self, group: QueryGroup) -> int:
+        """Return how many of its tokens a query keeps in mode `document`: three quarters of what the rest leaves."""
+        parts = self._recipe.parts(instructed=group.instruction is not None)
+        bare = QueryGroup("", group.instruction, [])
+        frame = len(self._bos)
+        for unit in self._pieces(parts):
+            one = self._cuttable(unit, bare, "")
+            frame += len(one.ids) - one.count("query") - one.count("document")
+        room = self._limit - frame
+        if room < 2:  # noqa: PLR2004 - a token of the query and one of the document
+            raise EngineError(
+                f"max_length {self._limit} leaves no room: the prompt without query and document takes {frame} tokens"
+            )
+        return room * 3 // 4
+
+    def _pieces(self, parts: tuple[Part, ...]) -> list[Unit]:
+        """Return what the recipe's own code tokenises together."""
+        if self._recipe.tokenize == "whole":
+            return [parts]
+        pieces: list[Unit] = []
+        for part in parts:
+            if pieces and {pieces[-1][-1].name, part.name} == {"instruction", "query"}:
+                pieces[-1] = (*pieces[-1], part)
+            else:
+                pieces.append((part,))
+        return pieces
+
+    def _cuttable(self, unit: Unit, group: QueryGroup, document: str) -> Cuttable:
+        """Tokenise a unit, and find which of its tokens belong to the query and to the document alone.
+
+        Where the recipe's code tokenises pieces apart it cuts the piece, fixed text in it included.
+        """
+        text, spans = "", {}
+        for part in unit:
+            start, rendered = len(text), part.render(group.query, document, group.instruction)
+            text += rendered
+            for name in part.texts & {"query", "document"}:
+                before, _, rest = part.template.partition("{" + name + "}")
+                before, rest = (
+                    piece.format(query=group.query, document=document, instruction=group.instruction)
+                    for piece in (before, rest)
+                )
+                spans[name] = (start + len(before), len(text) - len(rest))
+        if self._recipe.tokenize == "apart":
+            (ids,) = self._encode([text])
+            return Cuttable(ids, {name: (0, len(ids)) for name in spans})
+        encoded = self._tokenizer(
+            encodable(text), add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+        )
+        offsets = encoded["offset_mapping"]
+        ranges = {}
+        for name, (start, end) in spans.items():
+            inside = [i for i, (_, last) in enumerate(offsets) if start < last <= end]
+            ranges[name] = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        return Cuttable(list(encoded["input_ids"]), ranges)
 
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """Render one pair: the whole text and the ids as sent."""
@@ -183,6 +287,48 @@ class PromptTokenizer:
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return token_ids(self._tokenizer, texts)
+
+
+@dataclass(frozen=True)
+class Cuttable:
+    """Token ids, and which of them belong to query or document: `start` to before `end`."""
+
+    ids: list[int]
+    ranges: Mapping[str, tuple[int, int]]
+
+    def count(self, name: str) -> int:
+        """Return how many tokens belong to a text."""
+        start, end = self.ranges.get(name, (0, 0))
+        return end - start
+
+    def cut(self, **kept: int) -> list[int]:
+        """Return the ids with the first `kept` tokens of each text and everything else."""
+        gone: set[int] = set()
+        for name, (start, end) in self.ranges.items():
+            gone |= set(range(min(start + kept[name], end), end))
+        return [number for i, number in enumerate(self.ids) if i not in gone]
+
+
+def _text(unit: Unit, group: QueryGroup, document: str = "") -> str:
+    return "".join(part.render(group.query, document, group.instruction) for part in unit)
+
+
+def _is_root(unit: Unit) -> bool:
+    """Say whether a unit is the same for all queries of a task that have the same instruction."""
+    return all(part.texts <= {"instruction"} for part in unit)
+
+
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> list[int]:
+    """Return what stands before every prompt, and refuse special tokens that the recipe does not provide for."""
+    bare, framed = (list(tokenizer("x", add_special_tokens=one)["input_ids"]) for one in (False, True))
+    first = tokenizer.bos_token_id
+    if recipe.bos is None and framed != bare:
+        raise EngineError("the tokenizer adds special tokens around a text, which no recipe provides for")
+    if not recipe.bos or first is None or first == tokenizer.pad_token_id:
+        return []
+    if framed not in (bare, [first, *bare]):
+        raise EngineError(f"the tokenizer adds other special tokens than {tokenizer.bos_token!r} around a text")
+    return [int(first)]
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -221,78 +367,3 @@ def share_common_prefix(prompts: TokenizedGroup, keep: int) -> TokenizedGroup:
     columns = zip(*(ids[: len(ids) - keep] for ids in prompts.own), strict=False)
     common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     return replace(prompts, shared=common, own=[ids[len(common) :] for ids in prompts.own])
-
-
-def splits_exactly(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> bool:
-    """Say whether tokenising a recipe's parts apart provably gives the ids of tokenising the prompt whole.
-
-    The proof holds for every text. A tokenizer cuts added tokens out of the raw text first and treats each stretch
-    between them by itself, so a boundary with an added token on one side is exact in any pipeline. Elsewhere, with NFC
-    (or no) normalisation, Qwen2's split pattern and byte-level BPE, no piece spans a boundary `line break | <`
-    (whatever matches the break stops before `<`, which begins a new piece) nor `: | blank` (a blank only ever begins or
-    continues blanks, and the run of punctuation stops before it), and neither pair composes under NFC. No added token
-    may reach over a boundary, and the closing must begin with one. Held by property tests with Qwen's vocabulary and
-    the demo reranker's.
-    """
-    added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
-    if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in added):
-        return False
-    special = [str(token.content) for token in added]
-    instruct_head, _, instruct_tail = recipe.instruct_template.partition("{instruction}")
-    query_head, _, query_tail = recipe.query_template.partition("{query}")
-    boundaries = [(instruct_tail, query_head), (query_tail, recipe.document_template.partition("{document}")[0])]
-    if recipe.truncation == "message":
-        boundaries += [(recipe.prefix, instruct_head), (recipe.prefix, query_head)]
-    if recipe.closing:
-        if not any(recipe.closing.startswith(token) for token in special):
-            return False
-        boundaries.append(("", recipe.closing))
-    qwen = _is_qwen_pipeline(tokenizer.backend_tokenizer)
-    return all(
-        (_added_token_at(left, right, special) or (qwen and (left[-1:], right[:1]) in _SAFE_PAIRS))
-        and not any(_reaches_over(token, left, right) for token in special)
-        for left, right in boundaries
-    )
-
-
-def _added_token_at(left: str, right: str, special: Sequence[str]) -> bool:
-    """Say whether an added token ends `left` or begins `right`, whatever text stands before `left`."""
-    if any(right.startswith(token) for token in special):
-        return True
-    # An added token that overlaps the last one's beginning would be cut out in its place.
-    return any(
-        left.endswith(last) and not any(_overlaps(other, last) for other in special if other != last)
-        for last in special
-    )
-
-
-def _overlaps(other: str, last: str) -> bool:
-    """Say whether `other` can cover the beginning of `last` from further left."""
-    return last in other or any(other.endswith(last[:size]) for size in range(1, len(last)))
-
-
-def _is_qwen_pipeline(backend: Any) -> bool:
-    """Say whether a tokenizer is NFC or nothing, then Qwen2's pattern, then byte-level BPE."""
-    # The states are the components' JSON; serialising the whole tokenizer would take half a second for its vocabulary.
-    parts = (backend.normalizer, backend.pre_tokenizer)
-    normalizer, splitter = (json.loads(part.__getstate__()) if part is not None else {} for part in parts)
-    steps = splitter.get("pretokenizers", [])
-    return (
-        normalizer in ({}, {"type": "NFC"})
-        and type(backend.model).__name__ == "BPE"
-        and [step["type"] for step in steps] == ["Split", "ByteLevel"]
-        and steps[0]["pattern"] == {"Regex": QWEN2_PATTERN}
-        and (steps[0]["behavior"], steps[0]["invert"]) == ("Isolated", False)
-        and (steps[1]["add_prefix_space"], steps[1]["use_regex"]) == (False, False)
-    )
-
-
-def _reaches_over(token: str, left: str, right: str) -> bool:
-    """Say whether a token can stand across the boundary between the end `left` of a text and the beginning `right`."""
-    for cut in range(1, len(token)):
-        head, tail = token[:cut], token[cut:]
-        meets_left = head.endswith(left) or left.endswith(head)
-        meets_right = tail.startswith(right) or right.startswith(tail)
-        if meets_left and meets_right:
-            return True
-    return False

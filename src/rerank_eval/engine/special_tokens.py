@@ -112,12 +112,15 @@ class EscapedTokenizer:
         def spell(text: str) -> str:
             return pattern.sub(lambda found: self.spelled[found[0]], text)
 
+        instructed = recipe.instructed_query_template
         return dataclasses.replace(
             recipe,
             prefix=spell(recipe.prefix),
             instruct_template=spell(recipe.instruct_template),
             query_template=spell(recipe.query_template),
+            instructed_query_template=None if instructed is None else spell(instructed),
             document_template=spell(recipe.document_template),
+            separator=spell(recipe.separator),
             closing=spell(recipe.closing),
             suffix=spell(recipe.suffix),
         )

@@ -39,10 +39,25 @@ def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
     if config.kind != "auto":
         return config.kind == "sequence-classification"
     if ref.architecture.endswith("ForSequenceClassification"):
-        return True
+        return not has_decoder(ref)
     if ref.architecture.endswith("ForCausalLM"):
         return False
     raise unknown_architecture(ref)
+
+
+def has_decoder(ref: ModelRef) -> bool:
+    """Tell whether a model is a decoder, by its config.json."""
+    return is_decoder(str(read_mapping(ref, "config.json").get("model_type")))
+
+
+def is_decoder(model_type: str) -> bool:
+    """Tell decoders from encoders by transformers' tables: BERT's kin have causal classes too, and masked ones."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def unknown_architecture(ref: ModelRef) -> ModelError:
@@ -161,11 +176,16 @@ def check_settings(config: RerankerConfig, ref: ModelRef) -> None:
     if config.dtype not in {"float32", "bfloat16", "float16"}:
         raise ModelError(f"reranker.dtype: {config.dtype} is for causal rerankers; set float32, bfloat16 or float16")
     effective_max_length(config, ref)
+    check_labels(ref)
+    if implementation(ref) == "own code":
+        code_sources(config, ref)
+
+
+def check_labels(ref: ModelRef) -> None:
+    """Refuse a sequence classifier of another number of labels than one."""
     labels = _labels(read_mapping(ref, "config.json"))
     if labels is not None and labels != 1:
         raise ModelError(f"reranker.model: {ref.name} has {labels} labels; a reranker has one")
-    if implementation(ref) == "own code":
-        code_sources(config, ref)
 
 
 def _labels(config: Mapping[str, Any]) -> int | None:

@@ -18,12 +18,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rerank_eval.config.files import read_yaml
 from rerank_eval.config.schema import RECIPES, is_yaml_file
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.recipe import Recipe, SoftmaxDtype, Truncation
+from rerank_eval.engine.recipe import Recipe, SoftmaxDtype, Tokenize, Truncation
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest
 
+AUTO = "auto"
+"""The recipe that a checkpoint's files state, or that the registry has for its name."""
 _PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
+_MAY_BE_NULL = {"no", "default_instruction", "instructed_query_template", "bos"}
+_OF_NO_PROMPT = ("name", "models", "max_length", "dtype")
+"""What of a recipe changes no prompt and no score; `max_length` stands in the identity by itself."""
+_FIRST_FIELDS = (
+    "prefix",
+    "instruct_template",
+    "query_template",
+    "document_template",
+    "closing",
+    "suffix",
+    "default_instruction",
+    "truncation",
+    "joins_query_and_instruction",
+    "softmax_dtype",
+    "reads_task_prompt",
+    "yes",
+    "no",
+)
+"""Fields of the first release, which always stand in a digest; a later one does where it is not its default."""
 
 
 class RecipeFile(BaseModel):
@@ -40,7 +61,19 @@ class RecipeFile(BaseModel):
     instruct_template: str | None = None
     """Line that holds `{instruction}`; left out of the prompt where there is no instruction."""
     query_template: str | None = None
-    """Holds `{query}`; ends where the document begins."""
+    """Holds `{query}`."""
+    instructed_query_template: str | None = None
+    """Holds `{query}` and `{instruction}`, for both where there is an instruction: `{query} {instruction}` puts it
+    behind the query."""
+    order: tuple[str, ...] | None = None
+    """`instruction`, `query` and `document` in the prompt's order."""
+    separator: str | None = None
+    """Stands behind the query and behind the document."""
+    tokenize: Tokenize | None = None
+    """`whole`: the prompt is one text; `apart`: prefix, query, separator, document, closing and suffix are tokenised
+    one by one."""
+    bos: bool | None = None
+    """Whether the tokenizer's beginning-of-sequence token stands first."""
     document_template: str | None = None
     """Holds `{document}`."""
     closing: str | None = None
@@ -50,33 +83,44 @@ class RecipeFile(BaseModel):
     default_instruction: str | None = None
     """Instruction where none is given."""
     truncation: Truncation | None = None
-    """`body` cuts what stands between prefix and suffix, `message` all before the suffix."""
+    """`body` cuts what stands between prefix and suffix, `message` all before the suffix, `document` the document."""
     joins_query_and_instruction: bool | None = None
     """Whether a query's own instruction also stands behind the query."""
     softmax_dtype: SoftmaxDtype | None = None
     """Where the head `recipe_softmax` takes its softmax."""
     reads_task_prompt: bool | None = None
     """Whether `instruction: task` gives each task its own instruction."""
-    yes: str | None = None
-    """The answer that says relevant, one token."""
-    no: str | None = None
-    """The answer that says irrelevant, one token."""
+    yes: str | int | None = None
+    """The answer that says relevant: a text of one token, or a token's id."""
+    no: str | int | None = None
+    """The answer that says irrelevant; null where the logit of `yes` alone is the score."""
+    scale: float | None = Field(default=None, gt=0)
+    """Divides the margin before the sigmoid that makes a probability of it."""
+    models: tuple[str, ...] | None = None
+    """Checkpoints on the hub that were trained with it, for which `recipe: auto` takes it."""
+    max_length: int | None = None
+    """The authors' limit in tokens."""
+    dtype: str | None = None
+    """The dtype that the authors publish scores in."""
 
 
-def find_recipe(name: str, where: str) -> Recipe:
+def find_recipe(name: str, where: str) -> Recipe | None:
     """Look a recipe up, or read it from a file.
 
     Args:
-        name: A built-in recipe's, an installed package's, or the path of a YAML file, relative to the current folder.
+        name: `auto`, a built-in recipe's name, an installed package's, or the path of a YAML file, relative to the
+            current folder.
         where: File and key that named it, for error messages.
 
     Returns:
-        The recipe. One that is not built in has its content's digest in its name, so that results of two versions keep
-        apart.
+        The recipe; None for `auto`, which the checkpoint decides. One that is not built in has its content's digest in
+        its name, so that results of two versions keep apart.
 
     Raises:
         ConfigError: There is no such recipe, or it is malformed; names file and key.
     """
+    if name == AUTO:
+        return None
     if name in RECIPES.names():
         found = RECIPES.get(name, where)
         if name in RECIPES.builtins:
@@ -94,19 +138,46 @@ def _made(found: object, title: str, source: str) -> Recipe:
     if not isinstance(found, Recipe):
         found = _read(found, title, source)
         title = found.name
-    content = {key: value for key, value in dataclasses.asdict(found).items() if key != "name"}
-    return dataclasses.replace(found, name=f"{title}@{digest(content, 8)}")
+    return dataclasses.replace(found, name=f"{title}@{content_digest(found)}")
+
+
+def content_digest(recipe: Recipe) -> str:
+    """Digest what of a recipe can change a prompt or a score."""
+    default = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    content = {
+        key: value
+        for key, value in dataclasses.asdict(recipe).items()
+        if key not in _OF_NO_PROMPT and (key in _FIRST_FIELDS or value != default[key])
+    }
+    return digest(content, 8)
+
+
+def known_recipe(model: str) -> Recipe | None:
+    """Return the recipe that a checkpoint on the hub was trained with, or None where none is known.
+
+    Args:
+        model: Its name on the hub, `org/name`; letter case does not matter, as on the hub.
+
+    Raises:
+        ConfigError: A package's recipe cannot be imported or is malformed.
+    """
+    for name in RECIPES.names():
+        recipe = find_recipe(name, f"recipe {name!r}")
+        if recipe is not None and model.lower() in map(str.lower, recipe.models):
+            return recipe
+    return None
 
 
 def _read(content: object, title: str, source: str) -> Recipe:
     try:
         read = RecipeFile.model_validate(content)
         changes: dict[str, Any] = read.model_dump(exclude={"name", "extends"}, exclude_none=True)
+        changes |= {key: None for key in _MAY_BE_NULL & read.model_fields_set if getattr(read, key) is None}
         if read.extends not in RECIPES.builtins:
             near = did_you_mean(read.extends, RECIPES.builtins)
             raise ConfigError(f"{source}: extends: unknown recipe {read.extends!r}; {near}")
         base = cast("Recipe", RECIPES.get(read.extends))
-        return dataclasses.replace(base, name=read.name or title, **changes)
+        return dataclasses.replace(base, **{"models": (), "name": read.name or title} | changes)
     except ValidationError as error:
         raise ConfigError(f"{source}: {explain(error, RecipeFile)}") from None
     except EngineError as error:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
+from rerank_eval.config.schema import RECIPES, RerankerConfig, RetrieverConfig
+from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.loading import answer_ids
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
-from rerank_eval.models.architectures import check_settings, implementation
+from rerank_eval.models.architectures import check_labels, check_settings, implementation, is_decoder
 from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping
 from rerank_eval.models.contents import MODULES, ROOT
 from rerank_eval.models.pair_templates import (
@@ -23,38 +26,111 @@ from rerank_eval.models.pair_templates import (
     INSTRUCTION,
     QUERY,
     first_difference,
+    stated_recipe,
     writes_pairs,
     written,
 )
+from rerank_eval.models.recipes import content_digest, find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import registered
 
-_DEFAULT_RECIPE = "card"
-"""The recipe of a config that names none, which therefore is no choice of the user's against the checkpoint's words."""
-_OF_THE_CARD = "Qwen3ForCausalLM"
-"""What is taken to be tuned from Qwen3-Reranker where its files say nothing."""
 _LOGIT_SCORE = "1_LogitScore"
+_MAY_DEFAULT = {"task", "default"}
+"""Instructions of a config that may come to the recipe's default."""
 _MONOTONE = {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus"}
 """Activations that keep the order of logits; the logit is what ranks here, so that nothing saturates and ties."""
 CHANGES_TEXTS = ("do_lower_case", "query_length", "document_length", "query_expansion")
 """Keys of sentence_bert_config.json by which sentence-transformers changes texts before they are tokenised."""
 
 
-def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> ModelRef:
-    """Hold a causal reranker's settings against what its checkpoint says.
+def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -> tuple[ModelRef, Recipe]:
+    """Hold a causal reranker's settings against what its checkpoint says, and find its recipe.
+
+    Args:
+        config: The reranker's section of the config.
+        ref: The model, resolved.
+        recipe: The recipe that the config names, or None for the checkpoint's own.
 
     Returns:
-        The model, with a note for each thing that the config decides otherwise.
+        The model, with a note for each thing that the config decides otherwise; and the recipe.
 
     Raises:
-        ModelError: What the checkpoint says is not what would be computed; one line that says what to set.
+        ModelError: What the checkpoint says is not what would be computed, or nothing says with which prompt it was
+            trained; one line that says what to set.
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
-    _check_files(ref, ["Transformer", "LogitScore"], "text-generation")
+    classifies = ref.architecture.endswith("ForSequenceClassification")
+    if classifies:
+        _check_files(ref, ["Transformer"], "sequence-classification")
+        check_labels(ref)
+    else:
+        _check_files(ref, ["Transformer", "LogitScore"], "text-generation")
     _check_code(config, ref)
     _check_activation(ref)
-    notes = [*_check_answers(ref, recipe), *_check_prompt(config, ref, recipe)]
-    return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref
+    if recipe is None:
+        return ref, own_recipe(ref)
+    notes = [] if classifies else _answer_notes(ref, recipe)
+    notes += _prompt_notes(config, ref, recipe)
+    return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref, recipe
+
+
+def own_recipe(ref: ModelRef) -> Recipe:
+    """Return the recipe that a causal reranker was trained with: its files', else that known for its name on the hub.
+
+    Raises:
+        ModelError: Neither says so, or the files say something that is not computed.
+    """
+    answers = None if ref.architecture.endswith("ForSequenceClassification") else _answers(ref)
+    known = known_recipe(ref.name) if ref.published or ref.origin == "built-in" else None
+    if writes_pairs(ref):
+        stated = stated_recipe(ref, default_prompt(ref))
+        if answers is not None:
+            stated = dataclasses.replace(stated, yes=answers[0], no=answers[1])
+        elif known is not None:
+            stated = dataclasses.replace(stated, yes=known.yes, no=known.no)
+        elif not ref.architecture.endswith("ForSequenceClassification"):
+            raise ModelError(
+                f"reranker.model: {ref.name} has a chat template for pairs, and no file of it says which token's logit "
+                f"is the answer ({_LOGIT_SCORE}/config.json does); set reranker.recipe to a YAML file that names both"
+            )
+        return _as_known(ref, stated)
+    if known is not None:
+        return known if answers is None else _as_known(ref, dataclasses.replace(known, yes=answers[0], no=answers[1]))
+    near = _of_the_same_name(ref)
+    raise ModelError(
+        f"reranker.model: neither {ref.name}'s files nor its name say with which prompt it was trained; set "
+        f"reranker.recipe to a YAML file with its own prompt, or to a built-in recipe if it is that one{near}"
+    )
+
+
+def _as_known(ref: ModelRef, stated: Recipe) -> Recipe:
+    """Return the built-in recipe that sends the same prompts and reads the same answers; else the stated one."""
+    tokenizer = load_tokenizer(ref)
+    classifies = ref.architecture.endswith("ForSequenceClassification")
+    for name in RECIPES.builtins:
+        recipe = find_recipe(name, "reranker.recipe")
+        if recipe is None or recipe.default_instruction != stated.default_instruction:
+            continue
+        same = all(
+            recipe.prompt(QUERY, DOCUMENT, one) == stated.prompt(QUERY, DOCUMENT, one) for one in (INSTRUCTION, None)
+        )
+        with suppress(EngineError):  # a vocabulary without the recipe's answers
+            if same and (classifies or answer_ids(tokenizer, recipe) == answer_ids(tokenizer, stated)):
+                return recipe
+    return dataclasses.replace(stated, name=f"checkpoint@{content_digest(stated)}")
+
+
+def _of_the_same_name(ref: ModelRef) -> str:
+    """Name the recipe of a model on the hub whose name ends as this one's."""
+    if ref.published:
+        return ""
+    last = ref.name.rpartition("/")[2].lower()
+    for name in RECIPES.names():
+        recipe = find_recipe(name, "reranker.recipe")
+        for model in () if recipe is None else recipe.models:
+            if model.rpartition("/")[2].lower() == last:
+                return f" ({name} is that of {model} on the hub)"
+    return f" ({', '.join(RECIPES.builtins)})"
 
 
 def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
@@ -210,11 +286,10 @@ def _check_pairs(ref: ModelRef) -> None:
     """Refuse a sequence classifier that says that it reads more than the bare pair, or ranks otherwise."""
     config = read_mapping(ref, "config.json")
     kind, name = str(config.get("model_type")), f"reranker.model: {ref.name}"
-    if _is_decoder(kind):
+    if is_decoder(kind):
         raise ModelError(
             f"{name} is {ref.architecture}, a decoder with a classification head: it was trained behind a prompt, and "
-            "the bare pair would be scored almost at random; name the causal checkpoint that it was converted from "
-            "(such as Qwen/Qwen3-Reranker-0.6B), which gives the same score"
+            "the bare pair would be scored almost at random; set reranker.kind to causal or auto"
         )
     if config.get("is_decoder"):
         raise ModelError(f"{name} attends causally by its config.json (is_decoder), which is not computed here")
@@ -256,16 +331,6 @@ def _check_activation(ref: ModelRef) -> None:
             )
 
 
-def _is_decoder(model_type: str) -> bool:
-    """Tell decoders from encoders by transformers' tables: BERT's kin have causal classes too, and masked ones."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
 def _logit_score(ref: ModelRef) -> tuple[str, Mapping[str, Any]] | None:
     folder = next((folder for kind, folder in modules(ref) if kind == "LogitScore"), _LOGIT_SCORE)
     name = f"{folder}/config.json"
@@ -273,34 +338,41 @@ def _logit_score(ref: ModelRef) -> tuple[str, Mapping[str, Any]] | None:
     return (name, found) if found else None
 
 
-def _check_answers(ref: ModelRef, recipe: Recipe) -> list[str]:
-    """Refuse a recipe whose answers are not those that LogitScore names."""
+def _answers(ref: ModelRef) -> tuple[int, int | None] | None:
+    """Return the ids of the answers that LogitScore names, or None without such a file."""
     found = _logit_score(ref)
     if found is None:
-        return []
+        return None
     path, said = found
-    name, yes, no = f"reranker.model: {ref.name}", said.get("true_token_id"), said.get("false_token_id")
-    if said.get("module_input_name", "causal_logits") != "causal_logits" or not _is_id(yes):
-        raise ModelError(f"{name}: its {path} does not say which token's logit is the answer; it is not scored")
-    tokenizer = load_tokenizer(ref)
-    if no is None:
+    yes, no = said.get("true_token_id"), said.get("false_token_id")
+    known = said.get("module_input_name", "causal_logits") == "causal_logits"
+    if not known or not _is_id(yes) or not (no is None or _is_id(no)):
         raise ModelError(
-            f"{name} is scored by the logit of {_token(tokenizer, yes)} alone, by its {path}; a recipe reads the "
-            "difference of two answers, so it is not scored"
+            f"reranker.model: {ref.name}: its {path} does not say which token's logit is the answer; it is not scored"
         )
-    asked = [tokenizer.encode(word, add_special_tokens=False) for word in (recipe.yes, recipe.no)]
-    if asked == [[yes], [no]]:
+    return int(str(yes)), no
+
+
+def _answer_notes(ref: ModelRef, recipe: Recipe) -> list[str]:
+    """Refuse a recipe whose answers are not those that LogitScore names."""
+    stated = _answers(ref)
+    if stated is None:
+        return []
+    tokenizer = load_tokenizer(ref)
+    try:
+        asked: tuple[int, int | None] | None = answer_ids(tokenizer, recipe)
+    except EngineError:
+        asked = None
+    if asked == stated:
         has_prompt = writes_pairs(ref) or default_prompt(ref) is not None
         return [] if has_prompt else [f"its files name no prompt; recipe {recipe.name} was taken"]
-    words = [_decoded(tokenizer, one) for one in (yes, no)]
-    problem = (
-        f"{name} answers with {_token(tokenizer, yes)} and {_token(tokenizer, no)} by its {path}, recipe {recipe.name} "
-        f"reads {recipe.yes!r} and {recipe.no!r}"
+    (path, _), (yes, no) = _logit_score(ref) or ("", {}), stated
+    answers = _token(tokenizer, yes) + (" alone" if no is None else f" and {_token(tokenizer, no)}")
+    reads = repr(recipe.yes) + (" alone" if recipe.no is None else f" and {recipe.no!r}")
+    raise ModelError(
+        f"reranker.model: {ref.name} answers with {answers} by its {path}, recipe {recipe.name} reads {reads}; set "
+        f"reranker.recipe to auto, or to a YAML file with `yes: {yes}` and `no: {'null' if no is None else no}`"
     )
-    if [tokenizer.encode(word, add_special_tokens=False) for word in words] != [[yes], [no]]:
-        raise ModelError(f"{problem}; no text gives these tokens alone, so it is not scored")
-    file = "the file of reranker.recipe" if "@" in recipe.name else f"a YAML file that `extends: {recipe.name}`"
-    raise ModelError(f"{problem}; set reranker.recipe to {file} with `yes: {words[0]!r}` and `no: {words[1]!r}`")
 
 
 def _is_id(value: Any) -> bool:
@@ -315,38 +387,19 @@ def _token(tokenizer: Any, number: Any) -> str:
     return f"{_decoded(tokenizer, number)!r} ({number})"
 
 
-def _check_prompt(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list[str]:
-    """Compare the prompt that a checkpoint's chat template writes for a pair with the recipe's."""
-    if not writes_pairs(ref) and default_prompt(ref) is None:
-        if ref.architecture != _OF_THE_CARD and recipe.name == _DEFAULT_RECIPE:
-            raise ModelError(
-                f"reranker.model: {ref.name} is {ref.architecture or 'of no architecture'}, and its files name no "
-                f"prompt; recipe {recipe.name} is Qwen3-Reranker's: set reranker.recipe to a YAML file with the "
-                "model's own (or with `extends: card` to keep this one)"
-            )
-        return []
+def _prompt_notes(config: RerankerConfig, ref: ModelRef, recipe: Recipe) -> list[str]:
+    """Say where the prompt of a recipe that the config names is not the one that the checkpoint's files state."""
     if not writes_pairs(ref):
-        problem = f"it puts {default_prompt(ref)!r} before every query, without a chat template"
-        if recipe.name == _DEFAULT_RECIPE:
-            raise ModelError(
-                f"reranker.model: {ref.name}: {problem}, by its config_sentence_transformers.json "
-                "(default_prompt_name); set reranker.recipe to a YAML file with the prompt that is meant"
-            )
-        return [f"{problem}; the config names the recipe"]
+        prompt = default_prompt(ref)
+        known = f"it puts {prompt!r} before every query, without a chat template; the config names the recipe"
+        return [] if prompt is None else [known]
     stated, ours = written(ref, INSTRUCTION), recipe.prompt(QUERY, DOCUMENT, INSTRUCTION)
     default = written(ref, default_prompt(ref))
     if stated != ours:
         problem = f"its chat template writes another prompt than recipe {recipe.name}: {first_difference(stated, ours)}"
-        remedy = "set reranker.recipe to a YAML file with the checkpoint's prompt, or with `extends: card` to keep this"
-    elif default != recipe.prompt(QUERY, DOCUMENT, recipe.default_instruction) and _may_default(config):
-        problem = f"its default instruction is not that of recipe {recipe.name}, {recipe.default_instruction[:60]!r}"
-        remedy = "set reranker.instruction, or reranker.recipe to a YAML file with its default_instruction"
+    elif default != recipe.prompt(QUERY, DOCUMENT, recipe.default_instruction) and config.instruction in _MAY_DEFAULT:
+        ours = (recipe.default_instruction or "")[:60]
+        problem = f"its default instruction is not that of recipe {recipe.name}, {ours!r}"
     else:
         return []
-    if recipe.name == _DEFAULT_RECIPE:  # nobody chose it against the checkpoint's own words
-        raise ModelError(f"reranker.model: {ref.name}: {problem}; {remedy}")
     return [f"{problem}; the config names the recipe"]
-
-
-def _may_default(config: RerankerConfig) -> bool:
-    return config.instruction in {"task", "default"}

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
 from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
-from rerank_eval.models.recipes import find_recipe
+from rerank_eval.models.recipes import find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.names import digest
@@ -270,9 +271,9 @@ def _if_here(find: Callable[[], _T], *sections: RetrieverConfig | RerankerConfig
 def _subject(
     loaded: LoadedConfig, run: RunConfig, section: RetrieverConfig | RerankerConfig, row: RunSpec | None, where: str
 ) -> _Subject:
-    recipe = find_recipe(section.recipe, f"{where}.recipe") if isinstance(section, RerankerConfig) else None
     resolving = partial(resolve_model, section.model, section.revision, f"{where}.model", loaded.base.model_folder)
     ref = row.ref if row is not None else _if_here(resolving, section)
+    recipe = _recipe(section, row, f"{where}.recipe") if isinstance(section, RerankerConfig) else None
     if section.model == BM25:
         return _Subject(run, section, row, ref)
     config, tokenizer = None, None
@@ -282,6 +283,12 @@ def _subject(
             tokenizer = load_tokenizer(ref, local=True)
     shape = shape_of(ref.name if ref is not None else section.model, config)
     return _Subject(run, section, row, ref, shape, tokenizer, recipe)
+
+
+def _recipe(section: RerankerConfig, row: RunSpec | None, where: str) -> Recipe:
+    """Return a row's recipe; the card's, whose frame is about as long, where only the model's files tell."""
+    ready = row.prepared.prompting.recipe if row is not None and row.prepared is not None else None
+    return ready or find_recipe(section.recipe, where) or known_recipe(section.model) or RECIPES["card"]
 
 
 def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> list[Cell]:

@@ -318,7 +318,8 @@ class _View:
             prompt = self.manifest.instruction.get("query")
             return (prompt, "") if prompt else (None, "none: a retriever")
         instructions = prepared.prompting.instructions
-        same = settings.get("recipe") in {None, prepared.prompting.recipe.name} and (
+        recipe = prepared.prompting.recipe
+        same = settings.get("recipe") in {None, "" if recipe is None else recipe.name} and (
             instructions is None or instructions.identity == settings["instruction"]
         )
         if not same:
@@ -333,7 +334,7 @@ class _View:
         rank = self.request.render or 1
         if not 1 <= rank <= len(rows):
             raise ConfigError(f"--render {rank}: the query has {len(rows)} candidates")
-        recipe, mode = prepared.prompting.recipe, prepared.config.special_tokens
+        recipe, mode = prepared.recipe, prepared.config.special_tokens
         prompts = PromptTokenizer(load_tokenizer(prepared.ref), recipe, prepared.max_length, mode)
         _, instruction = prepared.policy.choose(query_instruction, self.data.metadata)
         query = prepared.policy.query_text(text, query_instruction)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mteb.models.model_meta import ModelMeta
 
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.metrics.compute import TaskMetrics
 from rerank_eval.metrics.registry import agree
 from rerank_eval.pipeline.plan import RunSpec
@@ -148,9 +149,17 @@ def manifest(job: Job, finished: FinishedJob, mteb_json: Path) -> Manifest:
             "environment": environment()
             | ({"workers": workers} if (workers := job.workers()) else {})
             | ({"scores_made_by": devices} if (devices := job.computed_on()) else {}),
+            **_recipe(row),
             **finished.facts,
         }
     )
+
+
+def _recipe(row: RunSpec) -> dict[str, Any]:
+    recipe = None if row.prepared is None else row.prepared.prompting.recipe
+    if recipe is None or recipe.name in RECIPES:
+        return {}
+    return {"recipe": {name: value for name, value in asdict(recipe).items() if name != "models"}}
 
 
 def _source(task: Any) -> dict[str, str]:

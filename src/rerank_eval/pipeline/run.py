@@ -258,7 +258,8 @@ def _engine_key(row: RunSpec) -> str:
     """Digest what one model in memory serves: all settings but the instruction."""
     prepared = _reranker_of(row)
     settings = prepared.config.model_dump(mode="json", exclude={"instruction"})
-    return digest([settings, prepared.prompting.recipe.name, row.ref.revision, row.config.device])
+    recipe = prepared.prompting.recipe
+    return digest([settings, recipe.name if recipe else None, row.ref.revision, row.config.device])
 
 
 def _reranker_of(row: RunSpec) -> Prepared:

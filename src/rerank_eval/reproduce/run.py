@@ -19,7 +19,7 @@ from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
 from rerank_eval.metrics.registry import two_digits
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
-from rerank_eval.models.recipes import find_recipe
+from rerank_eval.models.recipes import find_recipe, known_recipe
 from rerank_eval.names import did_you_mean, some
 from rerank_eval.reproduce import table as reproduction
 from rerank_eval.reproduce.choice import Filter
@@ -289,7 +289,9 @@ def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object
             second = run.reranker
             extra = second.model_dump(include={"dtype", "max_length", "engine"})
             extra["head"] = spelled_before(second.head)
-            extra["recipe"] = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe").name
+            recipe = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe") or known_recipe(second.model)
+            if recipe is not None:
+                extra["recipe"] = recipe.name
             extra |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
             if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do
                 del extra["max_length"]

@@ -29,11 +29,12 @@ class Prompting:
     """What a config's names of recipe and instructions stand for.
 
     Attributes:
-        recipe: The prompt recipe.
+        recipe: The prompt recipe; None for the checkpoint's own, until a family has looked it up, and for models that
+            read no prompt.
         instructions: The instruction set, or None where the setting names none.
     """
 
-    recipe: Recipe
+    recipe: Recipe | None
     instructions: InstructionSet | None = None
 
     @classmethod
@@ -72,6 +73,12 @@ class Prepared:
     identity: Mapping[str, Any] = field(default_factory=dict)
     causal: bool = False
     max_length: int | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of a model that reads a prompt."""
+        assert self.prompting.recipe is not None  # noqa: S101 - a causal family looks it up
+        return self.prompting.recipe
 
 
 class Family(Protocol):

@@ -234,6 +234,9 @@ class Manifest(_Part):
     """What the data lacks or leaves out, by kind: counts."""
     instruction: dict[str, Any] = Field(default_factory=dict)
     """The setting and what it came to."""
+    recipe: dict[str, Any] | None = None
+    """The prompt recipe, field by field, of a reranker whose recipe is not built in: its checkpoint's own, a package's
+    or a YAML file's."""
     special_tokens: SpecialTokensPart = Field(default_factory=SpecialTokensPart, alias="markers")
     """Special tokens in texts."""
     truncation: TruncationPart = Field(default_factory=TruncationPart)

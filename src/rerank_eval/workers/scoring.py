@@ -63,13 +63,13 @@ class RerankerSpec:
         config: The reranker's section of the config.
         ref: The model as the driver resolved it.
         device: `auto` or a torch device.
-        recipe: The prompt recipe, which may come from a file that only the driver has.
+        recipe: The prompt recipe, which may come from a file that only the driver has; None without one.
     """
 
     config: RerankerConfig
     ref: ModelRef
     device: str
-    recipe: Recipe
+    recipe: Recipe | None
 
     @property
     def key(self) -> str:

@@ -17,4 +17,14 @@ RECIPE = Recipe(
     truncation="body",
     joins_query_and_instruction=False,
     softmax_dtype="model",
+    models=(
+        "Qwen/Qwen3-Reranker-0.6B",
+        "Qwen/Qwen3-Reranker-4B",
+        "Qwen/Qwen3-Reranker-8B",
+        "rerank-eval/qwen3-python",
+        "rerank-eval/qwen3-random",
+        "tomaarsen/Qwen3-Reranker-0.6B-seq-cls",
+        "tomaarsen/Qwen3-Reranker-4B-seq-cls",
+        "tomaarsen/Qwen3-Reranker-8B-seq-cls",
+    ),
 )

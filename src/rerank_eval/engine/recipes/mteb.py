@@ -11,4 +11,5 @@ RECIPE = replace(
     joins_query_and_instruction=True,
     softmax_dtype="float32",
     reads_task_prompt=False,
+    models=(),
 )

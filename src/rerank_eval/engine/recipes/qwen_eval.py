@@ -16,4 +16,5 @@ RECIPE = replace(
     default_instruction="Given the user query, retrieval the relevant passages",
     truncation="message",
     softmax_dtype="float32",
+    models=(),
 )

@@ -1,4 +1,4 @@
-"""Causal language models that answer yes or no to a prompt: Qwen3-Reranker and its kin."""
+"""Decoders that answer a prompt: Qwen3-Reranker and its kin, by the next token's logits or a classification head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine
 from rerank_eval.engine.loading import load_engine, why_not_packed
 from rerank_eval.errors import ModelError
-from rerank_eval.models.architectures import effective_max_length
+from rerank_eval.models.architectures import effective_max_length, has_decoder
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.statements import check_causal
@@ -28,12 +28,14 @@ class Causal:
 
     def serves(self, ref: ModelRef) -> bool:
         """See `Family.serves`."""
+        if ref.architecture.endswith("ForSequenceClassification"):
+            return has_decoder(ref)
         return ref.architecture.endswith("ForCausalLM")
 
     def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
         """See `Family.prepare`."""
-        recipe = prompting.recipe
-        ref = check_causal(config, ref, recipe)
+        ref, recipe = check_causal(config, ref, prompting.recipe)
+        prompting = dataclasses.replace(prompting, recipe=recipe)
         max_length = effective_max_length(config, ref)
         obstacle = _why_not_packed(ref, max_length) if config.engine == "packed" else None
         if obstacle is not None:
@@ -71,7 +73,7 @@ class Causal:
                 revision=ref.load_revision,
                 dtype=config.dtype,
                 device=device,
-                recipe=prepared.prompting.recipe,
+                recipe=prepared.recipe,
                 engine=config.engine,
                 head=config.head,
                 max_length=prepared.max_length,

@@ -1,0 +1,27 @@
+"""The command `recipes`."""
+
+from __future__ import annotations
+
+from rerank_eval.commands import app, console
+from rerank_eval.tables import simple
+
+
+@app.command()
+def recipes() -> None:
+    """List the prompt recipes: what a causal reranker is sent, what is read, and the models that each is known for.
+
+    `reranker.recipe: auto`, the default, takes what a checkpoint's files state, else the recipe known for its name on
+    the hub. `reranker.recipe: NAME` or a YAML file takes that one.
+    """
+    from rerank_eval.config.schema import RECIPES
+    from rerank_eval.models.recipes import find_recipe
+
+    rows = []
+    for name in sorted(RECIPES.names()):
+        recipe = find_recipe(name, f"recipe {name!r}")
+        if recipe is None:
+            continue
+        answer = f"{recipe.yes!r}" if recipe.no is None else f"{recipe.yes!r} - {recipe.no!r}"
+        order = ", ".join(part.name for part in recipe.parts(instructed=True) if part.texts)
+        rows.append([name, order, answer, ", ".join(recipe.models) or "named by a config alone"])
+    console.print(simple(["recipe", "order", "logit", "known for"], rows, widths=[None, None, None, 70]), markup=False)
