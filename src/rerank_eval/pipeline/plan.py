@@ -63,7 +63,8 @@ class RunSpec:
                 shown.append("engine")
         else:
             shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length", "markers", "options"]
-        parts = []
+        reads = self.identity.get("listwise", {})
+        parts = [f"{key}={value}" for key, value in reads.items() if value != _UNREMARKABLE.get(key)]
         for key in shown:
             value = self.identity.get(key)
             if value is None or (key in _UNREMARKABLE and value == _UNREMARKABLE[key]):
@@ -111,6 +112,7 @@ class RunSpec:
             for key, value in self.identity.items()
             if key in _FILED and value is not None
         }
+        settings |= self.identity.get("listwise", {})
         if self.retriever is not None:
             settings["retriever"] = self.retriever.ref.label
             settings["top_k"] = self.retriever.identity["top_k"]
@@ -135,7 +137,10 @@ class RunSpec:
         )
 
 
-_UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
+_UNREMARKABLE: dict[str, Any] = {
+    **{"engine": "packed", "head": "float32", "max_length": 8192},
+    **{"window": 20, "stride": 10, "passes": 1},
+}
 _NAMED = {"instruction", "max_length", "engine", "head", "markers", "options"}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers", "options")
 _SHOWN = 24
