@@ -43,9 +43,7 @@ def test_windows_of_a_hundred_candidates() -> None:
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), WINDOWS, st.integers(1, 3))
-def test_sliding_is_the_list_sorted_window_by_window(
-    values: list[int], shape: tuple[int, int], passes: int
-) -> None:
+def test_sliding_is_the_list_sorted_window_by_window(values: list[int], shape: tuple[int, int], passes: int) -> None:
     def rank(places: list[int]) -> list[int]:
         assert len(places) > 1
         return sorted(places, key=lambda place: -values[place])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def words(text: str) -> set[str]:
@@ -25,7 +26,7 @@ class FirstWins:
 
     def rank(self, query: str, documents: Sequence[str], instruction: str | None) -> list[int]:
         if log := os.environ.get("LIST_ORDER_LOG"):
-            with open(log, "a") as handle:
+            with Path(log).open("a") as handle:
                 print(len(documents), file=handle)
         asked = words(f"{instruction or ''} {query}")
         shares = [len(asked & words(one)) - self.bias * place / len(documents) for place, one in enumerate(documents)]
