@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def words(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower()))
+
+
+def _note(documents: Sequence[str]) -> None:
+    """Write down how many documents were ranked, and die after so many windows where a test asks for it."""
+    if log := os.environ.get("LIST_ORDER_LOG"):
+        with Path(log).open("a") as handle:
+            print(len(documents), file=handle)
+        if len(Path(log).read_text().split()) == int(os.environ.get("LIST_ORDER_DIES_AFTER", "0")):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FirstWins:
@@ -25,9 +35,7 @@ class FirstWins:
         self.bias = bias
 
     def rank(self, query: str, documents: Sequence[str], instruction: str | None) -> list[int]:
-        if log := os.environ.get("LIST_ORDER_LOG"):
-            with Path(log).open("a") as handle:
-                print(len(documents), file=handle)
+        _note(documents)
         asked = words(f"{instruction or ''} {query}")
         shares = [len(asked & words(one)) - self.bias * place / len(documents) for place, one in enumerate(documents)]
         return sorted(range(len(documents)), key=lambda place: -shares[place])
@@ -54,3 +62,30 @@ class Together:
             scores.append(float(len(found)))
             left -= found
         return scores
+
+
+class Keeps:
+    """Leaves every window as it is."""
+
+    revision = "1"
+
+    def rank(self, query: str, documents: Sequence[str]) -> list[int]:
+        return list(range(len(documents)))
+
+
+class OneBased:
+    """Counts documents from 1."""
+
+    revision = "1"
+
+    def rank(self, query: str, documents: Sequence[str], instruction: str | None) -> list[int]:
+        return list(range(1, len(documents) + 1))
+
+
+class Fails:
+    """Raises what it likes."""
+
+    revision = "1"
+
+    def rank(self, query: str, documents: Sequence[str], instruction: str | None) -> list[int]:
+        raise KeyError("a key")

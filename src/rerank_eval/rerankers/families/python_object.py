@@ -154,9 +154,8 @@ class ListEngine(ObjectEngine):
                 raise EngineError(f"{self._label} {error}") from None
             if repaired and not self.stats.repaired_windows:
                 logger.warning(
-                    "%s: query %r: its answer %r is no permutation of %d documents and was repaired; such windows are "
-                    "counted (timings.work.repaired_windows in the manifest)",
-                    *(self._label, group.query[:60], str(answer)[:60], len(places)),
+                    "%s: query %r: %r is no permutation of %d documents and was repaired; so are others, counted",
+                    *(self._label, group.query[:40], str(answer)[:40], len(places)),
                 )
             self.stats += EngineStats(windows=1, repaired_windows=int(repaired))
             return [places[one] for one in ranking]
