@@ -123,6 +123,10 @@ def test_three_orders_are_three_rows_that_compare(project: Path, evaluated: subp
     assert compared.returncode == 0, compared.stderr
     assert "order=reversed" in compared.stdout
     assert "overlap@10" in compared.stdout
+    assert beside_the_plugin(project, ["report"]).returncode == 0
+    page = (project / "results" / "report.html").read_text()
+    assert "Query by query" in page
+    assert "How many to rerank" not in page  # of fewer candidates these would have made another order
 
 
 def test_a_second_run_reads_the_cache_and_gives_the_same_bytes(

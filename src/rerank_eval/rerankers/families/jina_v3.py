@@ -67,7 +67,7 @@ class JinaRerankerV3:
         folder = checkpoint_folder(ref, "reranker.model")
         try:
             network = _network(folder, weight_files(ref, "reranker.model"), getattr(torch, config.dtype))
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if (tokens := ids_of(tokenizer)) > network.model.get_input_embeddings().num_embeddings:
                 raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
             return JinaV3Engine(network.to(resolve_device(device)), tokenizer, list_settings(config).order)
