@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rerank_eval.rerankers.families.python_object import ListEngine, ObjectEngin
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.shards import PairDigests, ScoredQuery
-from tests.models.test_reranker import policy
+from tests.models.test_reranker import batches, policy
 from tests.models.test_retriever import SmallTask, meta
 
 
@@ -198,6 +199,23 @@ def test_a_family_that_disagrees_with_its_engine_is_refused() -> None:
         load_reranking_engine(config, resolve_model(config.model, None, "reranker.model"), "cpu")
 
 
+def test_a_family_whose_identity_lacks_the_list_s_settings_is_refused() -> None:
+    class Family:
+        def serves(self, ref: Any) -> bool:
+            return False
+
+        def prepare(self, config: RerankerConfig, ref: Any, prompting: Any) -> Any:
+            return dataclasses.replace(RERANKERS.get("causal").prepare(config, ref, prompting), listwise=True)
+
+        def load(self, prepared: Any, device: str) -> Any:
+            raise AssertionError
+
+    RERANKERS.register("forgets", Family())
+    config = RerankerConfig(model="demo:qwen3-random", kind="forgets")
+    with pytest.raises(ModelError, match="leaves `listwise` out of its identity"):
+        prepare_reranker(config, resolve_model(config.model, None, "reranker.model"))
+
+
 def test_memory_that_does_not_suffice_for_a_list_is_one_line() -> None:
     class Large:
         revision = "1"
@@ -219,3 +237,14 @@ def test_an_object_with_rank_is_evaluated_from_python(tmp_path: Path) -> None:
         **{"retriever.model": "bm25", "retriever.top_k": 5, "reranker.listwise.order": "reversed"},
     )
     assert "order=reversed" in results.table()["Details"].tolist()[1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_mteb_s_batches_cut_no_list(size: int) -> None:
+    part, documents = Lengths(), ["a", "bbb", "cc", "bbb"]
+    model = CrossEncoder(ListEngine(part, "Lengths", ListwiseConfig()), meta(), policy("none"))
+    queries = batches(size, id=["q1"] * 4 + ["q2"] * 3, text=["one"] * 4 + ["two"] * 3)
+    texts = batches(size, id=[f"d{n}" for n in range(7)], text=documents + documents[:3])
+    found = model.predict(queries, texts, task_metadata=SmallTask().metadata, hf_split="test", hf_subset="default")
+    assert found.tolist() == [1, 4, 2, 3, 1, 3, 2]
+    assert part.asked == [("one", documents), ("two", documents[:3])]

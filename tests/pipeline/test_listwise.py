@@ -13,7 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rerank_eval.config import RunConfig
+from rerank_eval.engine.shapes import PUBLISHED
+from rerank_eval.models.ref import ModelRef
 from rerank_eval.pipeline import stages
+from rerank_eval.pipeline.estimate_lists import list_counts
+from rerank_eval.pipeline.estimate_texts import Cell, Lengths
+from rerank_eval.pipeline.plan import RunSpec
 from rerank_eval.tasks import embedded
 from tests.models.test_retriever import SmallTask
 from tests.pipeline.folders import write_beir_folder
@@ -265,3 +271,25 @@ def test_what_is_wrong_is_one_line(project: Path, settings: list[str], line: str
     [error] = [one for one in done.stderr.splitlines() if one.startswith("error: ")]
     assert line in error
     assert "Traceback" not in done.stderr
+
+
+def test_an_estimate_counts_what_windows_read() -> None:
+    cell = Cell(
+        "data",
+        queries=10,
+        documents=100,
+        candidates=25,
+        query_characters=40,
+        candidate=Lengths(400.0),
+        corpus=Lengths(400.0),
+        characters_a_token=4.0,
+    )
+    settings = {"window": 20, "stride": 10, "passes": 2, "order": "given"}
+    row = RunSpec("reranker", 0, RunConfig(), ModelRef("a", "a", "", "1", "python"), {"listwise": settings})
+    prompt, computed, flops = list_counts(row, None, cell)
+    frame, document = 140 + 2 * 10, 14 + 100
+    assert prompt == computed == 10 * 2 * (2 * frame + (20 + 15) * document)  # windows 5-25 and 0-15
+    assert flops == 0
+    whole = RunSpec("reranker", 0, RunConfig(), ModelRef("a", "a", "", "1", "python"), {"listwise": {"order": "given"}})
+    assert list_counts(whole, None, cell)[0] == 10 * (frame + 25 * document)
+    assert list_counts(whole, PUBLISHED["0.6b"], cell)[2] > 0

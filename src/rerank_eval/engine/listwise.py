@@ -135,12 +135,10 @@ def read_ranking(answer: Any, count: int) -> tuple[list[int], bool]:
 def _whole_numbers(answer: Any) -> list[int]:
     problem = EngineError(f"returned no ranking, which is a list of whole numbers or a text, but {str(answer)[:60]!r}")
     values = answer.tolist() if hasattr(answer, "tolist") else answer
-    if isinstance(values, dict | set | frozenset | bytes):  # their order or their numbers are not a ranking's
+    # An iterator could be read once and raise anything; a set has no order.
+    if not isinstance(values, Sequence) or isinstance(values, bytes) or any(isinstance(one, bool) for one in values):
         raise problem
     try:
-        numbers = list(values)
-        if any(isinstance(one, bool) for one in numbers):
-            raise problem
-        return [operator.index(one) for one in numbers]
+        return [operator.index(one) for one in values]
     except TypeError:
         raise problem from None

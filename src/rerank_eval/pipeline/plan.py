@@ -83,7 +83,8 @@ class RunSpec:
         """What a reranker's scores are kept under: its identity less what a pair's own texts say.
 
         The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so
-        runs that differ in these alone share what they have in common.
+        runs that differ in these alone share what they have in common. A listwise reranker's digests are of a query's
+        whole list, so that only the very list is shared.
         """
         return score_identity(self.identity)
 

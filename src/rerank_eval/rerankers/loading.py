@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine, reads_lists
@@ -44,6 +46,8 @@ def prepare_reranker(config: RerankerConfig, ref: ModelRef, prompting: Prompting
             f"reranker.listwise: {ref.label} scores each pair by itself, so that neither windows nor an order change "
             "anything; take it out"
         )
+    if prepared.listwise and not isinstance(prepared.identity.get("listwise"), Mapping):
+        raise ModelError(f"reranker.model: the family of {ref.label} leaves `listwise` out of its identity; mend it")
     return prepared
 
 
