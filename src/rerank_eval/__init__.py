@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_eval.rerankers.listwise import ListwiseReranker as ListwiseReranker
     from rerank_eval.session.api import Compared as Compared
     from rerank_eval.session.api import Results as Results
     from rerank_eval.session.api import compare as compare
@@ -30,12 +31,13 @@ try:
 except PackageNotFoundError:  # the engine is also used straight from a source tree
     __version__ = "0+source"
 
-__all__ = ["Compared", "Results", "__version__", "compare", "evaluate", "load_reranker"]
+__all__ = ["Compared", "ListwiseReranker", "Results", "__version__", "compare", "evaluate", "load_reranker"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: the engine is also used where neither mteb nor pydantic is installed."""
     if name in __all__:
         import_module("rerank_eval.engine.quiet").settle()  # before torch is imported, if it is not yet
-        return getattr(import_module("rerank_eval.session.api"), name)
+        protocol = name == "ListwiseReranker"
+        return getattr(import_module(f"rerank_eval.{'rerankers.listwise' if protocol else 'session.api'}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -154,6 +154,8 @@ def _of_task(baseline: Run, run: Run, task: TaskRun) -> list[Figure]:
         words = "On the line, P(yes) is the chance that a candidate is relevant."
         found.append(Figure(f"Is P(yes) a probability? {where}", words, plots.reliability(scores)))
     before = first.candidates()
+    if task.manifest is not None and "listwise" in task.manifest.settings:
+        return found  # of fewer candidates it would have made another order
     if before is not None and task.measure == DEFAULT and _same_pairs(before, scores):
         words = "Reranking only the retriever's first k, and the best that any order of them could reach."
         svg = plots.depth_curve(before, scores, _ideal(scores, task))

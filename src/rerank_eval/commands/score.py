@@ -32,7 +32,7 @@ def score(
     reranker = loaded.runs[0].reranker
     if reranker is None:
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
-    from rerank_eval.engine.interface import QueryGroup
+    from rerank_eval.engine.interface import QueryGroup, reads_lists
     from rerank_eval.models.resolve import resolve_model
     from rerank_eval.rerankers.cross_encoder import score_groups
     from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
@@ -66,7 +66,7 @@ def score(
     if special:
         read = "read as tokens" if reranker.special_tokens == "keep" else "read as plain text"
         console.print(f"special: {', '.join(special)} in the texts, {read}", markup=False)
-    if not prompt.token_ids:
+    if not prompt.token_ids or reads_lists(engine):  # a rank or a cosine, and no log-odds
         console.print(f"score:   {scores.scores[0]:.6f}")
         return
     margin, probability = ("margin", "P(yes)") if engine.causal else ("logit", "sigmoid")

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rerank_eval.config.files import find_config, is_file, is_name, parse_yaml, read_yaml
+from rerank_eval.config.listwise import ListwiseConfig
 from rerank_eval.config.schema import (
     RerankerConfig,
     RetrieverConfig,
@@ -34,7 +35,12 @@ _MAX_FILES = 100
 _MAX_RUNS = 1000
 _COMMAND_LINE = "--set"
 _DEEPEST = 8
-_OPTIONAL_SECTIONS = {"retriever": RetrieverConfig, "reranker": RerankerConfig, "workers": WorkersConfig}
+_OPTIONAL_SECTIONS: dict[str, Any] = {
+    "retriever": RetrieverConfig,
+    "reranker": RerankerConfig,
+    "listwise": ListwiseConfig,
+    "workers": WorkersConfig,
+}
 
 _SHORT = {"workers": "backend"}
 """Section -> the key that a name in its place stands for: `workers: ray`."""

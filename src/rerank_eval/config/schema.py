@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from rerank_eval.config.listwise import ListwiseConfig
 from rerank_eval.files import at_home
 from rerank_eval.registry import RERANKERS, RETRIEVERS, Registry, parts_in
 from rerank_eval.shipped import instruction_set_names
@@ -267,6 +268,8 @@ class RerankerConfig(_Checkpoint):
     with trust_remote_code."""
     compile: bool | None = None
     """Fuse the packed engine's elementwise work by torch.compile; null does so on a GPU."""
+    listwise: ListwiseConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Windows and order of listwise rerankers, such as `{order: reversed}`; refused for others. Null: the defaults."""
 
     @model_validator(mode="before")
     @classmethod

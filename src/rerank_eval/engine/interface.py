@@ -136,6 +136,8 @@ class EngineStats(Stats):
         truncated_pairs: Pairs whose prompt lost tokens to `max_length`.
         overlong_queries: Groups whose query alone reached `max_length`, so that no document was read.
         seconds: Wall time of scoring, tokenising among it.
+        windows: Lists that a listwise reranker was given to rank.
+        repaired_windows: Those whose answer was no permutation.
     """
 
     pairs: int = 0
@@ -148,6 +150,8 @@ class EngineStats(Stats):
     overlong_queries: int = 0
     tokenize_seconds: float = 0.0
     seconds: float = 0.0
+    windows: int = 0
+    repaired_windows: int = 0
 
 
 class SpecialTokenFinder(Protocol):
@@ -156,6 +160,14 @@ class SpecialTokenFinder(Protocol):
     def found(self, text: str) -> tuple[str, ...]:
         """Return the distinct special tokens in a text; empty for most."""
         ...
+
+
+def reads_lists(engine: Engine) -> bool:
+    """Tell whether a document's score depends on the whole group and its order: an attribute `listwise` says so.
+
+    Such a group is scored whole, and its scores serve no other list.
+    """
+    return bool(getattr(engine, "listwise", False))
 
 
 class Engine(Protocol):

@@ -25,7 +25,7 @@ from rerank_eval.names import digest
 from rerank_eval.registry import Registry
 
 _CODE = (".py", ".so", ".pyd")
-_READ = {"model", "options", "instruction", "kind", "top_k", "candidates", "own_document"}
+_READ = {"model", "options", "instruction", "kind", "top_k", "candidates", "own_document", "listwise"}
 """Keys of a section that mean something for Python code too."""
 
 

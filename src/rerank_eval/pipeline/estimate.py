@@ -24,6 +24,7 @@ from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
+from rerank_eval.pipeline.estimate_lists import is_listwise, list_counts
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
 from rerank_eval.pipeline.estimate_texts import Cell, read_texts
 from rerank_eval.pipeline.plan import RunSpec, make_plan
@@ -189,7 +190,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
             if not texts[key]:
                 unmeasured.append(task.name)
                 continue
-            again = subject.kind == "reranker" and subject.section in scored
+            again = subject.kind == "reranker" and subject.section in scored and not is_listwise(subject.row)
             work.append(_work(loaded, task, subject, texts[key], again=again))
             scored.append(subject.section)
     models = {subject.name: subject for subject in subjects}
@@ -347,6 +348,8 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     config = subject.section
     if isinstance(config, RetrieverConfig):
         return _embedded(subject, cell, query + _RETRIEVER_FRAME)
+    if subject.row is not None and is_listwise(subject.row):
+        return list_counts(subject.row, subject.shape, cell)
     if subject.ref is None or subject.ref.origin == "python":  # of Python code it is not known what it cuts
         limit = config.max_length or MAX_LENGTH
     else:

@@ -63,7 +63,8 @@ class RunSpec:
                 shown.append("engine")
         else:
             shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length", "markers", "options"]
-        parts = []
+        reads = self.identity.get("listwise", {})
+        parts = [f"{key}={value}" for key, value in reads.items() if value != _UNREMARKABLE.get(key)]
         for key in shown:
             value = self.identity.get(key)
             if value is None or (key in _UNREMARKABLE and value == _UNREMARKABLE[key]):
@@ -82,7 +83,8 @@ class RunSpec:
         """What a reranker's scores are kept under: its identity less what a pair's own texts say.
 
         The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so
-        runs that differ in these alone share what they have in common.
+        runs that differ in these alone share what they have in common. A listwise reranker's digests are of a query's
+        whole list, so that only the very list is shared.
         """
         return score_identity(self.identity)
 
@@ -111,6 +113,7 @@ class RunSpec:
             for key, value in self.identity.items()
             if key in _FILED and value is not None
         }
+        settings |= self.identity.get("listwise", {})
         if self.retriever is not None:
             settings["retriever"] = self.retriever.ref.label
             settings["top_k"] = self.retriever.identity["top_k"]
@@ -135,7 +138,10 @@ class RunSpec:
         )
 
 
-_UNREMARKABLE: dict[str, Any] = {"engine": "packed", "head": "float32", "max_length": 8192}
+_UNREMARKABLE: dict[str, Any] = {
+    **{"engine": "packed", "head": "float32", "max_length": 8192},
+    **{"window": 20, "stride": 10, "passes": 1},
+}
 _NAMED = {"instruction", "max_length", "engine", "head", "markers", "options"}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers", "options")
 _SHOWN = 24

@@ -272,6 +272,8 @@ def _reservations(manifest: Manifest) -> str:
     text = ""
     if cut := manifest.truncation.rate:
         text += f", {cut:.1%} of prompts cut to max_length"
+    if repaired := manifest.timings.work.get("repaired_windows"):
+        text += f", {repaired} of {manifest.timings.work['windows']} windows repaired"
     if pairs := manifest.special_tokens.pairs:
         text += f", {pairs} pairs with special tokens"
     data, scores = manifest.data, manifest.scores

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mteb
 
 from rerank_eval.errors import DataError
+from rerank_eval.files import load_json
 from rerank_eval.metrics.compute import Cell, Qrels, TaskMetrics
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.manifest import FinishedJob, Job, manifest
@@ -110,13 +113,39 @@ def reranking_task(job: Job) -> tuple[Any, Rules]:
     rules = _rules(job, task)
     if manifest.native != rules.own_lists:
         raise _stale(source, "its candidates were chosen by other rules")
+    predictions = results.predictions_path(source, job.task.name)
     if manifest.native:
         drop_excluded(task, rules)
+        if job.row.prepared is not None and job.row.prepared.listwise:
+            _check_unaltered(predictions, manifest)
+            _order_by_first_stage(task, predictions)
     else:
-        predictions = results.predictions_path(source, job.task.name)
         _check_unaltered(predictions, manifest)
         _convert(task, predictions, job.row.config.retriever.top_k)
     return task, rules
+
+
+def _order_by_first_stage(task: Any, predictions: Path) -> None:
+    """Put a task's own candidates into the retriever's order: theirs may tell which are relevant.
+
+    A listwise reranker that answers nothing leaves the order as it is, and would get a data set's own for its ranking.
+    What the retriever did not find stands last.
+    """
+    try:
+        found = load_json(predictions)
+        for subset, split, data in prepare.cells(task):
+            data["top_ranked"] = {
+                query: _best_first(ids, found[subset][split].get(query, {}))
+                for query, ids in data["top_ranked"].items()
+            }
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        why = f"not usable as an order of the candidates ({type(error).__name__}: {error})"
+        raise _stale(predictions, why) from error
+
+
+def _best_first(ids: Sequence[str], scores: Mapping[str, float]) -> list[str]:
+    """Order documents as `retrievers.retriever.rank` does, those without a score last."""
+    return sorted(ids, key=lambda one: (scores.get(one, -math.inf), one), reverse=True)
 
 
 def _stale(path: Path, why: str) -> DataError:

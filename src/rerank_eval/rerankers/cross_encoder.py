@@ -17,7 +17,7 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import BoolArray, Engine, EngineStats, QueryGroup, Scores
+from rerank_eval.engine.interface import BoolArray, Engine, EngineStats, QueryGroup, Scores, reads_lists
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.rerankers.instructions import InstructionPolicy
@@ -54,6 +54,8 @@ def score_groups(engine: Engine, groups: Iterable[QueryGroup]) -> Iterator[Score
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        if reads_lists(engine):
+            raise DeviceError("out of memory, with one list at a time; lower retriever.top_k") from error
         how = "document at a time in the packed engine" if engine.causal else "pair at a time"
         raise DeviceError(
             f"out of memory, with one {how}; lower reranker.max_length, or reranker.batch_size in the reference engine"
@@ -80,6 +82,8 @@ def work_of(engine: Engine, stats: EngineStats) -> dict[str, float]:
     }
     if engine.causal:
         work["saved"] = 1 - (computed - padding) / prompt if prompt else 0.0
+    if reads_lists(engine):
+        work |= {"windows": stats.windows, "repaired_windows": stats.repaired_windows}
     return work
 
 
@@ -284,6 +288,7 @@ class CrossEncoder:
     ) -> Iterator[Reranked]:
         """Let the model score what is not known. Known queries wait without their texts for those before them."""
         read: deque[Reranked | _Asked] = deque()
+        listwise = reads_lists(self.engine)
 
         def unknown() -> Iterator[QueryGroup]:
             for candidates in queries:
@@ -294,8 +299,10 @@ class CrossEncoder:
                 self.special_tokens.look(group, self.engine.special_tokens)
                 asked = _Asked(candidates, group)
                 if cell is not None:
-                    digests = PairDigests.of(group)
+                    digests = PairDigests.of_list(group) if listwise else PairDigests.of(group)
                     found, known = cell.find(*digests)
+                    if listwise and not found.all():
+                        found[:] = False  # a part of a list has no scores
                     if found.all():
                         read.append(Reranked(candidates.query_id, candidates.document_ids, known, len(found)))
                         continue

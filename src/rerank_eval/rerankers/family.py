@@ -64,6 +64,8 @@ class Prepared:
         identity: What of the settings can change a score, beside model, revision and instruction.
         causal: Whether a causal language model answers to a prompt.
         max_length: The longest prompt in tokens; None where nothing is cut.
+        listwise: Whether a document's score depends on the whole list and its order, so that `reranker.listwise` means
+            something; its engine has an attribute `listwise`, which is true.
     """
 
     config: RerankerConfig
@@ -73,6 +75,7 @@ class Prepared:
     identity: Mapping[str, Any] = field(default_factory=dict)
     causal: bool = False
     max_length: int | None = None
+    listwise: bool = False
 
     @property
     def recipe(self) -> Recipe:

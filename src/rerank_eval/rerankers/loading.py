@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import Engine
+from rerank_eval.engine.interface import Engine, reads_lists
 from rerank_eval.engine.loading import resolve_device
 from rerank_eval.engine.quiet import settle
-from rerank_eval.errors import DeviceError
+from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.python_objects import refuse_options
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.rerankers.family import Prepared, Prompting, family_of
@@ -38,7 +40,15 @@ def prepare_reranker(config: RerankerConfig, ref: ModelRef, prompting: Prompting
         OfflineError: A file has to come from the hub and the hub cannot be reached.
     """
     refuse_options(config, ref, "reranker")
-    return family_of(config, ref).prepare(config, ref, prompting or Prompting.of(config))
+    prepared = family_of(config, ref).prepare(config, ref, prompting or Prompting.of(config))
+    if config.listwise is not None and not prepared.listwise:
+        raise ModelError(
+            f"reranker.listwise: {ref.label} scores each pair by itself, so that neither windows nor an order change "
+            "anything; take it out"
+        )
+    if prepared.listwise and not isinstance(prepared.identity.get("listwise"), Mapping):
+        raise ModelError(f"reranker.model: the family of {ref.label} leaves `listwise` out of its identity; mend it")
+    return prepared
 
 
 def load_reranking_engine(
@@ -62,4 +72,7 @@ def load_reranking_engine(
     settle()
     check_device(device)
     prepared = prepare_reranker(config, ref, prompting)
-    return family_of(config, ref).load(prepared, device)
+    engine = family_of(config, ref).load(prepared, device)
+    if reads_lists(engine) != prepared.listwise:  # scores of a list would be kept as those of pairs, or the other way
+        raise ModelError(f"reranker.model: the family of {ref.label} disagrees with its engine on `listwise`; mend it")
+    return engine

@@ -39,7 +39,7 @@ from rerank_eval.visible import make_console
 
 Evaluated = str | os.PathLike[str] | RerankerConfig | CrossEncoder | object
 """A config's file or name, a model's name, a reranker's settings, a reranker that `load_reranker` returned, or an
-object of your own with `score(query, documents)` or `predict(pairs)`."""
+object of your own with `score(query, documents)`, `predict(pairs)` or `rank(query, documents)`."""
 
 
 @dataclass(frozen=True)

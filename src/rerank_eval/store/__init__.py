@@ -23,7 +23,7 @@ def score_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what scores are kept under: a reranker's identity less what a pair's own texts say.
 
     The instruction's text is in each pair's digest, and which candidates a pair stands among changes no score, so runs
-    that differ in these alone share what they have in common.
+    that differ in these alone share what they have in common. A listwise reranker's digests are of the whole list.
     """
     return {key: value for key, value in identity.items() if key not in _IN_A_PAIR}
 

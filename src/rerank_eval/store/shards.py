@@ -75,6 +75,18 @@ class PairDigests(NamedTuple):
         """Digest a query, its instruction and its documents."""
         return cls(query_digest(group.query, group.instruction), [document_digest(text) for text in group.documents])
 
+    @classmethod
+    def of_list(cls, group: QueryGroup) -> PairDigests:
+        """Digest a query whose documents are scored as one list: another list, or another order, is another query.
+
+        A document goes by its place as well: two equal texts have two scores.
+        """
+        query, documents = cls.of(group)
+        parts = b"".join([b"list", query, *documents])
+        whole = hashlib.blake2b(parts, digest_size=DIGEST_BYTES).digest()
+        places = [place.to_bytes(8, "little") for place in range(len(documents))]
+        return cls(whole, [hashlib.blake2b(whole + place, digest_size=DIGEST_BYTES).digest() for place in places])
+
 
 @dataclass(frozen=True)
 class ScoredQuery:

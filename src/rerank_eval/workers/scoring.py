@@ -99,11 +99,13 @@ class RayEngine:
     Attributes:
         pool: The workers.
         causal: See `Engine.causal`.
+        listwise: See `reads_lists`.
     """
 
     def __init__(self, pool: Pool, prepared: Prepared) -> None:
         self.pool = pool
         self.causal = prepared.causal
+        self.listwise = prepared.listwise
         self.settings: Mapping[str, str | int] = {}
         self._longest = prepared.max_length
 
