@@ -20,7 +20,15 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.engine.pair_batches import WINDOW, SortedBatcher
-from tests.tiny_classifiers import POSITIONS, bert, bert_tokenizer, gte, tokenizer, xlm_roberta
+from tests.tiny_classifiers import (
+    POSITIONS,
+    bert,
+    bert_tokenizer,
+    gte,
+    modernbert,
+    tokenizer,
+    xlm_roberta,
+)
 
 WORDS = ["parse", "the", "header", "of", "a", "message", "and", "return", "its", "fields", "names", "[PAD]"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=150).map(" ".join)
@@ -31,7 +39,13 @@ DOCUMENTS = [
     *(" ".join(WORDS[: 1 + i % 11] * (1 + i)) for i in range(14)),
     "long " * 900,
 ]
-MODELS: dict[str, Callable[[], Any]] = {"xlm_roberta": xlm_roberta, "bert": bert, "gte": gte}
+MODELS: dict[str, Callable[[], Any]] = {
+    "xlm_roberta": xlm_roberta,
+    "bert": bert,
+    "gte": gte,
+    "modernbert": modernbert,
+    "modernbert-mean": lambda: modernbert(classifier_pooling="mean"),
+}
 
 
 @cache
