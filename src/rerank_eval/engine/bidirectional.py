@@ -84,7 +84,7 @@ def pair_attention(
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         sizes = (row.offsets, row.offsets, row.longest, row.longest)
         # Kernels of packages may know no window, so that the others are called without one.
-        options = {} if window is None else {"window": window}
+        options: dict[str, Any] = {} if window is None else {"window": window}
         return get_kernel(kernel)(q, k, v, *sizes, causal=False, scale=scale, **options)[0][None]
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     for start, end in pairwise(row.bounds):

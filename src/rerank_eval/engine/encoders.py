@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class BatchOutput:
 Forward = Callable[[Sequence[Pair]], BatchOutput]
 """Runs a batch of at least one pair through a model."""
 
-Network = PreTrainedModel | EncoderWithHead
+Network: TypeAlias = PreTrainedModel | EncoderWithHead
 """A sequence classifier of transformers, or an encoder with sentence-transformers' modules behind it."""
 
 PACKABLE = ("bert", "gte", "modernbert", "roberta", "xlm-roberta")

@@ -116,6 +116,9 @@ class NormLayer:
 class ModuleHead(nn.Module):
     """sentence-transformers' modules behind an encoder, in float32 whatever the encoder's dtype.
 
+    Attributes:
+        width: Size of the states that it reads.
+
     Args:
         pooling: What of a pair's states they read.
         layers: The layers in order; the last is dense and has one output.
@@ -124,6 +127,7 @@ class ModuleHead(nn.Module):
     def __init__(self, pooling: PoolingName, layers: Sequence[DenseLayer | NormLayer]) -> None:
         super().__init__()
         self.pooling = pooling
+        self.width = layers[0].weight.shape[-1]
         last = layers[-1]
         if not isinstance(last, DenseLayer) or len(last.weight) != 1:
             raise ValueError("the last layer must be dense with one output")
