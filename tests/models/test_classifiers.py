@@ -132,6 +132,19 @@ def test_padding_stands_behind_what_is_read_by_its_first_token(
     np.testing.assert_allclose(result.scores, plain(model, "some query"), atol=1e-5, rtol=0)
 
 
+def test_scores_of_before_modernbert_was_packed_are_not_served(folders: dict[str, Path]) -> None:
+    identities = {}
+    for name in ("modernbert", "bge", "gte"):
+        ref = resolved(folders[name])
+        for engine in ("packed", "reference"):
+            config = RerankerConfig(model=str(folders[name]), engine=engine)
+            identities[name, engine] = dict(prepare_reranker(config, ref).identity)
+    alike = {"dtype": "float32", "max_length": POSITIONS}
+    assert identities["bge", "packed"] == identities["gte", "packed"] == alike
+    assert identities["modernbert", "packed"] == alike | {"rows": "packed"}
+    assert identities["modernbert", "reference"] == identities["bge", "reference"] == alike | {"engine": "reference"}
+
+
 def test_positions_that_move_with_the_batch_are_not_packed(tmp_path: Path) -> None:
     """Dynamic scaling takes its angles from the longest pair of a batch, so that a pair's logit hung on the others."""
     rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}

@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
-from sentence_transformers.base.modules import Dense, Transformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from torch import nn
 
 from rerank_eval.config import RerankerConfig
@@ -25,42 +23,11 @@ from rerank_eval.models.contents import read_folder
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 from tests.models.checkpoints import edit
-from tests.tiny_classifiers import POSITIONS, bert, deberta, modernbert, save, xlm_roberta
+from tests.tiny_classifiers import POSITIONS, bert, deberta, modernbert, xlm_roberta
+from tests.tiny_pooled import build
 
 QUERY = " which tool holds work still? "
 DOCUMENTS = ["short", "a longer one here", "very long " * 200, "", *(f"a vise number {n} " * n for n in range(1, 9))]
-IDENTITY = nn.Identity()
-
-
-def build(
-    folder: Path,
-    model: Any = None,
-    pooling: str = "cls",
-    last: nn.Module = IDENTITY,
-    options: dict[str, Any] | None = None,
-    **settings: Any,
-) -> Path:
-    """Save a reranker as the Ettin rerankers are: pooled, Dense with GELU, LayerNorm, Dense with one output."""
-    model = modernbert() if model is None else model
-    base = save(model, folder.with_name(f"{folder.name}-classifier"))
-    model.base_model.save_pretrained(base)
-    encoder = Transformer(str(base))
-    torch.manual_seed(3)
-    width = model.config.hidden_size
-    norm = LayerNorm(width)
-    nn.init.normal_(norm.norm.weight, mean=1.0, std=0.2)
-    nn.init.normal_(norm.norm.bias, std=0.2)
-    first = Dense(width, width, activation_function=nn.GELU())
-    answer = Dense(width, 1, activation_function=last, module_output_name="scores", **(options or {}))
-    modules = [encoder, Pooling(width, pooling), first, norm, answer]
-    CrossEncoder(modules=modules, device="cpu", **settings).save(str(folder))
-    assert {one["type"].rsplit(".", 1)[-1] for one in json.loads((folder / "modules.json").read_text())} == {
-        "Transformer",
-        "Pooling",
-        "Dense",
-        "LayerNorm",
-    }
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +220,12 @@ def test_modules_in_another_order_or_of_others_are_refused(copied: Path) -> None
     refused([*listed[:4], listed[4] | {"type": "own.module.Dense"}], r"names own\.module\.Dense")
     refused([listed[0] | {"path": "0_Transformer"}, *listed[1:]], "does not keep its transformer at the root")
     refused([*listed[:3], listed[3], listed[4] | {"path": "2_Dense"}], "does not keep .* each module in a folder")
+
+
+def test_a_file_that_sentence_transformers_always_saves_must_be_there(copied: Path) -> None:
+    (copied / "sentence_bert_config.json").rename(copied / "sentence_roberta_config.json")
+    with pytest.raises(ModelError, match=r"local/ettin has no sentence_bert_config\.json"):
+        load(copied)
 
 
 def test_older_names_of_the_pooling_are_read(copied: Path) -> None:

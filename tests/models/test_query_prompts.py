@@ -55,6 +55,7 @@ def expected(folder: Path, query: str = QUERY) -> np.ndarray:
 def test_a_classifier_s_prompt_stands_before_the_query(prompted: Path) -> None:
     wanted = expected(prompted)
     np.testing.assert_allclose(scores(prompted), wanted, atol=1e-5, rtol=0)
+    assert load(prompted).settings["query_prompt"] == "Find the tool:  "
     edit(prompted / "config_sentence_transformers.json", default_prompt_name="none")
     without = scores(prompted)
     np.testing.assert_allclose(without, expected(prompted), atol=1e-5, rtol=0)

@@ -73,6 +73,7 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
         super().__init__(self._pairs, ahead=device.type == "cuda")
         self._network = network
         self.max_length = max_length
+        self._prompt = prompt
         self.way: Way
         self._forward: Forward
         self._batcher: Batcher
@@ -89,8 +90,9 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
 
     @property
     def settings(self) -> Mapping[str, str | int]:
-        """Effective settings: limit, way, and the budget at present."""
-        return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget}
+        """Effective settings: limit, way, the budget at present, and the prompt before every query if there is one."""
+        prompt: dict[str, str | int] = {"query_prompt": self._prompt} if self._prompt else {}
+        return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget, **prompt}
 
     def _tokenize(self, group: QueryGroup) -> TokenizedPairs:
         return self._pairs.pairs(group)

@@ -62,7 +62,7 @@ def windowed_attention(
     return torch.cat(pieces, dim=2)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _mask(
     queries: int, keys: int, offset: int, window: int, *, repeats: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:

@@ -39,12 +39,12 @@ def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
     """
     if config.kind != "auto":
         return config.kind in {"sequence-classification", "pooled-encoder"}
-    if scores_by_modules(ref):
-        return True
     if ref.architecture.endswith("ForSequenceClassification"):
         return True
     if ref.architecture.endswith("ForCausalLM"):
         return False
+    if scores_by_modules(ref):
+        return True
     raise unknown_architecture(ref)
 
 

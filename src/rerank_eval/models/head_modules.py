@@ -143,6 +143,8 @@ def read_head(ref: ModelRef, dtype: str, *, prompted: bool) -> HeadModules:
 
 def _check_transformer(ref: ModelRef, dtype: str) -> None:
     """Refuse an encoder that sentence-transformers would load or read in another way than by its last states."""
+    if read_json(ref, _TEXT) is None:  # sentence-transformers would go on to files of older names
+        raise ModelError(f"reranker.model: {ref.name} has no {_TEXT}, which CrossEncoder saves; fetch it again")
     said = read_mapping(ref, _TEXT)
     changed = [key for key in _OPTIONS if said.get(key)]
     if changed:
