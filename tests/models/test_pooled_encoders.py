@@ -18,6 +18,7 @@ from torch import nn
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.pair_heads import ACTIVATIONS, DenseLayer, ModuleHead, NormLayer
 from rerank_eval.errors import ModelError
 from rerank_eval.models.contents import read_folder
 from rerank_eval.models.resolve import resolve_model
@@ -88,6 +89,23 @@ def test_the_same_bits_in_any_company(saved: Path) -> None:
     alone = load(saved, token_budget=256)
     one_by_one = [alone.score(QueryGroup(QUERY, None, [text])).scores[0] for text in DOCUMENTS]
     assert np.array(one_by_one).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("width", [5, 64, 100])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_head_gives_the_same_bits_in_any_company(activation: str, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+
+    def dense(outputs: int) -> DenseLayer:
+        return DenseLayer(torch.randn(outputs, width, generator=generator) * 0.3, torch.ones(outputs), activation)
+
+    head = ModuleHead("first", [dense(width), NormLayer(torch.ones(width), torch.zeros(width)), dense(1)])
+    states = torch.randn(131, width, generator=generator) * 2
+    with torch.inference_mode():
+        whole = head(states)
+        alone = torch.cat([head(states[i : i + 1]) for i in range(len(states))])
+        halves = torch.cat([head(states[:70]), head(states[70:])])
+    assert whole.numpy().tobytes() == alone.numpy().tobytes() == halves.numpy().tobytes()
 
 
 def test_half_precision_keeps_the_head_in_float32(saved: Path) -> None:

@@ -27,6 +27,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """Activations of a head's layers by the name of PyTorch's class, each with that class's own defaults."""
 
 
+_WHOLE_VECTORS = 64
+"""Numbers that a CPU's activation works on in whole vectors. The last few of a tensor, fewer than two vectors (32
+numbers with AVX-512), go through another function, whose last bits differ for GELU, SiLU and others."""
+
+
 class PairHead(Protocol):
     """Turns pooled states into logits.
 
@@ -85,11 +90,11 @@ class ClassifierHead:
     def __call__(self, pooled: torch.Tensor) -> torch.Tensor:
         """See `PairHead`."""
         count = len(pooled)
-        rows = _filled_up(pooled)
+        rows = nn.functional.pad(pooled, (0, 0, 0, max(0, SMALLEST_PRODUCT - count)))
         if self._roberta:
             hidden = torch.tanh(self._network.classifier.dense(rows))
         elif self._modern:
-            hidden = self._network.head(rows)
+            hidden = self._network.head(_with_filler(pooled))
         else:
             hidden = self._network.base_model.pooler(rows[:, None])
         logits: torch.Tensor = (hidden[:count].float() * self._weight).sum(dim=-1) + self._bias
@@ -137,17 +142,19 @@ class ModuleHead(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """See `PairHead`."""
-        rows = _filled_up(pooled.float())
+        rows = _with_filler(pooled.float())
         for layer in self.layers:
             rows = layer(rows)
         logits = (rows[: len(pooled)] * self.last.weight[0]).sum(dim=-1)
         if self.last.bias is not None:
             logits = logits + self.last.bias[0]
-        return cast("torch.Tensor", self.activation(logits))
+        wide = self.activation(logits[:, None].expand(-1, _WHOLE_VECTORS).contiguous())
+        return cast("torch.Tensor", wide[:, 0])
 
 
-def _filled_up(rows: torch.Tensor) -> torch.Tensor:
-    return nn.functional.pad(rows, (0, 0, 0, max(0, SMALLEST_PRODUCT - len(rows))))
+def _with_filler(rows: torch.Tensor) -> torch.Tensor:
+    """Add rows of zeros: enough for a product, and for the end of a tensor, see `_WHOLE_VECTORS`, to lie in them."""
+    return nn.functional.pad(rows, (0, 0, 0, SMALLEST_PRODUCT))
 
 
 def _dense(layer: DenseLayer) -> nn.Linear:
