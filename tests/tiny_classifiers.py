@@ -19,8 +19,12 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     GteConfig,
     GteForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
     PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
@@ -100,6 +104,34 @@ def gte(**changes: Any) -> Any:
     shape: dict[str, Any] = SHAPE | {"vocab_size": len(tokenizer()), "pad_token_id": 0, "type_vocab_size": 1}
     config = GteConfig(**(shape | {"max_position_embeddings": POSITIONS, "rope_parameters": rope} | changes))
     return _spread(GteForSequenceClassification(config))
+
+
+def modernbert(**changes: Any) -> Any:
+    """The architecture of gte-reranker-modernbert-base: a global layer, then two that see 16 tokens to each side."""
+    words = tokenizer()
+    ids = {"pad_token_id": words.pad_token_id, "cls_token_id": words.cls_token_id, "sep_token_id": words.sep_token_id}
+    ids |= {"bos_token_id": words.cls_token_id, "eos_token_id": words.sep_token_id}
+    shape: dict[str, Any] = SHAPE | ids | {"vocab_size": len(words), "max_position_embeddings": POSITIONS}
+    layers = {"num_hidden_layers": 4, "global_attn_every_n_layers": 3, "local_attention": 32}
+    return _spread(ModernBertForSequenceClassification(ModernBertConfig(**(shape | layers | changes))))
+
+
+def deberta(**changes: Any) -> Any:
+    """The architecture of mxbai-rerank-base-v1: DeBERTa-v2 with relative positions in buckets, and none added."""
+    words = tokenizer()
+    shape: dict[str, Any] = SHAPE | {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    positions = {
+        "max_position_embeddings": POSITIONS,
+        "relative_attention": True,
+        "position_buckets": 32,
+        "max_relative_positions": -1,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+    }
+    return _spread(DebertaV2ForSequenceClassification(DebertaV2Config(**(shape | positions | changes))))
 
 
 def _rewrite(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> Path:

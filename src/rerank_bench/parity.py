@@ -61,6 +61,8 @@ PAIRS = [
     ("long documents", "A long document says the same thing many times. " * 30),
 ]
 INSTRUCTION = "Find the passage that answers the query"
+TOLERANCE = 1e-4
+"""Largest difference of a margin in float32."""
 _LENGTH = 1_024
 _CHAT = "{%- for m in messages if m.role == ROLE %}{{ m.content }}{% endfor -%}"
 _SYSTEM, _QUERY, _DOCUMENT = (_CHAT.replace("ROLE", f"'{role}'") for role in ("system", "query", "document"))
@@ -107,7 +109,7 @@ class Family:
 
 
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
-    """A small tokenizer as Gemma's is built: blanks as `▁`, no split pattern, bytes for what it lacks, `<bos>` first."""
+    """A small tokenizer as Gemma's is built: blanks as `▁`, no split pattern, bytes for what it lacks, `<bos>`."""
     text = " ".join([RECIPES["bge_gemma"].suffix, *(text for pair in PAIRS for text in pair), INSTRUCTION])
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     pieces += sorted({*"▁\n", *text.replace(" ", "▁"), *"abcdefghijklmnopqrstuvwxyzAB:.?!'0123456789"})
@@ -250,7 +252,7 @@ def main() -> int:
                 say(row_text(rows[-1]))
     write_json(Path(told.output), {"rows": rows})
     put(Path(told.docs), table(rows), "parity")
-    return 0 if all(row["largest"] <= 1e-4 and row["ids_equal"] == row["pairs"] for row in rows) else 1
+    return 0 if all(row["largest"] <= TOLERANCE and row["ids_equal"] == row["pairs"] for row in rows) else 1
 
 
 def compare(family: Family, folder: Path, peer: str, python: str) -> dict[str, Any]:

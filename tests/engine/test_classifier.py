@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,15 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.engine.pair_batches import WINDOW, SortedBatcher
-from tests.tiny_classifiers import POSITIONS, bert, bert_tokenizer, gte, tokenizer, xlm_roberta
+from tests.tiny_classifiers import (
+    POSITIONS,
+    bert,
+    bert_tokenizer,
+    gte,
+    modernbert,
+    tokenizer,
+    xlm_roberta,
+)
 
 WORDS = ["parse", "the", "header", "of", "a", "message", "and", "return", "its", "fields", "names", "[PAD]"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=150).map(" ".join)
@@ -31,7 +40,14 @@ DOCUMENTS = [
     *(" ".join(WORDS[: 1 + i % 11] * (1 + i)) for i in range(14)),
     "long " * 900,
 ]
-MODELS: dict[str, Callable[[], Any]] = {"xlm_roberta": xlm_roberta, "bert": bert, "gte": gte}
+PLUGIN = Path(__file__).parents[1] / "plugin"
+MODELS: dict[str, Callable[[], Any]] = {
+    "xlm_roberta": xlm_roberta,
+    "bert": bert,
+    "gte": gte,
+    "modernbert": modernbert,
+    "modernbert-mean": lambda: modernbert(classifier_pooling="mean"),
+}
 
 
 @cache
@@ -72,6 +88,41 @@ def test_equal_to_transformers_one_by_one(name: str) -> None:
         np.testing.assert_allclose(one.score(group).scores, expected, atol=1e-5, rtol=0)
     by_kernel = classifier(name, kernel="cpu_flash")
     np.testing.assert_allclose(by_kernel.score(group).scores, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", ["cpu_flash", "plain", "blind"])
+def test_local_layers_take_a_kernel_that_knows_the_window_and_no_other(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    one = classifier("modernbert", kernel=kernel)
+    forward: Any = one._forward
+    assert (forward._kernel, forward._local_kernel) == (kernel, "cpu_flash" if kernel == "cpu_flash" else None)
+    expected = plain("modernbert", "decode the header", DOCUMENTS)
+    scores = one.score(QueryGroup("decode the header", None, DOCUMENTS)).scores
+    np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 3, 17, 18, 127, 128, 129, 131, 300])
+@pytest.mark.parametrize("window", [0, 1, 16, 200])
+def test_a_window_is_the_softmax_over_the_keys_at_its_distance(length: int, window: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    query, key, value = (torch.randn((1, 2, length, 8), generator=generator) for _ in range(3))
+    row = bidirectional.PairRow.of([length], None, torch.device("cpu"), window=window)
+    found = bidirectional.pair_attention(query, key, value, row, 0.3, window=window)
+    expected = torch.zeros(1, length, 2, 8)
+    for at in range(length):
+        seen = slice(max(0, at - window), at + window + 1)
+        weights = (query[0, :, at : at + 1] @ key[0, :, seen].transpose(1, 2) * 0.3).softmax(-1)
+        expected[0, at] = (weights @ value[0, :, seen])[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_layer_with_a_window_that_the_row_does_not_say_is_refused() -> None:
+    tensors = [torch.randn(1, 2, 5, 8) for _ in range(3)]
+    row = bidirectional.PairRow.of([5], None, torch.device("cpu"))
+    with pytest.raises(EngineError, match="within a window of 17 tokens, which is not computed packed"):
+        bidirectional.pair_attention_forward(torch.nn.Module(), *tensors, None, pair_row=row, sliding_window=17)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -44,7 +44,7 @@ def test_a_package_s_kernel_gives_the_margins_of_the_built_in_ones(demo: Path) -
     [
         ("base_two", r"attention base_two is off by [\d.]+ on this device; use auto or segments"),
         ("not_here", "attention not_here does not run here: AttributeError"),
-        ("plane", "unknown attention 'plane'; valid: auto, segments, cpu_flash, .*, base_two, not_here, plain"),
+        ("plane", "unknown attention 'plane'; valid: auto, segments, cpu_flash, .*, base_two, blind, not_here, plain"),
     ],
 )
 def test_a_wrong_kernel_is_refused(demo: Path, name: str, message: str) -> None:

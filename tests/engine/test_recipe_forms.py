@@ -35,6 +35,7 @@ ASK = (
     "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
     "prediction of either 'Yes' or 'No'."
 )
+CHECK = "Check whether a given document contains information helpful to answer the query."
 JUDGE = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
@@ -50,8 +51,8 @@ GOLDEN = {
         "<|im_start|>assistant\n",
     ),
     "ctxl_v2": (
-        "Check whether a given document contains information helpful to answer the query.\n<Document> d\n<Query> q ??",
-        "Check whether a given document contains information helpful to answer the query.\n<Document> d\n<Query> q i ??",
+        f"{CHECK}\n<Document> d\n<Query> q ??",
+        f"{CHECK}\n<Document> d\n<Query> q i ??",
     ),
     "bge_gemma": (f"A: q\nB: d\n{ASK}", f"A: q i\nB: d\n{ASK}"),
     "qwen3_vl": (
@@ -202,7 +203,7 @@ def test_a_long_query_keeps_three_quarters_of_the_room(tokenizer):
 
 def test_an_instruction_that_leaves_no_room_is_refused(tokenizer):
     maker = PromptTokenizer(tokenizer, RECIPES["mxbai_v2"], 130)
-    with pytest.raises(EngineError, match="max_length 130 leaves no room: .* without query and document takes"):
+    with pytest.raises(EngineError, match=r"max_length 130 leaves no room: .* without query and document takes"):
         PromptTokenizer(tokenizer, RECIPES["ctxl_v2"], 130).factored(QueryGroup("q", "word " * 200, ["d"]))
     assert maker.factored(QueryGroup("q", "word " * 200, ["d"])).truncated.all()  # its authors cut both together
 

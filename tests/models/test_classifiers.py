@@ -27,7 +27,9 @@ from tests.mirror.hub_layout import Repository
 from tests.tiny_classifiers import (
     POSITIONS,
     bert,
+    deberta,
     gte,
+    modernbert,
     odd_score,
     save,
     save_as_jina,
@@ -50,6 +52,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "jina": save_as_jina(xlm_roberta(), folder / "jina"),
         "gte": save_as_new(gte(), folder / "gte"),
         "ms-marco": save(bert(), folder / "ms-marco"),
+        "modernbert": save(modernbert(), folder / "modernbert"),
+        "deberta": save(deberta(), folder / "deberta"),
     }
 
 
@@ -80,6 +84,7 @@ def plain(model: Any, query: str) -> list[float]:
         ("bge", "transformers", xlm_roberta),
         ("jina", "xlm-roberta-flash", xlm_roberta),
         ("gte", "gte-new", gte),
+        ("modernbert", "transformers", modernbert),
     ],
 )
 @pytest.mark.parametrize("engine", ["packed", "reference"])
@@ -96,6 +101,55 @@ def test_each_published_layout_scores_as_transformers_does(
     assert work["prompt_tokens"] == result.tokens.sum()
     assert (work["padding_tokens"] > 0) == (engine == "reference")
     assert "saved" not in work
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [({}, "one by one"), ({"token_budget": 700}, "padded"), ({"engine": "reference", "batch_size": 3}, "reference")],
+)
+def test_deberta_scores_as_transformers_does(folders: dict[str, Path], options: dict[str, Any], way: str) -> None:
+    scorer = scorer_of(folders["deberta"], **options)
+    assert (scorer.way, scorer.max_length) == (way, POSITIONS)
+    result = next(scorer.score_groups([QueryGroup("some query", None, DOCUMENTS)]))
+    np.testing.assert_allclose(result.scores, plain(deberta(), "some query"), atol=1e-5, rtol=0)
+    assert np.ptp(result.scores) > 0.1
+    assert result.tokens.max() == POSITIONS
+    with pytest.raises(ModelError, match=rf"max_length: {POSITIONS + 1} exceeds the {POSITIONS} positions"):
+        scorer_of(folders["deberta"], max_length=POSITIONS + 1)
+
+
+@pytest.mark.parametrize("name", ["modernbert", "deberta"])
+def test_padding_stands_behind_what_is_read_by_its_first_token(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(folders[name], tmp_path / name))
+    saved = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(saved | {"padding_side": "left"}))
+    model = {"modernbert": modernbert, "deberta": deberta}[name]()
+    result = scorer_of(folder, engine="reference", batch_size=4).score(QueryGroup("some query", None, DOCUMENTS))
+    np.testing.assert_allclose(result.scores, plain(model, "some query"), atol=1e-5, rtol=0)
+
+
+def test_scores_of_before_modernbert_was_packed_are_not_served(folders: dict[str, Path]) -> None:
+    identities = {}
+    for name in ("modernbert", "bge", "gte"):
+        ref = resolved(folders[name])
+        for engine in ("packed", "reference"):
+            config = RerankerConfig(model=str(folders[name]), engine=engine)
+            identities[name, engine] = dict(prepare_reranker(config, ref).identity)
+    alike = {"dtype": "float32", "max_length": POSITIONS}
+    assert identities["bge", "packed"] == identities["gte", "packed"] == alike
+    assert identities["modernbert", "packed"] == alike | {"rows": "packed"}
+    assert identities["modernbert", "reference"] == identities["bge", "reference"] == alike | {"engine": "reference"}
+
+
+def test_positions_that_move_with_the_batch_are_not_packed(tmp_path: Path) -> None:
+    """Dynamic scaling takes its angles from the longest pair of a batch, so that a pair's logit hung on the others."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    model = modernbert(rope_parameters={"full_attention": rope, "sliding_attention": rope}, max_position_embeddings=64)
+    folder = save(model, tmp_path / "moving")
+    assert scorer_of(folder).way == "one by one"
+    assert scorer_of(save(modernbert(), tmp_path / "plain")).way == "packed"
 
 
 def test_gte_s_frequencies_are_those_of_its_own_code(folders: dict[str, Path]) -> None:

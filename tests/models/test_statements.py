@@ -244,11 +244,12 @@ def test_a_template_for_pairs_is_known_by_what_it_writes(tmp_path: Path, templat
 _MESSAGES = "{%- for m in messages if m.role == ROLE %}{{ m.content }}{% endfor -%}"
 _SYSTEM, _QUERY, _DOCUMENT = (_MESSAGES.replace("ROLE", f"'{role}'") for role in ("system", "query", "document"))
 _IF = "{%- if messages[0].role == 'system' -%}"
+_BREAK, _END = "{{ '\n' }}", "{%- endif -%}"
 ORDERS = {
-    "instruction in front": f"{_IF}Task: {_SYSTEM}{{{{ '\n' }}}}{{%- endif -%}}Q: {_QUERY} D: {_DOCUMENT} so?",
-    "instruction behind": f"Q: {_QUERY}{_IF}{{{{ '\n' }}}}Task: {_SYSTEM}{{%- endif -%}}{{{{ '\n' }}}}D: {_DOCUMENT} so?",
-    "document first": f"D: {_DOCUMENT}{{{{ '\n' }}}}Q: {_QUERY}{_IF}{{{{ ' ' }}}}{_SYSTEM}{{%- endif -%}}{{{{ ' ??' }}}}",
-    "instruction and document first": f"{_IF}Task: {_SYSTEM}{{{{ '\n' }}}}{{%- endif -%}}D: {_DOCUMENT}, Q: {_QUERY} so?",
+    "instruction in front": f"{_IF}Task: {_SYSTEM}{_BREAK}{_END}Q: {_QUERY} D: {_DOCUMENT} so?",
+    "instruction behind": f"Q: {_QUERY}{_IF}{_BREAK}Task: {_SYSTEM}{_END}{_BREAK}D: {_DOCUMENT} so?",
+    "document first": f"D: {_DOCUMENT}{_BREAK}Q: {_QUERY}{_IF}{{{{ ' ' }}}}{_SYSTEM}{_END}{{{{ ' ??' }}}}",
+    "instruction and document first": f"{_IF}Task: {_SYSTEM}{_BREAK}{_END}D: {_DOCUMENT}, Q: {_QUERY} so?",
     "framed": f"{_IF}<q>{_QUERY}</q><i>{_SYSTEM}</i>{{%- else -%}}{_QUERY}{{%- endif -%}}<d>{_DOCUMENT}</d>",
 }
 

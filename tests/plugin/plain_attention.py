@@ -36,3 +36,9 @@ def base_two(*tensors: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]
     """Wrong: the log-sum-exp is a logarithm to the base of two."""
     output, sums = attend(*tensors, **options)
     return output, sums / math.log(2)
+
+
+def blind(*tensors: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Takes a window and does not heed it, as any function with `**options` does."""
+    options.pop("window", None)
+    return attend(*tensors, **options)

@@ -8,11 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.base import BaseEngine, RunningGroup, finished
 from rerank_eval.engine.bidirectional import ATTENTION_NAME
-from rerank_eval.engine.encoders import BatchOutput, Forward, PackedForward, PaddedForward, Pair
+from rerank_eval.engine.encoders import (
+    BatchOutput,
+    Forward,
+    Network,
+    PackedForward,
+    PaddedForward,
+    Pair,
+    reads_first_token,
+)
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
@@ -31,14 +39,14 @@ the last bits of its scores, and two runs should make the same batches."""
 
 
 class PairClassifier(BaseEngine[TokenizedPairs]):
-    """Scores query groups with a sequence classifier of one label; an `Engine`.
+    """Scores query groups with a sequence classifier of one label, or an encoder with such a head; an `Engine`.
 
     The score is the logit, not its sigmoid: a sigmoid saturates, and what saturates ties.
 
     How pairs go through the model, `way`: `packed` where the model was loaded with the attention of `bidirectional`;
     else `padded` batches, sorted by length over a window of queries, on a GPU or where a budget is given, and `one by
     one` on a CPU, so that a pair's bits depend on nothing else; `reference` is the plain padded code, where a
-    `batch_size` is given. For `token_budget` and `kernel` see `runner`.
+    `batch_size` is given. For `token_budget` and `kernel` see `runner`. A `prompt` stands before every query.
 
     Raises:
         EngineError: A setting does not fit, or the tokenizer is none that can be used.
@@ -48,7 +56,7 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
 
     def __init__(
         self,
-        network: PreTrainedModel,
+        network: Network,
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
@@ -56,14 +64,16 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
         batch_size: int = 0,
         kernel: str = "auto",
         special_tokens: SpecialTokenMode = "keep",
+        prompt: str = "",
     ) -> None:
         if token_budget < 0 or batch_size < 0:
             raise EngineError(f"token_budget {token_budget} and batch_size {batch_size} must not be negative")
         device = network.device
-        self._pairs = PairTokenizer(tokenizer, max_length, special_tokens)
+        self._pairs = PairTokenizer(tokenizer, max_length, special_tokens, prompt)
         super().__init__(self._pairs, ahead=device.type == "cuda")
         self._network = network
         self.max_length = max_length
+        self._prompt = prompt
         self.way: Way
         self._forward: Forward
         self._batcher: Batcher
@@ -72,7 +82,7 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
             self._forward = PackedForward(network, choose_attention(kernel, network))
             self._batcher = RowBatcher(token_budget or choose_budget(network, device))
         else:
-            left = tokenizer.padding_side == "left"
+            left = tokenizer.padding_side == "left" and not reads_first_token(network)
             self._forward = PaddedForward(network, tokenizer.pad_token_id or 0, left=left)
             self.way, self._batcher = _padded_way(device, token_budget, batch_size)
         if device.type == "cpu":
@@ -80,8 +90,9 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
 
     @property
     def settings(self) -> Mapping[str, str | int]:
-        """Effective settings: limit, way, and the budget at present."""
-        return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget}
+        """Effective settings: limit, way, the budget at present, and the prompt before every query if there is one."""
+        prompt: dict[str, str | int] = {"query_prompt": self._prompt} if self._prompt else {}
+        return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget, **prompt}
 
     def _tokenize(self, group: QueryGroup) -> TokenizedPairs:
         return self._pairs.pairs(group)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from rerank_eval.engine.bidirectional import ATTENTION_NAME, PairRow
+from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.layout import SMALLEST_PRODUCT
+from rerank_eval.engine.memory import heads_of
+from rerank_eval.engine.pair_heads import EncoderWithHead, first_states, head_of, mean_states
 from rerank_eval.engine.runner import ROW_MULTIPLE
+from rerank_eval.engine.window import choose_window_kernel
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,17 @@ class BatchOutput:
 Forward = Callable[[Sequence[Pair]], BatchOutput]
 """Runs a batch of at least one pair through a model."""
 
-PACKABLE = ("bert", "gte", "roberta", "xlm-roberta")
+Network: TypeAlias = PreTrainedModel | EncoderWithHead
+"""A sequence classifier of transformers, or an encoder with sentence-transformers' modules behind it."""
+
+PACKABLE = ("bert", "gte", "modernbert", "roberta", "xlm-roberta")
 """Model types whose stock classes go through `PackedForward`."""
+
+_FIRST_TOKEN = {*PACKABLE, "deberta", "deberta-v2"}
+"""Model types whose stock classifiers read the first token, padding or not."""
+
+_MOVING_ROPE = {"dynamic", "longrope"}
+"""Kinds of rotary positions whose angles follow the longest pair of a batch."""
 
 
 class PackedForward:
@@ -49,22 +62,28 @@ class PackedForward:
     pair, every matrix product has at least `SMALLEST_PRODUCT` rows, and the last one, whose result is a single number,
     is a product and a sum. In half precision the last product in float32 keeps apart what would tie.
 
-    The network is a stock classifier of one of the `PACKABLE` types, loaded with the attention of `bidirectional`.
+    The network is of a type in `PACKABLE` (`is_packable` tells), loaded with the attention of `bidirectional`.
+
+    Raises:
+        EngineError: The installed transformers does not say which layers are local.
     """
 
-    def __init__(self, network: PreTrainedModel, kernel: str | None = None) -> None:
+    def __init__(self, network: Network, kernel: str | None = None) -> None:
         config: Any = network.config
         if config._attn_implementation != ATTENTION_NAME:
             raise ValueError(f"the model was loaded with attention {config._attn_implementation!r}")
         self._network: Any = network
-        # RoBERTa counts positions from the padding token's id on and skips padding; its head has a layer of its own
-        # where the others read the base model's pooler.
+        # RoBERTa counts positions from the padding token's id on and skips padding.
         self._roberta = "roberta" in config.model_type
+        self._takes_types = config.model_type != "modernbert"
         self._pad = config.pad_token_id or 0
         self._kernel = kernel
-        head: Any = network.classifier
-        last = head.out_proj if self._roberta else head
-        self._weight, self._bias = last.weight[0].detach().float(), last.bias[0].detach().float()
+        self._head = head_of(network)
+        self._window = _window_of(self._network.base_model)
+        self._local_kernel = None
+        if self._window is not None:
+            heads = heads_of(config)
+            self._local_kernel = choose_window_kernel(kernel, network.device, network.dtype, heads, self._window)
 
     def __call__(self, batch: Sequence[Pair]) -> BatchOutput:
         """Run a batch."""
@@ -78,13 +97,21 @@ class PackedForward:
         if batch[0].types:
             row[2, :tokens] = np.fromiter(chain.from_iterable(pair.types for pair in batch), np.int64, tokens)
         ids, positions, types = torch.from_numpy(row).to(device)
-        layout = PairRow.of(lengths + [filler] * bool(filler), self._kernel, device)
+        layout = PairRow.of(
+            lengths + [filler] * bool(filler),
+            self._kernel,
+            device,
+            window=self._window,
+            local_kernel=self._local_kernel,
+        )
+        typed = {"token_type_ids": types[None]} if self._takes_types else {}
         with torch.inference_mode():
             output = self._network.base_model(
-                input_ids=ids[None], position_ids=positions[None], token_type_ids=types[None], pair_row=layout
+                input_ids=ids[None], position_ids=positions[None], pair_row=layout, **typed
             )
-            first = output.last_hidden_state[0, torch.tensor(layout.bounds[: len(batch)], device=device)]
-            logits = self._head(first).cpu()
+            pool = first_states if self._head.pooling == "first" else mean_states
+            pooled = pool(output.last_hidden_state[0], layout.bounds[: len(batch) + 1])
+            logits = self._head(pooled).cpu()
         return BatchOutput(logits, tokens + filler, filler)
 
     def _filler(self, tokens: int) -> int:
@@ -100,23 +127,24 @@ class PackedForward:
         positions: np.ndarray[Any, np.dtype[np.int64]] = np.cumsum(real) * real + self._pad
         return positions
 
-    def _head(self, first: torch.Tensor) -> torch.Tensor:
-        """Return logits (n,) float32 of the first tokens' states (n, hidden_size)."""
-        count = len(first)
-        missing = max(0, SMALLEST_PRODUCT - count)
-        rows = torch.nn.functional.pad(first, (0, 0, 0, missing))
-        if self._roberta:
-            hidden = torch.tanh(self._network.classifier.dense(rows))
-        else:
-            hidden = self._network.base_model.pooler(rows[:, None])
-        logits: torch.Tensor = (hidden[:count].float() * self._weight).sum(dim=-1) + self._bias
-        return logits
+
+def _window_of(base: Any) -> int | None:
+    """Return the largest distance at which an encoder's local layers see a key; None where it has none."""
+    width = getattr(base.config, "local_attention", None)
+    if width is None:
+        return None
+    for layer, kind in zip(base.layers, base.config.layer_types, strict=True):
+        if (getattr(layer.attn, "sliding_window", None) is not None) != (kind == "sliding_attention"):
+            raise EngineError(
+                "the installed transformers does not hand each layer's window to its attention; set engine to reference"
+            )
+    return int(width) // 2
 
 
 class PaddedForward:
     """A batch padded to its longest pair, on the tokenizer's side, through the model's own forward and head."""
 
-    def __init__(self, network: PreTrainedModel, pad_id: int, *, left: bool = False) -> None:
+    def __init__(self, network: Network, pad_id: int, *, left: bool = False) -> None:
         self._network = network
         self._pad = pad_id
         self._left = left
@@ -142,6 +170,37 @@ class PaddedForward:
         return torch.tensor(padded, device=self._network.device)
 
 
-def is_packable(model_type: str, class_name: str) -> bool:
-    """Tell whether `PackedForward` runs a class of transformers, by its config's `model_type`."""
-    return model_type in PACKABLE and class_name.endswith("ForSequenceClassification")
+def is_packable(config: Any, network_class: Any) -> bool:
+    """Tell whether `PackedForward` runs a class of transformers: a sequence classifier, or a base model for a head.
+
+    Args:
+        config: transformers' config of the model.
+        network_class: The class that it will be loaded as.
+
+    Returns:
+        False where a pair's logit would not be what the class itself computes for the pair alone.
+    """
+    name = network_class.__name__
+    if config.model_type not in PACKABLE or not name.endswith(("ForSequenceClassification", "Model")):
+        return False
+    if config.model_type == "modernbert":
+        # Up to 5.0 transformers' ModernBERT has attention functions of its own, and takes no other.
+        if not getattr(network_class, "_supports_attention_backend", False):
+            return False
+        if set(config.layer_types) - {"full_attention", "sliding_attention"}:
+            return False
+    return not _rope_kinds(config) & _MOVING_ROPE
+
+
+def _rope_kinds(config: Any) -> set[str]:
+    """Return the kinds of rotary positions that a config names: one, or one for each kind of layer."""
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, Mapping):
+        return set()
+    named = [rope, *(one for one in rope.values() if isinstance(one, Mapping))]
+    return {str(one.get("rope_type", one.get("type", "default"))) for one in named}
+
+
+def reads_first_token(network: Network) -> bool:
+    """Tell whether a network looks for a pair where its row begins, so that padding must stand behind it."""
+    return isinstance(network, EncoderWithHead) or network.config.model_type in _FIRST_TOKEN

@@ -71,18 +71,26 @@ class PairTokenizer:
     """Turns groups into pairs of token ids, of at most `max_length`, special tokens among them.
 
     A fast tokenizer encodes the two texts of a pair apart and puts special tokens around them, so that each text is
-    tokenised once and the frame is learnt from the tokenizer itself.
+    tokenised once and the frame is learnt from the tokenizer itself. A `prompt` is put before every query as it stands,
+    as sentence-transformers does, and is cut with it.
 
     Raises:
-        EngineError: The tokenizer is a slow one or frames pairs in another way, or `max_length` leaves no room for two
-            texts beside the special tokens.
+        EngineError: The tokenizer is a slow one or frames pairs in another way, `max_length` leaves no room for two
+            texts beside the special tokens, or a prompt's special tokens would be escaped.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, special_tokens: SpecialTokenMode = "keep"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        special_tokens: SpecialTokenMode = "keep",
+        prompt: str = "",
     ) -> None:
         check_fast(tokenizer)
         self.special_tokens = SpecialTokens(tokenizer)
+        self._prompt = prompt
+        if special_tokens == "escape" and (found := self.special_tokens.found(prompt)):
+            raise EngineError(f"special_tokens: escape would escape {found[0]!r} of the checkpoint's own prompt")
         self._decode = tokenizer.decode
         self._tokenizer = EscapedTokenizer.of(tokenizer).tokenizer if special_tokens == "escape" else tokenizer
         self._typed = "token_type_ids" in tokenizer.model_input_names
@@ -93,13 +101,13 @@ class PairTokenizer:
         self._met = TokenCache(CACHED_TOKENS)
 
     def pairs(self, group: QueryGroup) -> TokenizedPairs:
-        """Tokenise a group; an instruction stands behind the query, parted by a blank, as mteb joins them.
+        """Tokenise a group; a prompt stands before the query, and an instruction behind it, parted by a blank.
 
-        The pairs equal `tokenizer(query, document, truncation=True, max_length=max_length)` unless special tokens are
-        escaped.
+        A blank is how mteb joins query and instruction. The pairs equal `tokenizer(query, document, truncation=True,
+        max_length=max_length)` unless special tokens are escaped.
         """
         distinct = list(dict.fromkeys(group.documents))
-        whole_query = f"{group.query} {group.instruction}" if group.instruction else group.query
+        whole_query = self._prompt + (f"{group.query} {group.instruction}" if group.instruction else group.query)
         (query_length, *query), *documents = self._met.encode([whole_query, *distinct], self._encode)
         made: dict[str, tuple[list[int], list[int], bool]] = {}
         cut = False

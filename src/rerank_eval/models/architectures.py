@@ -17,6 +17,7 @@ from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.recipe import MAX_LENGTH
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import code_folder, read_mapping
+from rerank_eval.models.head_modules import scores_by_modules
 from rerank_eval.models.ref import ModelRef
 
 Implementation = Literal["transformers", "xlm-roberta-flash", "gte-new", "own code"]
@@ -31,17 +32,19 @@ _LARGEST_TOKENIZER_LIMIT = 10**9
 
 
 def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
-    """Tell whether a reranker is a sequence classifier, by the config or by its architecture.
+    """Tell whether a reranker is a sequence classifier or an encoder with a head, by the config or by its files.
 
     Raises:
         ModelError: `kind: auto` and the architecture is neither causal nor a sequence classifier.
     """
     if config.kind != "auto":
-        return config.kind == "sequence-classification"
+        return config.kind in {"sequence-classification", "pooled-encoder"}
     if ref.architecture.endswith("ForSequenceClassification"):
         return not has_decoder(ref)
     if ref.architecture.endswith("ForCausalLM"):
         return False
+    if scores_by_modules(ref):
+        return True
     raise unknown_architecture(ref)
 
 
@@ -90,6 +93,8 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
         return config.max_length
     limit = read_mapping(ref, "tokenizer_config.json").get("model_max_length")
     saved = read_mapping(ref, "sentence_bert_config.json").get("max_seq_length")
+    if isinstance(saved, int) and scores_by_modules(ref):
+        limit = None  # sentence-transformers tells the tokenizer this limit instead of its own
     known = [
         value
         for value in (limit, saved, positions)
@@ -135,6 +140,13 @@ def _transformers_class(model_type: str) -> str | None:
     return str(found[0] if isinstance(found, tuple | list) else found) if found else None
 
 
+def is_known(model_type: str) -> bool:
+    """Tell whether transformers itself has a base model of a type."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return model_type in MODEL_MAPPING_NAMES
+
+
 def _is_flash(config: Mapping[str, Any]) -> bool:
     """Recognise jina's xlm-roberta-flash where it is XLM-RoBERTa: learnt positions, plain GELU, no adapters."""
     return (
@@ -176,6 +188,8 @@ def check_settings(config: RerankerConfig, ref: ModelRef) -> None:
     if config.dtype not in {"float32", "bfloat16", "float16"}:
         raise ModelError(f"reranker.dtype: {config.dtype} is for causal rerankers; set float32, bfloat16 or float16")
     effective_max_length(config, ref)
+    if scores_by_modules(ref):  # its transformer has no labels
+        return
     check_labels(ref)
     if implementation(ref) == "own code":
         code_sources(config, ref)

@@ -18,9 +18,10 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import answer_ids
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
-from rerank_eval.models.architectures import check_labels, check_settings, implementation, is_decoder
+from rerank_eval.models.architectures import check_labels, check_settings, implementation, is_decoder, is_known
 from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping
 from rerank_eval.models.contents import MODULES, ROOT
+from rerank_eval.models.head_modules import read_head, scores_by_modules, takes_query_prompt
 from rerank_eval.models.pair_templates import (
     DOCUMENT,
     INSTRUCTION,
@@ -140,6 +141,27 @@ def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
     check_settings(config, ref)
 
 
+def check_pooled(config: RerankerConfig, ref: ModelRef) -> None:
+    """Refuse an encoder with a head of modules of which other scores would come out than its files say.
+
+    Raises:
+        ModelError: See `check_causal`.
+    """
+    if not scores_by_modules(ref):
+        raise ModelError(
+            f"reranker.kind: {ref.name} is no CrossEncoder with a Pooling in its {MODULES}; set it to auto"
+        )
+    kind = str(read_mapping(ref, "config.json").get("model_type"))
+    if is_decoder(kind) or not is_known(kind):
+        why = "a decoder" if is_decoder(kind) else "no type of transformers, and code of a checkpoint is not run for it"
+        raise ModelError(f"reranker.model: {ref.name}: its transformer is a {kind!r} by its config.json, {why}")
+    _refuse_quantised(ref, "reranker.model")
+    _check_texts(ref, "feature-extraction")
+    _check_network(ref)
+    read_head(ref, config.dtype, prompted=bool(query_prompt(ref)))
+    check_settings(config, ref)
+
+
 def _check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
     refuse_encoders(ref)
     _refuse_quantised(ref, "reranker.model")
@@ -190,6 +212,22 @@ def default_prompt(ref: ModelRef) -> str | None:
     return str(found) if found else None
 
 
+def query_prompt(ref: ModelRef) -> str:
+    """Return what stands before every query by a checkpoint's files, as it stands; empty for nothing.
+
+    Raises:
+        ModelError: sentence-transformers would not put it there, or the default prompt is none of its prompts.
+    """
+    prompt = default_prompt(ref)
+    if prompt is not None and not takes_query_prompt(ref):
+        raise ModelError(
+            f"reranker.model: {ref.name} puts {prompt[:60]!r} before every query by its "
+            f"config_sentence_transformers.json (default_prompt_name), which is done only where {MODULES} makes it a "
+            "CrossEncoder that reads plain text; it is not scored"
+        )
+    return prompt or ""
+
+
 def check_pairs_apart(name: str, tokenizer: Any) -> None:
     """Refuse a classifier whose tokenizer puts nothing between query and document: its prompt is written elsewhere.
 
@@ -222,7 +260,7 @@ def refuse_encoders(ref: ModelRef) -> None:
     Raises:
         ModelError: It is one.
     """
-    if "Pooling" in [kind for kind, _ in modules(ref)]:
+    if "Pooling" in [kind for kind, _ in modules(ref)] and not scores_by_modules(ref):
         raise ModelError(
             f"reranker.model: {ref.name} is an encoder (Pooling in its {MODULES}); name it as retriever.model"
         )
@@ -291,6 +329,18 @@ def _check_pairs(ref: ModelRef) -> None:
             f"{name} is {ref.architecture}, a decoder with a classification head: it was trained behind a prompt, and "
             "the bare pair would be scored almost at random; set reranker.kind to causal or auto"
         )
+    _check_network(ref)
+    query_prompt(ref)
+    if writes_pairs(ref):
+        raise ModelError(
+            f"{name} is a sequence classifier whose chat template writes query and document into a prompt, which is "
+            "not done here; it is not scored"
+        )
+
+
+def _check_network(ref: ModelRef) -> None:
+    """Refuse an encoder that attends causally or whose positions are lost, and an activation that changes the order."""
+    config, name = read_mapping(ref, "config.json"), f"reranker.model: {ref.name}"
     if config.get("is_decoder"):
         raise ModelError(f"{name} attends causally by its config.json (is_decoder), which is not computed here")
     positions = str(config.get("position_embedding_type") or "absolute")
@@ -300,17 +350,6 @@ def _check_pairs(ref: ModelRef) -> None:
             "it is not scored"
         )
     _check_activation(ref)
-    prompt = default_prompt(ref)
-    if prompt is not None:
-        raise ModelError(
-            f"{name} puts {prompt[:60]!r} before every query by its config_sentence_transformers.json "
-            "(default_prompt_name), which is not done here; it is not scored"
-        )
-    if writes_pairs(ref):
-        raise ModelError(
-            f"{name} is a sequence classifier whose chat template writes query and document into a prompt, which is "
-            "not done here; it is not scored"
-        )
 
 
 def _check_activation(ref: ModelRef) -> None:

@@ -43,6 +43,7 @@ class Kernel(Protocol):
         *,
         causal: bool,
         scale: float,
+        window: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attend.
 
@@ -56,6 +57,9 @@ class Kernel(Protocol):
             longest_key: Keys of the longest segment.
             causal: Asked for only where each segment has as many queries as keys.
             scale: Factor on the scores before the softmax.
+            window: Largest distance at which a query sees a key; given for the local layers of encoders alone, never
+                with `causal`, and where each segment has as many queries as keys. A kernel may lack this argument:
+                local layers then go without it (`window.choose_window_kernel`).
 
         Returns:
             Output (tokens, heads, head_dim) in the query's dtype, log-sum-exp of the scores (heads, tokens) float32.

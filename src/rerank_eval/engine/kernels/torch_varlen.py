@@ -17,14 +17,24 @@ def _parameters() -> frozenset[str]:
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sizes: Any, causal: bool, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *sizes: Any,
+    causal: bool,
+    scale: float,
+    window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `Kernel`."""
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     known = _parameters()
     options: dict[str, Any] = {"return_aux": AuxRequest(lse=True)}
-    if "window_size" in known:
+    if window is not None and "window_size" not in known:
+        raise NotImplementedError("varlen_attn of this PyTorch takes no window")
+    if window is not None:
+        options["window_size"] = (window, window)
+    elif "window_size" in known:
         options["window_size"] = (-1, 0) if causal else (-1, -1)
     else:
         options["is_causal"] = causal

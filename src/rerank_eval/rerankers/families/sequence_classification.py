@@ -22,7 +22,7 @@ from rerank_eval.models.architectures import (
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping, weight_files
 from rerank_eval.models.conversions import State, convert
 from rerank_eval.models.ref import ModelRef
-from rerank_eval.models.statements import check_classifier, check_pairs_apart
+from rerank_eval.models.statements import check_classifier, check_pairs_apart, query_prompt
 from rerank_eval.rerankers.family import Prepared, Prompting
 from rerank_eval.rerankers.instructions import InstructionPolicy
 
@@ -42,6 +42,8 @@ class SequenceClassification:
         # What changes scores only sometimes stands in the identity only then.
         if config.engine != "packed":  # padding moves the last bits
             identity["engine"] = config.engine
+        elif read_mapping(ref, "config.json").get("model_type") == "modernbert":
+            identity["rows"] = "packed"  # before, pairs went through alone, which differs in the last bits
         if implementation(ref) == "own code" and config.code_revision:
             identity["code_revision"] = config.code_revision
         if config.special_tokens != "keep":
@@ -68,6 +70,7 @@ class SequenceClassification:
                 token_budget=config.token_budget or 0,
                 batch_size=config.batch_size if config.engine == "reference" else 0,
                 special_tokens=config.special_tokens,
+                prompt=query_prompt(ref),
             )
         except ModelError:
             raise
@@ -95,7 +98,7 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
     if type(network_config) not in known:
         raise EngineError(f"transformers has no sequence classifier of type {network_config.model_type!r}")
     network_class = known[type(network_config)]
-    packed = config.engine == "packed" and is_packable(network_config.model_type, network_class.__name__)
+    packed = config.engine == "packed" and is_packable(network_config, network_class)
     attention = bidirectional.register() if packed else "sdpa"
     if state is not None:
         return _filled(network_config, network_class, state, dtype, attention)
