@@ -17,9 +17,9 @@ from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.contents import CONFIG
+from rerank_eval.models.own_recipe import own_recipe
 from rerank_eval.models.qwen_vocabulary import BPE_TOKENS
 from rerank_eval.models.recipes import find_recipe
-from rerank_eval.models.statements import own_recipe
 
 GOLDEN_ANSWERS = {"yes": 9693, "no": 2152}
 GOLDEN_PREFIX_TOKENS = 39

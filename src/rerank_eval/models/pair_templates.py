@@ -27,6 +27,23 @@ _SIZES = {"restore_suffix", "truncation", "max_length", "padding", "tokenize", "
 _AROUND = 20
 
 
+def default_prompt(ref: ModelRef) -> str | None:
+    """Return the prompt that sentence-transformers puts before every text of a checkpoint, or None for none.
+
+    Raises:
+        ModelError: The name of the default prompt is none of its prompts'.
+    """
+    saved = read_mapping(ref, "config_sentence_transformers.json")
+    prompts, name = saved.get("prompts"), saved.get("default_prompt_name")
+    if name is not None and (not isinstance(prompts, Mapping) or name not in prompts):
+        raise ModelError(
+            f"{ref.name}: its config_sentence_transformers.json names the default prompt {str(name)[:60]!r}, which is "
+            "none of its prompts; mend default_prompt_name"
+        )
+    found = prompts.get(name) if isinstance(prompts, Mapping) and isinstance(name, str) else None
+    return str(found) if found else None
+
+
 def writes_pairs(ref: ModelRef) -> bool:
     """Tell whether a checkpoint's chat template is one for pairs, with turns of the roles query and document."""
     found = [read_text(ref, "chat_template.jinja") or ""]

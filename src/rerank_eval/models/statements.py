@@ -9,11 +9,10 @@ prompt than the recipe would be scored with another model's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
-from rerank_eval.config.schema import RECIPES, RerankerConfig, RetrieverConfig
+from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import answer_ids
 from rerank_eval.engine.recipe import Recipe
@@ -22,20 +21,19 @@ from rerank_eval.models.architectures import check_labels, check_settings, imple
 from rerank_eval.models.checkpoint import as_mapping, load_tokenizer, modules, read_mapping
 from rerank_eval.models.contents import MODULES, ROOT
 from rerank_eval.models.head_modules import read_head, scores_by_modules, takes_query_prompt
+from rerank_eval.models.own_recipe import is_id, logit_score, own_recipe, stated_answers
 from rerank_eval.models.pair_templates import (
     DOCUMENT,
     INSTRUCTION,
     QUERY,
+    default_prompt,
     first_difference,
-    stated_recipe,
     writes_pairs,
     written,
 )
-from rerank_eval.models.recipes import content_digest, find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import registered
 
-_LOGIT_SCORE = "1_LogitScore"
 _MAY_DEFAULT = {"task", "default"}
 """Instructions of a config that may come to the recipe's default."""
 _MONOTONE = {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softplus"}
@@ -73,65 +71,6 @@ def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -
     notes = [] if classifies else _answer_notes(ref, recipe)
     notes += _prompt_notes(config, ref, recipe)
     return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref, recipe
-
-
-def own_recipe(ref: ModelRef) -> Recipe:
-    """Return the recipe that a causal reranker was trained with: its files', else that known for its name on the hub.
-
-    Raises:
-        ModelError: Neither says so, or the files say something that is not computed.
-    """
-    answers = None if ref.architecture.endswith("ForSequenceClassification") else _answers(ref)
-    known = known_recipe(ref.name) if ref.published or ref.origin == "built-in" else None
-    if writes_pairs(ref):
-        stated = stated_recipe(ref, default_prompt(ref))
-        if answers is not None:
-            stated = dataclasses.replace(stated, yes=answers[0], no=answers[1])
-        elif known is not None:
-            stated = dataclasses.replace(stated, yes=known.yes, no=known.no)
-        elif not ref.architecture.endswith("ForSequenceClassification"):
-            raise ModelError(
-                f"reranker.model: {ref.name} has a chat template for pairs, and no file of it says which token's logit "
-                f"is the answer ({_LOGIT_SCORE}/config.json does); set reranker.recipe to a YAML file that names both"
-            )
-        return _as_known(ref, stated)
-    if known is not None:
-        return known if answers is None else _as_known(ref, dataclasses.replace(known, yes=answers[0], no=answers[1]))
-    near = _of_the_same_name(ref)
-    raise ModelError(
-        f"reranker.model: neither {ref.name}'s files nor its name say with which prompt it was trained; set "
-        f"reranker.recipe to a YAML file with its own prompt, or to a built-in recipe if it is that one{near}"
-    )
-
-
-def _as_known(ref: ModelRef, stated: Recipe) -> Recipe:
-    """Return the built-in recipe that sends the same prompts and reads the same answers; else the stated one."""
-    tokenizer = load_tokenizer(ref)
-    classifies = ref.architecture.endswith("ForSequenceClassification")
-    for name in RECIPES.builtins:
-        recipe = find_recipe(name, "reranker.recipe")
-        if recipe is None or recipe.default_instruction != stated.default_instruction:
-            continue
-        same = all(
-            recipe.prompt(QUERY, DOCUMENT, one) == stated.prompt(QUERY, DOCUMENT, one) for one in (INSTRUCTION, None)
-        )
-        with suppress(EngineError):  # a vocabulary without the recipe's answers
-            if same and (classifies or answer_ids(tokenizer, recipe) == answer_ids(tokenizer, stated)):
-                return recipe
-    return dataclasses.replace(stated, name=f"checkpoint@{content_digest(stated)}")
-
-
-def _of_the_same_name(ref: ModelRef) -> str:
-    """Name the recipe of a model on the hub whose name ends as this one's."""
-    if ref.published:
-        return ""
-    last = ref.name.rpartition("/")[2].lower()
-    for name in RECIPES.names():
-        recipe = find_recipe(name, "reranker.recipe")
-        for model in () if recipe is None else recipe.models:
-            if model.rpartition("/")[2].lower() == last:
-                return f" ({name} is that of {model} on the hub)"
-    return f" ({', '.join(RECIPES.builtins)})"
 
 
 def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
@@ -193,23 +132,6 @@ def check_retriever(config: RetrieverConfig, ref: ModelRef) -> None:
         )
     if config.engine == "packed" or entry is None:
         _refuse_quantised(ref, "retriever.model")
-
-
-def default_prompt(ref: ModelRef) -> str | None:
-    """Return the prompt that sentence-transformers puts before every text of a checkpoint, or None for none.
-
-    Raises:
-        ModelError: The name of the default prompt is none of its prompts'.
-    """
-    saved = read_mapping(ref, "config_sentence_transformers.json")
-    prompts, name = saved.get("prompts"), saved.get("default_prompt_name")
-    if name is not None and (not isinstance(prompts, Mapping) or name not in prompts):
-        raise ModelError(
-            f"{ref.name}: its config_sentence_transformers.json names the default prompt {str(name)[:60]!r}, which is "
-            "none of its prompts; mend default_prompt_name"
-        )
-    found = prompts.get(name) if isinstance(prompts, Mapping) and isinstance(name, str) else None
-    return str(found) if found else None
 
 
 def query_prompt(ref: ModelRef) -> str:
@@ -370,31 +292,9 @@ def _check_activation(ref: ModelRef) -> None:
             )
 
 
-def _logit_score(ref: ModelRef) -> tuple[str, Mapping[str, Any]] | None:
-    folder = next((folder for kind, folder in modules(ref) if kind == "LogitScore"), _LOGIT_SCORE)
-    name = f"{folder}/config.json"
-    found = read_mapping(ref, name)
-    return (name, found) if found else None
-
-
-def _answers(ref: ModelRef) -> tuple[int, int | None] | None:
-    """Return the ids of the answers that LogitScore names, or None without such a file."""
-    found = _logit_score(ref)
-    if found is None:
-        return None
-    path, said = found
-    yes, no = said.get("true_token_id"), said.get("false_token_id")
-    known = said.get("module_input_name", "causal_logits") == "causal_logits"
-    if not known or not _is_id(yes) or not (no is None or _is_id(no)):
-        raise ModelError(
-            f"reranker.model: {ref.name}: its {path} does not say which token's logit is the answer; it is not scored"
-        )
-    return int(str(yes)), no
-
-
 def _answer_notes(ref: ModelRef, recipe: Recipe) -> list[str]:
     """Refuse a recipe whose answers are not those that LogitScore names."""
-    stated = _answers(ref)
+    stated = stated_answers(ref)
     if stated is None:
         return []
     tokenizer = load_tokenizer(ref)
@@ -405,7 +305,7 @@ def _answer_notes(ref: ModelRef, recipe: Recipe) -> list[str]:
     if asked == stated:
         has_prompt = writes_pairs(ref) or default_prompt(ref) is not None
         return [] if has_prompt else [f"its files name no prompt; recipe {recipe.name} was taken"]
-    (path, _), (yes, no) = _logit_score(ref) or ("", {}), stated
+    (path, _), (yes, no) = logit_score(ref) or ("", {}), stated
     answers = _token(tokenizer, yes) + (" alone" if no is None else f" and {_token(tokenizer, no)}")
     reads = repr(recipe.yes) + (" alone" if recipe.no is None else f" and {recipe.no!r}")
     raise ModelError(
@@ -414,12 +314,8 @@ def _answer_notes(ref: ModelRef, recipe: Recipe) -> list[str]:
     )
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _decoded(tokenizer: Any, number: Any) -> str:
-    return str(tokenizer.decode([number])) if _is_id(number) else str(number)
+    return str(tokenizer.decode([number])) if is_id(number) else str(number)
 
 
 def _token(tokenizer: Any, number: Any) -> str:

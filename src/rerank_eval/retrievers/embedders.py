@@ -10,9 +10,10 @@ from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import modules, read_mapping
 from rerank_eval.models.contents import ROOT
+from rerank_eval.models.pair_templates import default_prompt
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import registered
-from rerank_eval.models.statements import CHANGES_TEXTS, default_prompt
+from rerank_eval.models.statements import CHANGES_TEXTS
 
 EngineName = Literal["packed", "sentence-transformers"]
 
