@@ -64,6 +64,9 @@ bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET
 	@$(BIN)/python -m rerank_bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
 	@$(BIN)/python -m rerank_bench.table docs/engine.md $(filter-out results/bench/scaling-%,$(wildcard results/bench/*.json))
 
+parity: $(READY) ## margins and ids beside each family's own code; docs/rerankers.md (PEERS=python with FlagEmbedding, mxbai-rerank, rerankers)
+	@$(BIN)/python -m rerank_bench.parity $(if $(PEERS),--peers "$(PEERS)") $(ARGS)
+
 bench-scaling: $(READY) ## two workers against one, the driver against simulated ones; docs/scaling.md (PARTS, ARGS)
 	@$(BIN)/python -m rerank_bench.scaling $(PARTS) $(ARGS)
 	@$(BIN)/python -m rerank_bench.scaling_table docs/scaling.md results/bench results/plan/model-card.json

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ PAIRS = [
 INSTRUCTION = "Find the passage that answers the query"
 TOLERANCE = 1e-4
 """Largest difference of a margin in float32."""
-_LENGTH = 1_024
+_LENGTH = 1_900
 _CHAT = "{%- for m in messages if m.role == ROLE %}{{ m.content }}{% endfor -%}"
 _SYSTEM, _QUERY, _DOCUMENT = (_CHAT.replace("ROLE", f"'{role}'") for role in ("system", "query", "document"))
 _GIVEN = "{%- if messages[0].role == 'system' -%}"
@@ -138,8 +139,12 @@ def _save(
     network.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    saved = folder / "tokenizer_config.json"  # a class that transformers 4 knows as well
-    content = json.loads(saved.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    _tokenizer_class(folder, "PreTrainedTokenizerFast")  # transformers 4 knows it as well
+
+
+def _tokenizer_class(folder: Path, name: str) -> None:
+    saved = folder / "tokenizer_config.json"
+    content = json.loads(saved.read_text(encoding="utf-8")) | {"tokenizer_class": name}
     saved.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -195,6 +200,7 @@ def _roberta(folder: Path) -> None:
         pair="<bos> $A <eos> <eos> $B <eos>",
         special_tokens=[(one, made.convert_tokens_to_ids(one)) for one in ("<bos>", "<eos>")],
     )
+    made.cls_token, made.sep_token = "<bos>", "<eos>"
     sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
     config: Any = XLMRobertaConfig(**sizes, vocab_size=len(made), num_labels=1, pad_token_id=0)
     _save(folder, config, made, head=True, eps=0.12)
@@ -273,6 +279,9 @@ def compare(family: Family, folder: Path, peer: str, python: str) -> dict[str, A
     theirs: list[float] = []
     their_ids: list[tuple[int, ...]] = []
     answer: dict[str, Any] = {}
+    if peer == "FlagReranker":  # it frames pairs by the tokenizer's class, which has to be XLM-RoBERTa's
+        folder = Path(shutil.copytree(folder, f"{folder}-theirs"))
+        _tokenizer_class(folder, "XLMRobertaTokenizerFast")
     for instruction in family.instructions:
         pairs = [list(pair) for pair in PAIRS]
         if peer == "AutoModelForSequenceClassification":  # its users write the prompts themselves

@@ -15,6 +15,10 @@ from importlib.metadata import version
 from typing import Any
 
 
+LENGTH = 1_900
+"""Limit of the peers that want one: no pair reaches it, nor a quarter of it in mxbai-rerank-v2's tokens."""
+
+
 class Caught:
     """The rows of ids that went through a model, without padding."""
 
@@ -40,7 +44,7 @@ def flag_llm(folder: str, pairs: list[list[str]], _: str | None) -> tuple[list[f
     """FlagEmbedding's reranker of decoders; it sorts by length, so each pair is asked alone."""
     from FlagEmbedding import FlagLLMReranker
 
-    model = FlagLLMReranker(folder, use_fp16=False, devices=["cpu"], max_length=512)
+    model = FlagLLMReranker(folder, use_fp16=False, devices=["cpu"], max_length=LENGTH)
     caught, scores, ids = Caught(model.model), [], []
     for pair in pairs:
         scores += model.compute_score([pair])
@@ -52,7 +56,7 @@ def flag(folder: str, pairs: list[list[str]], _: str | None) -> tuple[list[float
     """FlagEmbedding's reranker of encoders."""
     from FlagEmbedding import FlagReranker
 
-    model = FlagReranker(folder, use_fp16=False, devices=["cpu"], max_length=512)
+    model = FlagReranker(folder, use_fp16=False, devices=["cpu"], max_length=LENGTH)
     caught, scores, ids = Caught(model.model), [], []
     for pair in pairs:
         scores += model.compute_score([pair])
@@ -65,7 +69,7 @@ def mxbai(folder: str, pairs: list[list[str]], instruction: str | None) -> tuple
     import torch
     from mxbai_rerank import MxbaiRerankV2
 
-    model = MxbaiRerankV2(folder, device="cpu", torch_dtype=torch.float32, max_length=512)
+    model = MxbaiRerankV2(folder, device="cpu", torch_dtype=torch.float32, max_length=LENGTH)
     caught = Caught(model.model)
     scores = [float(model.predict([query], [text], instruction=instruction)[0]) for query, text in pairs]
     return scores, caught.rows, f"mxbai-rerank {version('mxbai-rerank')}"
@@ -76,7 +80,7 @@ def rerankers(folder: str, pairs: list[list[str]], instruction: str | None) -> t
     import torch
     from rerankers.models.mxbai_v2 import MxBaiV2Ranker
 
-    model = MxBaiV2Ranker(folder, device="cpu", dtype=torch.float32, verbose=0, max_length=512)
+    model = MxBaiV2Ranker(folder, device="cpu", dtype=torch.float32, verbose=0, max_length=LENGTH)
     caught = Caught(model.model)
     scores = [model.score(query, text, instruction=instruction) for query, text in pairs]
     return scores, caught.rows, f"rerankers {version('rerankers')}"
