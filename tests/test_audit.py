@@ -95,7 +95,7 @@ TABLE = [
         (
             "architectures",
             "followed",
-            f"{STATEMENTS}::test_a_decoder_with_a_classification_head_is_not_scored_on_the_bare_pair",
+            f"{STATEMENTS}::test_a_decoder_with_a_classification_head_is_scored_behind_its_prompt",
         ),
         ("model_type", "followed", f"{LOADING}::test_checkpoints_that_do_not_fit"),
         ("transformers_weights", "followed", f"{CONTENTS}::test_what_transformers_loads_is_what_is_listed"),
@@ -136,11 +136,11 @@ TABLE = [
     ),
     *rows(
         "1_LogitScore/config.json",
-        ("true_token_id", "followed", f"{STATEMENTS}::test_answers_of_logit_score_that_are_the_recipes_are_followed"),
+        ("true_token_id", "followed", f"{STATEMENTS}::test_a_prompt_and_answers_that_are_a_known_recipes_are_called_by_its_name"),
         (
             "false_token_id",
-            "refused",
-            f"{STATEMENTS}::test_other_answers_of_logit_score_are_refused_and_the_remedy_works",
+            "followed",
+            f"{STATEMENTS}::test_other_answers_of_logit_score_are_followed_and_a_recipe_of_others_refused",
         ),
         ("module_input_name", "refused", f"{STATEMENTS}::test_scores_that_no_recipe_reads_are_refused"),
     ),
@@ -162,7 +162,7 @@ TABLE = [
         (
             "module_output_name",
             "changes no score",
-            f"{STATEMENTS}::test_answers_of_logit_score_that_are_the_recipes_are_followed",
+            f"{STATEMENTS}::test_a_prompt_and_answers_that_are_a_known_recipes_are_called_by_its_name",
         ),
         ("processing_kwargs", "refused", CLASSIFIER),
         ("unpad_inputs", "changes no score", CLASSIFIER),
@@ -177,8 +177,8 @@ TABLE = [
         ("prompts", "followed", "models/test_dense.py::test_saved_prompts_of_another_form_are_used_as_they_are"),
         (
             "default_prompt_name",
-            "refused",
-            f"{STATEMENTS}::test_another_default_instruction_is_refused_where_it_could_be_used",
+            "followed",
+            f"{STATEMENTS}::test_the_checkpoints_default_instruction_is_the_default",
         ),
         (
             "default_prompt_name, for a retriever",
@@ -195,8 +195,8 @@ TABLE = [
         "tokenizer files",
         (
             "chat_template.jinja, chat_template",
-            "refused",
-            f"{STATEMENTS}::test_another_prompt_of_the_chat_template_is_refused_unless_the_config_chose",
+            "followed",
+            f"{STATEMENTS}::test_another_prompt_of_the_chat_template_is_followed_unless_the_config_chose",
         ),
         (
             "a template that cannot be rendered",

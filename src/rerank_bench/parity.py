@@ -33,6 +33,7 @@ from transformers import (  # noqa: E402
     AutoModelForSequenceClassification,
     GemmaConfig,
     LlamaConfig,
+    ModernBertConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -194,6 +195,41 @@ def _head(folder: Path) -> None:
 
 
 def _roberta(folder: Path) -> None:
+    made = _pair_tokenizer()
+    sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
+    config: Any = XLMRobertaConfig(**sizes, vocab_size=len(made), num_labels=1, pad_token_id=0)
+    _save(folder, config, made, head=True, eps=0.12)
+
+
+def _modernbert(folder: Path) -> None:
+    made = _pair_tokenizer()
+    ids = {"pad_token_id": 0, "cls_token_id": made.cls_token_id, "sep_token_id": made.sep_token_id}
+    ids |= {"bos_token_id": made.cls_token_id, "eos_token_id": made.sep_token_id}
+    sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
+    layers = {"num_hidden_layers": 4, "global_attn_every_n_layers": 3, "local_attention": 32}
+    config: Any = ModernBertConfig(**sizes | ids | layers, vocab_size=len(made), num_labels=1)
+    _save(folder, config, made, head=True, eps=0.12)
+
+
+def _ettin(folder: Path) -> None:
+    """A ModernBERT whose head lies in sentence-transformers' modules, as sentence-transformers saves it."""
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+
+    base = folder.with_name(f"{folder.name}-base")
+    base.mkdir()
+    _modernbert(base)
+    AutoModelForSequenceClassification.from_pretrained(base).base_model.save_pretrained(base)
+    width = _SIZES["hidden_size"]
+    first = Dense(width, width, activation_function=torch.nn.GELU())
+    answer = Dense(width, 1, activation_function=torch.nn.Identity(), module_output_name="scores")
+    modules = [Transformer(str(base)), Pooling(width, "cls"), first, LayerNorm(width), answer]
+    CrossEncoder(modules=modules, device="cpu").save(str(folder))
+
+
+def _pair_tokenizer() -> PreTrainedTokenizerFast:
+    """XLM-RoBERTa's frame around a pair."""
     made = gemma_tokenizer()
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>",
@@ -201,9 +237,7 @@ def _roberta(folder: Path) -> None:
         special_tokens=[(one, made.convert_tokens_to_ids(one)) for one in ("<bos>", "<eos>")],
     )
     made.cls_token, made.sep_token = "<bos>", "<eos>"
-    sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
-    config: Any = XLMRobertaConfig(**sizes, vocab_size=len(made), num_labels=1, pad_token_id=0)
-    _save(folder, config, made, head=True, eps=0.12)
+    return made
 
 
 def _qwen(config: Any) -> Callable[[Path], None]:
@@ -233,6 +267,8 @@ FAMILIES = (
         instructions=(None,),
     ),
     Family("bge-reranker-v2-m3", _roberta, "", ("FlagReranker",), instructions=(None,)),
+    Family("ModernBERT classifiers", _modernbert, "", ("CrossEncoder",), here=True, instructions=(None,)),
+    Family("Ettin rerankers", _ettin, "", ("CrossEncoder",), here=True, instructions=(None,)),
 )
 
 

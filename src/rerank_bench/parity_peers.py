@@ -14,7 +14,6 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-
 LENGTH = 1_900
 """Limit of the peers that want one: no pair reaches it, nor a quarter of it in mxbai-rerank-v2's tokens."""
 
