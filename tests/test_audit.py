@@ -136,7 +136,11 @@ TABLE = [
     ),
     *rows(
         "1_LogitScore/config.json",
-        ("true_token_id", "followed", f"{STATEMENTS}::test_a_prompt_and_answers_that_are_a_known_recipes_are_called_by_its_name"),
+        (
+            "true_token_id",
+            "followed",
+            f"{STATEMENTS}::test_a_prompt_and_answers_that_are_a_known_recipes_are_called_by_its_name",
+        ),
         (
             "false_token_id",
             "followed",
