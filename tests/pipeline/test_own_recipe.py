@@ -99,17 +99,13 @@ def test_score_shows_the_recipe_and_its_probability(project: Path, capsys: pytes
     assert re.search(
         r"recipe: +checkpoint@\w+, from the checkpoint's own files; the margin is the logit of \d+ alone", printed
     )
-    assert run("score", "reranker.recipe=terse.yaml") == 4  # the checkpoint's answer is another
-    assert "answers with 'true'" not in capsys.readouterr().out
-    shutil.rmtree(project / "own" / "1_LogitScore")
-    (project / "own" / "modules.json").unlink()
     assert run("score", "reranker.recipe=terse.yaml") == 0
     printed = capsys.readouterr().out
+    assert "its chat template writes another prompt than recipe terse@" in printed
     assert "which tool? | A vise holds work. =>" in printed
     assert "named by the config; the margin is the logit of 'true' alone" in printed
-    margin, probability = (
-        float(re.search(rf"{re.escape(name)}: +(-?\d\.\d+)", printed)[1]) for name in ("margin", "P(yes)")
-    )  # type: ignore[index]
+    found = re.findall(r"^(?:margin|P\(yes\)): +(-?\d\.\d+)$", printed, re.MULTILINE)
+    margin, probability = map(float, found)
     assert probability == pytest.approx(1 / (1 + math.exp(-margin / 2)), abs=1e-6)
 
 
