@@ -53,6 +53,12 @@ def test_the_real_vocabulary_has_the_published_ids(recipe: str) -> None:
     assert "yes 9693, no 2152, prefix 39, suffix 9 tokens" in finding.found
 
 
+def test_another_recipe_is_not_held_against_the_card_s_ids() -> None:
+    [finding] = vocabulary("demo:qwen3-random", recipe="mxbai_v2")
+    assert finding.level == "ok"
+    assert "single '1' and '0'" in finding.found
+
+
 def test_other_ids_of_yes_and_no_are_a_failure(copy: Path) -> None:
     swap_ids(copy)
     findings = vocabulary(copy)
@@ -121,7 +127,7 @@ def test_another_vocabulary_is_judged_by_its_structure(copy: Path, words: list[s
     rest = [finding for finding in findings if finding.level != "warning"]
     if len(words) == 2:
         assert [finding.level for finding in rest] == ["ok"]
-        assert "single yes and no" in rest[0].found
+        assert "single 'yes' and 'no'" in rest[0].found
     else:
         assert [finding.found for finding in rest] == ["'no' is 2 tokens, and has to be a single one"]
 

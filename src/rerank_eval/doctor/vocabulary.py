@@ -13,6 +13,7 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer
 from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
@@ -44,8 +45,8 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
     except (EngineError, ModelError) as error:
         yield failure(name, str(error), again)
         return
-    golden = len(tokenizer) >= BPE_TOKENS
-    problems = _wrong_ids(tokenizer, recipe) if golden else _wrong_structure(tokenizer)
+    golden = len(tokenizer) >= BPE_TOKENS and _is_qwen3_reranker_s(recipe)
+    problems = _wrong_ids(tokenizer, recipe) if golden else _wrong_structure(tokenizer, recipe)
     rows = read_mapping(subject.ref, CONFIG).get("vocab_size")
     if isinstance(rows, int) and len(tokenizer) > rows:
         problems.append(f"it has {len(tokenizer)} tokens and the model {rows} rows: it belongs to another model")
@@ -56,7 +57,8 @@ def check_vocabulary(subject: Subject, fetch: str) -> Iterator[Finding]:
         found = "not built as Qwen's, so that a query's documents are tokenised whole and share less"
         yield warning(name, found, "nothing to do: scores are right, only slower")
     if not problems:
-        kind = "the published ids: yes 9693, no 2152, prefix 39, suffix 9 tokens" if golden else "single yes and no"
+        answers = " and ".join(repr(one) for one in (recipe.yes, recipe.no) if one is not None)
+        kind = "the published ids: yes 9693, no 2152, prefix 39, suffix 9 tokens" if golden else f"single {answers}"
         yield ok(name, f"{kind}; split prompts have the ids of whole ones")
 
 
@@ -80,16 +82,23 @@ def _wrong_ids(tokenizer: Any, recipe: Recipe) -> list[str]:
     return problems
 
 
-def _wrong_structure(tokenizer: Any) -> list[str]:
+def _is_qwen3_reranker_s(recipe: Recipe) -> bool:
+    """Tell whether a recipe sends the model card's system turn and suffix and reads its answers."""
+    card = RECIPES["card"]
+    return all(getattr(recipe, name) == getattr(card, name) for name in ("prefix", "suffix", "yes", "no"))
+
+
+def _wrong_structure(tokenizer: Any, recipe: Recipe) -> list[str]:
     """Ask of another vocabulary what any must have: answers of one token each, special tokens kept whole."""
-    answers = {word: _ids(tokenizer, word) for word in GOLDEN_ANSWERS}
+    prompt = recipe.prompt("", "", None)
+    words = [one for one in (recipe.yes, recipe.no) if isinstance(one, str)]
+    words += [marker for marker in MARKERS if marker in prompt]
+    found = {word: _ids(tokenizer, word) for word in words}
     problems = [
-        f"{text!r} is {len(ids)} tokens, and has to be a single one"
-        for text, ids in (answers | {marker: _ids(tokenizer, marker) for marker in MARKERS}).items()
-        if len(ids) != 1
+        f"{text!r} is {len(ids)} tokens, and has to be a single one" for text, ids in found.items() if len(ids) != 1
     ]
-    if answers["yes"] == answers["no"]:
-        problems.append("'yes' and 'no' are the same token")
+    if isinstance(recipe.no, str) and found.get(str(recipe.yes)) == found[recipe.no]:
+        problems.append(f"{recipe.yes!r} and {recipe.no!r} are the same token")
     return problems
 
 
