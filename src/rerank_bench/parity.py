@@ -126,9 +126,18 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=_LENGTH, **names)
 
 
-def _save(
+def save_random(
     folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase, *, head: bool = False, eps: float = 0.3
 ) -> None:
+    """Save a network with random weights, and a tokenizer that transformers 4 reads as well.
+
+    Args:
+        folder: Where to.
+        config: Sizes and kind.
+        tokenizer: Its tokenizer.
+        head: Whether it classifies, with one label.
+        eps: Standard deviation of the matrices.
+    """
     torch.manual_seed(0)
     kind: Any = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     network = kind.from_config(config)
@@ -147,7 +156,7 @@ def _decoder(config: Any, tokenizer: Callable[[], PreTrainedTokenizerBase], **ch
     def build(folder: Path) -> None:
         made = tokenizer()
         sizes = _SIZES | {"vocab_size": max(made.get_vocab().values()) + 1, "tie_word_embeddings": False} | changes
-        _save(folder, config(**sizes), made)
+        save_random(folder, config(**sizes), made)
 
     return build
 
@@ -185,19 +194,25 @@ def _with_files(build: Callable[[Path], None], template: str, yes: str, no: str 
 def _head(folder: Path) -> None:
     made = build_qwen_tokenizer()
     config: Any = Qwen3Config(**_SIZES, vocab_size=len(made), head_dim=16, num_labels=1, pad_token_id=151_643)
-    _save(folder, config, made, head=True)
+    save_random(folder, config, made, head=True)
 
 
-def _roberta(folder: Path) -> None:
+def roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """A small tokenizer that puts marks around a pair as XLM-R's does."""
     made = gemma_tokenizer()
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>",
         pair="<bos> $A <eos> <eos> $B <eos>",
         special_tokens=[(one, made.convert_tokens_to_ids(one)) for one in ("<bos>", "<eos>")],
     )
+    return made
+
+
+def _roberta(folder: Path) -> None:
+    made = roberta_tokenizer()
     sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
     config: Any = XLMRobertaConfig(**sizes, vocab_size=len(made), num_labels=1, pad_token_id=0)
-    _save(folder, config, made, head=True, eps=0.12)
+    save_random(folder, config, made, head=True, eps=0.12)
 
 
 def _qwen(config: Any) -> Callable[[Path], None]:
