@@ -15,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocess
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
+.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-families bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [SPLIT=dev] [CONFIG=NAME or FILE] [SET='key=value ...']"
@@ -62,7 +62,10 @@ tasks: $(READY) ## list every suite and task with sizes
 
 bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny, 0.6b-2-layers, 0.6b, 4b, 8b; ARGS)
 	@$(BIN)/python -m rerank_bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
-	@$(BIN)/python -m rerank_bench.table docs/engine.md $(filter-out results/bench/scaling-%,$(wildcard results/bench/*.json))
+	@$(BIN)/python -m rerank_bench.table docs/engine.md $(wildcard results/bench/*-*-*.json)
+
+bench-families: $(READY) ## time a decoder and an encoder beside their families' own code; docs/engine.md (PEERS=PYTHON, ARGS)
+	@$(BIN)/python -m rerank_bench.families $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 parity: $(READY) ## margins and ids beside each family's own code; docs/rerankers.md (PEERS=python with FlagEmbedding, mxbai-rerank, rerankers)
 	@$(BIN)/python -m rerank_bench.parity $(if $(PEERS),--peers "$(PEERS)") $(ARGS)

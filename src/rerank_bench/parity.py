@@ -128,9 +128,18 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=_LENGTH, **names)
 
 
-def _save(
+def save_random(
     folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase, *, head: bool = False, eps: float = 0.3
 ) -> None:
+    """Save a network with random weights, and a tokenizer that transformers 4 reads as well.
+
+    Args:
+        folder: Where to.
+        config: Sizes and kind.
+        tokenizer: Its tokenizer.
+        head: Whether it classifies, with one label.
+        eps: Standard deviation of the matrices.
+    """
     torch.manual_seed(0)
     kind: Any = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     network = kind.from_config(config)
@@ -153,7 +162,7 @@ def _decoder(config: Any, tokenizer: Callable[[], PreTrainedTokenizerBase], **ch
     def build(folder: Path) -> None:
         made = tokenizer()
         sizes = _SIZES | {"vocab_size": max(made.get_vocab().values()) + 1, "tie_word_embeddings": False} | changes
-        _save(folder, config(**sizes), made)
+        save_random(folder, config(**sizes), made)
 
     return build
 
@@ -191,24 +200,24 @@ def _with_files(build: Callable[[Path], None], template: str, yes: str, no: str 
 def _head(folder: Path) -> None:
     made = build_qwen_tokenizer()
     config: Any = Qwen3Config(**_SIZES, vocab_size=len(made), head_dim=16, num_labels=1, pad_token_id=151_643)
-    _save(folder, config, made, head=True)
+    save_random(folder, config, made, head=True)
 
 
 def _roberta(folder: Path) -> None:
-    made = _pair_tokenizer()
+    made = roberta_tokenizer()
     sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
     config: Any = XLMRobertaConfig(**sizes, vocab_size=len(made), num_labels=1, pad_token_id=0)
-    _save(folder, config, made, head=True, eps=0.12)
+    save_random(folder, config, made, head=True, eps=0.12)
 
 
 def _modernbert(folder: Path) -> None:
-    made = _pair_tokenizer()
+    made = roberta_tokenizer()
     ids = {"pad_token_id": 0, "cls_token_id": made.cls_token_id, "sep_token_id": made.sep_token_id}
     ids |= {"bos_token_id": made.cls_token_id, "eos_token_id": made.sep_token_id}
     sizes = {name: value for name, value in _SIZES.items() if name != "num_key_value_heads"}
     layers = {"num_hidden_layers": 4, "global_attn_every_n_layers": 3, "local_attention": 32}
     config: Any = ModernBertConfig(**sizes | ids | layers, vocab_size=len(made), num_labels=1)
-    _save(folder, config, made, head=True, eps=0.12)
+    save_random(folder, config, made, head=True, eps=0.12)
 
 
 def _ettin(folder: Path) -> None:
@@ -228,8 +237,8 @@ def _ettin(folder: Path) -> None:
     CrossEncoder(modules=modules, device="cpu").save(str(folder))
 
 
-def _pair_tokenizer() -> PreTrainedTokenizerFast:
-    """XLM-RoBERTa's frame around a pair."""
+def roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """A small tokenizer that puts marks around a pair as XLM-RoBERTa's does."""
     made = gemma_tokenizer()
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>",

@@ -178,6 +178,37 @@ def test_a_wrong_retriever_is_caught_before_any_reranking(project: Path, capsys:
     assert "recipe=card" in capsys.readouterr().out
 
 
+def test_a_table_without_its_whole_protocol_gates_too_and_reproduces_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = published_table((50.0, 50.0))
+    for key in ("recipe", "mteb", "per_task", "tolerances"):
+        del table[key]
+    path = project / "evals" / "published" / "paper.yaml"
+    path.write_text(json.dumps(table))
+    assert _run(["reproduce", "--published", "paper"]) == 2
+    assert "--published paper: has no config of its own; give --config" in capsys.readouterr().err
+    arguments = ["reproduce", "--published", "paper", "--config", "configs/mine.yaml"]
+    assert _run(arguments) == ReproductionError.exit_code
+    assert "0 of 0 tasks and 1 of 1 suite do not fit (Embedded" in capsys.readouterr().err
+    assert set(scores(project)) == {"retriever"}
+
+    for model in table["models"]:  # the very score, and then nothing but a close one
+        model["scores"]["Embedded"] = 100 * scores(project)["retriever"]
+    path.write_text(json.dumps(table))
+    assert _run(arguments) == ReproductionError.exit_code
+    assert "retriever: 1 suite(s) fit the published scores, 1 of these scores only closely" in capsys.readouterr().out
+    table["models"][1]["scores"]["Embedded"] = 100 * scores(project)["reranker"]
+    path.write_text(json.dumps(table))
+    assert _run(arguments) == 0
+    assert "2 cells: 2 close; close at best: the published protocol is not known" in capsys.readouterr().out
+    found = json.loads((project / "results" / "reproduction-paper.json").read_text())["cells"]
+    assert [(cell["verdict"], cell["tolerance"]) for cell in found] == [("close", 3.0), ("close", 3.0)]
+    assert any("with which version was published is not said" in note for note in found[1]["notes"])
+    assert any(note.startswith("recipe: qwen_eval, with which prompt") for note in found[1]["notes"])
+    assert not (project / "results" / "reproduction.json").exists()
+
+
 def test_keep_going_passes_over_what_cannot_be_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(project / "models")
     arguments = ["reproduce", "--config", "configs/mine.yaml", "--keep-going"]

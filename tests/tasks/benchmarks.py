@@ -50,6 +50,7 @@ def _facts(ours: SuiteTask, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
     yield "subsets", ours.subsets, len(theirs.hf_subsets)
     yield "subset_names", sorted(ours.subset_names), sorted(theirs.hf_subsets)
     yield "main_score", ours.main_score, theirs.metadata.main_score
+    yield "members", sorted(ours.members), sorted(one.metadata.name for one in members(theirs))
     counted = count(theirs, ours.splits)
     if counted is not None:
         yield "queries", ours.queries, counted[0]
@@ -63,12 +64,22 @@ def _shown(own: Any, other: Any) -> str:
     return f"{own}, mteb {other}"
 
 
+def members(task: Any) -> list[Any]:
+    """Return the tasks that mteb defines a task as the mean of; none for a task of its own."""
+    return list(getattr(task.metadata, "tasks", ()))
+
+
 def count(task: Any, splits: Sequence[str]) -> tuple[int, int] | None:
     """Count queries and pairs by mteb's descriptive statistics.
 
     Returns:
-        Queries and pairs over the splits; None where mteb has no statistics of them.
+        Queries and pairs over the splits, and over the members of a mean; None where mteb has no statistics of them.
     """
+    if parts := members(task):
+        counted = [count(part, splits) for part in parts]
+        known = [one for one in counted if one is not None]
+        whole = (sum(queries for queries, _ in known), sum(pairs for _, pairs in known))
+        return whole if len(known) == len(parts) else None
     statistics = task.metadata.descriptive_stats or {}
     if not set(splits) <= set(statistics):
         return None

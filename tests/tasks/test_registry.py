@@ -57,7 +57,8 @@ def test_a_suite_s_splits_reach_mteb() -> None:
 
 def test_every_task_of_every_suite_builds() -> None:
     for row in catalogue():
-        [ref] = resolve([row.name])
+        ref, *others = resolve([row.name])
+        assert bool(others) == (row.name == "CQADupstackRetrieval")  # a mean over forums, which are run in its place
         task = build(ref)
         assert sorted(task.eval_splits) == sorted(row.splits)
         assert len(task.hf_subsets) == row.subsets

@@ -22,6 +22,9 @@ PAIRS = {
     "MLDR": (1, 3_800, 0.38e6),
     "MTEB-Code": (12, 181_216, 18.1e6),
     "FollowIR": (3, 208, 0.21e6),
+    "BEIR": (15, 53_359, 5.34e6),
+    "MIRACL": (1, 13_495, 1.35e6),
+    "CoIR": (10, 162_216, 16.2e6),
 }
 
 
@@ -65,6 +68,29 @@ def _other_subsets(theirs: dict[str, Any]) -> str:
     task.hf_subsets = ["default", "new"]
     theirs["TRECCOVID"] = task
     return r"TRECCOVID: subset_names: the suite has not \['new'\], but \[\]\n.*: the suite has 1, mteb 2$"
+
+
+def _without_a_forum(theirs: dict[str, Any]) -> str:
+    task = mteb.get_task("CQADupstackRetrieval")
+    task.metadata = task.metadata.model_copy(update={"tasks": task.metadata.tasks[1:]})
+    theirs["CQADupstackRetrieval"] = task
+    return r"BEIR: CQADupstackRetrieval: members: the suite has not \[\], but \['CQADupstackAndroidRetrieval'\]\n"
+
+
+def test_a_mean_of_mteb_s_over_other_tasks_is_told() -> None:
+    suite = load_suites()["BEIR"]
+    theirs = benchmark_tasks(suite)
+    words = _without_a_forum(theirs)
+    assert re.search(words, "\n".join(differences(suite, theirs)))
+
+
+def test_a_mean_over_tasks_is_run_as_its_members() -> None:
+    [whole] = [task for task in load_suites()["BEIR"].tasks if task.members]
+    refs = resolve(["BEIR"])
+    assert len(refs) == 14 + len(whole.members) == 26
+    assert whole.name not in {ref.name for ref in refs}
+    assert [ref.name for ref in resolve([whole.name])] == list(whole.members)
+    assert all(build(ref).metadata.name == ref.name for ref in refs)
 
 
 @pytest.mark.parametrize("change", [_renamed, _another_split, _another_score, _other_subsets])

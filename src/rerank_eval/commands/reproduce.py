@@ -15,8 +15,11 @@ def reproduce(
     *,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="What to run, or whose results to judge; model-card by default."),
+        typer.Option("--config", "-c", help="What to run, or whose results to judge; by default the table's own."),
     ] = None,
+    published: Annotated[
+        str, typer.Option("--published", help="The published table: model-card, jina-reranker-v3, ettin, or a file.")
+    ] = "model-card",
     only_judge: Annotated[bool, typer.Option("--only-judge", help="Run nothing; judge what is there.")] = False,
     results_dir: Annotated[
         Path | None,
@@ -37,7 +40,7 @@ def reproduce(
         bool, typer.Option("--strict", help="Fail also when a cell is incomplete, ambiguous or not run.")
     ] = False,
 ) -> None:
-    """Run what the model card's table needs, and judge each cell against the published number.
+    """Run what a published table needs, the model card's by default, and judge each cell against its number.
 
     Examples:
         rerank-eval reproduce --model Qwen3-Reranker-0.6B --suite MTEB-R
@@ -46,8 +49,10 @@ def reproduce(
 
         rerank-eval reproduce --only-judge --results path/to/clone_of_embeddings-benchmark_results
 
-    The retriever comes first and is judged task by task: if it is off, nothing is reranked. Exit code 8 when a cell is
-    off.
+        rerank-eval reproduce --published jina-reranker-v3 --config mine.yaml
+
+    The retriever comes first, task by task where the table has its tasks: if it is off, nothing is reranked. Exit code
+    8 when a cell is off.
     """
     from rerank_eval.reproduce.run import ReproductionRequest
     from rerank_eval.reproduce.run import reproduce as run
@@ -62,5 +67,6 @@ def reproduce(
         keep_going,
         strict,
         tuple(set_ or ()),
+        published,
     )
     run(request, console)

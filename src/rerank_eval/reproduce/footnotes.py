@@ -15,7 +15,7 @@ _P_MRR = "p-MRR"
 
 def footnotes(
     published: Published,
-    per_task: PerTask,
+    per_task: PerTask | None,
     model: PublishedModel,
     suite: Suite,
     *,
@@ -34,9 +34,10 @@ def footnotes(
         and (not difference.models or model.name in difference.models)
     ]
     notes += _versions(published, files)
-    notes += _data(per_task, files)
+    if per_task is not None:
+        notes += _data(per_task, files)
     notes += _settings(published, model, chosen)
-    notes += _instruction(suite, model, chosen)
+    notes += _instruction(published, suite, model, chosen)
     if any(task.main_score == _P_MRR for task in suite.tasks):
         notes.append(_candidates(published, model, chosen))
     if any(len(task.splits) > 1 for task in suite.tasks):
@@ -46,6 +47,8 @@ def footnotes(
 
 def _versions(published: Published, files: Mapping[str, TaskFile]) -> list[str]:
     versions = sorted({file.mteb_version for file in files.values()} - {published.mteb})
+    if published.mteb is None:
+        return [f"mteb: {', '.join(versions)}, with which version was published is not said"] if versions else []
     return [f"mteb: {', '.join(versions)}, published with {published.mteb}"] if versions else []
 
 
@@ -70,13 +73,27 @@ def _settings(published: Published, model: PublishedModel, chosen: Experiment) -
         notes.append(f"model revision: {chosen.revision[:12]}, published {model.revision[:12]}")
     if model.stage == "retriever":
         return notes
-    recipe = settings.get("recipe")
+    return notes + _recipe(published, model, chosen) + _reranked(published, chosen)
+
+
+def _recipe(published: Published, model: PublishedModel, chosen: Experiment) -> list[str]:
+    recipe = chosen.settings.get("recipe")
+    if published.recipe is None:
+        return [] if recipe is None else [f"recipe: {recipe}, with which prompt was published is not said"]
     if recipe is not None and recipe != published.recipe:
-        notes.append(f"recipe: {recipe}, published with {published.recipe}")
-    elif recipe is None and model.dtype is not None:
-        notes.append(f"recipe: not recorded with the result, published with {published.recipe}")
-    first = published.retriever.rsplit("/", 1)[-1]
-    if settings.get("retriever", first) != first:
+        return [f"recipe: {recipe}, published with {published.recipe}"]
+    if recipe is None and model.dtype is not None:
+        return [f"recipe: not recorded with the result, published with {published.recipe}"]
+    return []
+
+
+def _reranked(published: Published, chosen: Experiment) -> list[str]:
+    """Tell whose candidates were reranked, and how many, where they are others than was published."""
+    settings, notes = chosen.settings, []
+    if published.retriever is None:
+        whose = settings.get("retriever", "a model that is not recorded")
+        notes.append(f"candidates: of {whose}, published as a mean over several retrievers, so nothing is judged")
+    elif settings.get("retriever", first := published.retriever.rsplit("/", 1)[-1]) != first:
         notes.append(f"candidates: of {settings['retriever']}, published on those of {first}")
     if "top_k" not in settings:
         notes.append(f"candidates: how many were reranked is not recorded, published on the top {published.top_k}")
@@ -85,14 +102,14 @@ def _settings(published: Published, model: PublishedModel, chosen: Experiment) -
     return notes
 
 
-def _instruction(suite: Suite, model: PublishedModel, chosen: Experiment) -> list[str]:
+def _instruction(published: Published, suite: Suite, model: PublishedModel, chosen: Experiment) -> list[str]:
     how, used = suite.published_with, chosen.settings.get("instruction")
     # Sequence classifiers are published without a dtype, and read no instruction.
-    if how is None or used is None or model.dtype is None:
+    if how is None or used is None or model.dtype is None or published.recipe is None:
         return []
-    published = how.retriever_instruction if model.stage == "retriever" else how.instruction
+    wanted = how.retriever_instruction if model.stage == "retriever" else how.instruction
     name = str(used).partition("@")[0]
-    return [] if name == published else [f"instruction: {name}, published with the set {published}"]
+    return [] if name == wanted else [f"instruction: {name}, published with the set {wanted}"]
 
 
 def _candidates(published: Published, model: PublishedModel, chosen: Experiment) -> str:

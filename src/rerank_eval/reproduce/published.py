@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerank_eval.config.files import read_yaml
 from rerank_eval.errors import ConfigError
-from rerank_eval.files import load_json
+from rerank_eval.files import at_home, load_json
+from rerank_eval.names import did_you_mean
 from rerank_eval.shipped import evals_root
 
-MODEL_CARD = "model-card.yaml"
+MODEL_CARD = "model-card"
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -27,6 +28,13 @@ class Tolerance(_Data):
     """Largest difference, on the published scale."""
     reason: str = Field(min_length=1)
     """Why so much."""
+
+
+LOOSE = Tolerance(
+    points=3.0,
+    reason="the protocol is not published in full: what the model card's widest tolerance still calls close",
+)
+"""The bound of a close score where a table has no tolerances of its own."""
 
 
 class SmallTask(Tolerance):
@@ -80,7 +88,7 @@ class PublishedModel(_Data):
 
 
 class Published(_Data):
-    """A published table with its protocol."""
+    """A published table with as much of its protocol as is known: what is left out is not."""
 
     name: str
     """What the table is called here."""
@@ -90,24 +98,44 @@ class Published(_Data):
     """mteb's main scores times this are on the table's scale."""
     scale_note: str
     """The scale in words."""
-    recipe: str
+    recipe: str | None = None
     """Prompt recipe of the causal rerankers."""
-    mteb: str
+    mteb: str | None = None
     """mteb's version."""
-    retriever: str
-    """Hub name of the model whose candidates were reranked."""
+    retriever: str | None = None
+    """Hub name of the model whose candidates were reranked; left out where a score is a mean over several models'."""
     top_k: int = Field(ge=1)
     """Candidates a query."""
-    per_task: str
+    per_task: str | None = None
     """File beside this one with the retriever's score on every task."""
     suites: tuple[str, ...] = Field(min_length=1)
     """Columns, in order."""
     models: tuple[PublishedModel, ...] = Field(min_length=1)
     """Rows, in order."""
-    tolerances: Tolerances
-    """How near is near enough."""
+    tolerances: Tolerances | None = None
+    """How near is near enough; left out, `LOOSE` is the bound of a close score."""
     differences: tuple[Difference, ...] = ()
     """What always differs."""
+
+    @property
+    def known_in_full(self) -> bool:
+        """Whether enough of the protocol is known for a score to count as reproduced."""
+        return None not in (self.recipe, self.mteb, self.retriever, self.per_task, self.tolerances)
+
+    def tolerance(self, suite: str) -> Tolerance:
+        """Return how far a rerun of a suite may be from the published score."""
+        return LOOSE if self.tolerances is None else self.tolerances.suites[suite]
+
+    def task_tolerance(self, queries: int | None) -> Tolerance:
+        """Return how far a rerun of one task of the retriever may be from the published score.
+
+        Args:
+            queries: The task's, None where their number is not fixed.
+        """
+        if self.tolerances is None:
+            return LOOSE
+        small = self.tolerances.small_task
+        return small if queries is not None and queries < small.below_queries else self.tolerances.task
 
     @model_validator(mode="after")
     def _whole(self) -> Published:
@@ -118,10 +146,13 @@ class Published(_Data):
                 raise ValueError(f"{model.name}: scores: needs exactly {', '.join(self.suites)}")
             if any(abs(score) > self.scale for score in model.scores.values()):
                 raise ValueError(f"{model.name}: scores: a score is beyond the scale of {self.scale:g}")
-        if set(self.tolerances.suites) != wanted:
+        if self.tolerances is not None and set(self.tolerances.suites) != wanted:
             raise ValueError(f"tolerances.suites: needs exactly {', '.join(self.suites)}")
-        if sum(model.stage == "retriever" and model.hub == self.retriever for model in self.models) != 1:
+        retrievers = [model.hub for model in self.models if model.stage == "retriever"]
+        if self.retriever is not None and retrievers.count(self.retriever) != 1:
             raise ValueError(f"models: needs exactly one retriever, {self.retriever}")
+        if self.retriever is None and (retrievers or self.per_task is not None):
+            raise ValueError("retriever: is left out, so there can be no row and no per_task of one")
         for difference in self.differences:
             if unknown := (set(difference.suites) - wanted) | (set(difference.models) - names):
                 raise ValueError(f"differences: unknown name {sorted(unknown)[0]!r}")
@@ -164,11 +195,33 @@ class PerTask(_Data):
     """Task -> its score."""
 
 
+def published_names() -> tuple[str, ...]:
+    """Return the names of the tables that come with the package, sorted."""
+    return tuple(sorted(path.stem for path in (evals_root() / "published").glob("*.yaml")))
+
+
+def published_file(name: str) -> Path:
+    """Return the file of a published table.
+
+    Args:
+        name: A name of `published_names`, or a YAML file's path.
+
+    Raises:
+        ConfigError: There is neither; names the nearest valid name.
+    """
+    if name == MODEL_CARD or name in published_names():
+        return evals_root() / "published" / f"{name}.yaml"
+    path = at_home(Path(name))
+    if path.is_file():
+        return path
+    raise ConfigError(f"--published {name!r}: no such table and no such file; {did_you_mean(name, published_names())}")
+
+
 def load_published(name: str = MODEL_CARD) -> Published:
     """Read a published table.
 
     Args:
-        name: File under `evals/published`.
+        name: As `published_file` takes it.
 
     Returns:
         The table.
@@ -176,20 +229,26 @@ def load_published(name: str = MODEL_CARD) -> Published:
     Raises:
         ConfigError: The file is missing or malformed; names file and key.
     """
-    path = evals_root() / "published" / name
+    path = published_file(name)
     return _validated(Published, read_yaml(path), path)
 
 
-def load_per_task(published: Published) -> PerTask:
+def load_per_task(published: Published, name: str = MODEL_CARD) -> PerTask | None:
     """Read the retriever's published score on every task.
 
+    Args:
+        published: The table.
+        name: What it was loaded by; its scores stand beside it.
+
     Returns:
-        The scores.
+        The scores; None where none are published.
 
     Raises:
         ConfigError: The file is missing, malformed, or of another model.
     """
-    path = evals_root() / "published" / Path(published.per_task).name
+    if published.per_task is None:
+        return None
+    path = published_file(name).parent / Path(published.per_task).name
     scores = _validated(PerTask, _json(path), path)
     if scores.hub != published.retriever:
         raise ConfigError(f"{path}: hub: is {scores.hub}, but the table's retriever is {published.retriever}")

@@ -13,30 +13,38 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
-from rerank_eval.config.schema import BM25, MINILM, spelled_before
+from rerank_eval.config import LoadedConfig, RunConfig
 from rerank_eval.errors import ConfigError, ReproductionError, RerankEvalError
 from rerank_eval.files import at_home, write_json
 from rerank_eval.metrics.registry import two_digits
-from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
-from rerank_eval.models.recipes import find_recipe, known_recipe
 from rerank_eval.names import did_you_mean, some
 from rerank_eval.reproduce import table as reproduction
+from rerank_eval.reproduce.aggregates import averaged, main_scores
 from rerank_eval.reproduce.choice import Filter
+from rerank_eval.reproduce.filters import filters_of, label
 from rerank_eval.reproduce.mteb_results import ResultsFolder, models_in, read_results
-from rerank_eval.reproduce.published import Published, load_per_task, load_published
-from rerank_eval.reproduce.verdicts import CLOSE, NOT_RUN, OFF, PUBLISHED_FILE, REPRODUCED, Rules, Verdict, Verdicts
+from rerank_eval.reproduce.published import MODEL_CARD, Published, load_per_task, load_published
+from rerank_eval.reproduce.verdicts import (
+    CLOSE,
+    NOT_RUN,
+    OFF,
+    PUBLISHED_FILE,
+    REPRODUCED,
+    STEM,
+    Rules,
+    Verdict,
+    Verdicts,
+)
 from rerank_eval.session.choice import read_config
+from rerank_eval.shipped import config_names
 from rerank_eval.tasks.suites import load_suites
 from rerank_eval.typed import command
 
 if TYPE_CHECKING:
     from rerank_eval.session.start import Session
 
-CONFIG = Path("model-card")
 RESULTS = Path("results")
 _SHOWN = 3
-_LABELS = {BM25: "BM25", MINILM: "all-MiniLM-L6-v2"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class ReproductionRequest:
     """What was asked for on the command line.
 
     Attributes:
-        config: The config, or None for the model card's.
+        config: The config, or None for the one of the published table's name.
         results: Results folder, or None for the config's.
         models: Names of the table's rows; empty for all.
         suites: Names of its columns; empty for all.
@@ -53,6 +61,7 @@ class ReproductionRequest:
         keep_going: Go on after a wrong retriever or a model that cannot be run.
         strict: Fail also where there is no score.
         overrides: `--set` arguments.
+        published: The published table, by name or file.
     """
 
     config: Path | None = None
@@ -64,6 +73,12 @@ class ReproductionRequest:
     keep_going: bool = False
     strict: bool = False
     overrides: tuple[str, ...] = ()
+    published: str = MODEL_CARD
+
+    @property
+    def default_config(self) -> Path | None:
+        """The config of the table's name, or None where none is shipped."""
+        return Path(self.published) if self.published in config_names() else None
 
 
 def reproduce(request: ReproductionRequest, console: Console) -> None:
@@ -74,21 +89,23 @@ def reproduce(request: ReproductionRequest, console: Console) -> None:
         ReproductionError: A cell is off; with `strict`, also where one has no score.
         RerankEvalError: A run failed; what was done before stays.
     """
-    published = load_published()
-    rules = Rules(published, load_per_task(published), load_suites())
+    published = load_published(request.published)
+    per_task = load_per_task(published, request.published)
+    rules = Rules(published, per_task, load_suites(), _stem(request.published))
     models = _chosen(request.models, [model.name for model in published.models], "--model")
     suites = _chosen(request.suites, published.suites, "--suite")
     gate = Gate(rules, models, suites, console)
     failed: RerankEvalError | None = None
     if request.only_judge:
         root = at_home(request.results or RESULTS)
-        checked = gate.check(root, filters_of(published, request.config, request.overrides))
+        filters = filters_of(published, request.config, request.overrides, default=request.default_config)
+        checked = gate.check(root, filters)
         if all(cell.verdict == NOT_RUN for cell in checked.cells) and not checked.set_aside:
             raise ConfigError(_nothing(root, checked, gate))
         ours = root == RESULTS or (root / "mteb").is_dir()
         folder = root if ours else RESULTS  # somebody else's results are read, not written to
     else:
-        loaded = read_config(request.config or CONFIG, suites, request.overrides, request.results)
+        loaded = read_config(_config(request, published), suites, request.overrides, request.results)
         folder = at_home(loaded.base.results_dir)
         checked, failed = gate.run(loaded, folder, keep_going=request.keep_going)
     gate.show(checked, folder, request.json)
@@ -132,7 +149,7 @@ class Gate:
     def _read(self, root: Path, models: Sequence[str]) -> ResultsFolder:
         hubs = [model.hub for model in self.published.models if model.name in models]
         tasks = self.rules.tasks(self.suites)
-        return read_results(root, hubs, {name: task.main_score for name, task in tasks.items()})
+        return averaged(read_results(root, hubs, main_scores(tasks.values())), tasks.values())
 
     def run(
         self, loaded: LoadedConfig, results_dir: Path, *, keep_going: bool
@@ -154,9 +171,9 @@ class Gate:
         from rerank_eval.models.needs import hub_models
         from rerank_eval.session.start import start  # checking needs none of what a run imports
 
-        labels = {_label(model.hub) for model in self.published.models if model.name in self.models}
-        pairs = [run for run in loaded.runs if run.reranker is not None and _label(run.reranker.model) in labels]
-        alone = [run for run in loaded.runs if _label(run.retriever.model) in labels]
+        labels = {label(model.hub) for model in self.published.models if model.name in self.models}
+        pairs = [run for run in loaded.runs if run.reranker is not None and label(run.reranker.model) in labels]
+        alone = [run for run in loaded.runs if label(run.retriever.model) in labels]
         if not pairs and not alone:
             raise ConfigError(f"{loaded.path}: has no run of {', '.join(self.models)}")
         identities: dict[str, frozenset[str]] = {}
@@ -183,7 +200,7 @@ class Gate:
 
     def _exactly(self, identities: Mapping[str, frozenset[str]]) -> dict[str, list[Filter]]:
         """Ask for the rows of this run and no others, by label."""
-        wanted = {model.hub: identities.get(_label(model.hub), frozenset()) for model in self.published.models}
+        wanted = {model.hub: identities.get(label(model.hub), frozenset()) for model in self.published.models}
         return {hub: [Filter(identities=digests, decisive=True)] for hub, digests in wanted.items()}
 
     def _run(self, session: Session, runs: Sequence[RunConfig], identities: dict[str, frozenset[str]]) -> None:
@@ -196,7 +213,7 @@ class Gate:
         self, results_dir: Path, filters: Mapping[str, Sequence[Filter]], runs: Sequence[RunConfig], *, keep_going: bool
     ) -> None:
         [model] = [model for model in self.published.models if model.hub == self.published.retriever]
-        others = sorted({run.retriever.model for run in runs if _label(run.retriever.model) != _label(model.hub)})
+        others = sorted({run.retriever.model for run in runs if label(run.retriever.model) != label(model.hub)})
         checked = self.check(results_dir, filters, [model.name])
         verdicts = [*checked.tasks, *checked.cells]
         wrong = [one for one in verdicts if _wrong(one)]
@@ -214,7 +231,9 @@ class Gate:
         else:
             close = sum(one.verdict == CLOSE for one in verdicts)
             closely = f", {close} of these scores only closely" if close else ""
-            self.console.print(f"retriever: {len(checked.tasks)} task(s) fit the published scores{closely}")
+            fitting = checked.tasks or checked.cells  # no score of a task need be published
+            noun = "task" if checked.tasks else "suite"
+            self.console.print(f"retriever: {len(fitting)} {noun}(s) fit the published scores{closely}")
             return
         if not keep_going:
             if not others:
@@ -240,83 +259,29 @@ class Gate:
         self.console.print("written: " + ", ".join(str(path) for path in written), markup=False)
 
 
-def filters_of(published: Published, config: Path | None, overrides: Sequence[str] = ()) -> dict[str, list[Filter]]:
-    """Say which results count when nothing is run.
-
-    Args:
-        published: The table.
-        config: The config given by the user, whose settings then decide. Without one the table's protocol decides, and
-            where that leaves several results, the model card's config and the published revision are preferred.
-        overrides: `--set` arguments, which change the config.
-
-    Returns:
-        Hub name -> filters, for `choose`.
+def _config(request: ReproductionRequest, published: Published) -> Path:
+    """Return the config to run.
 
     Raises:
-        ConfigError: The config cannot be loaded.
+        ConfigError: There is none, or no run can be what was published.
     """
-    settings = _config_settings(read_config(config or CONFIG, overrides=overrides))
-    protocol = {"retriever": _label(published.retriever), "top_k": published.top_k, "recipe": published.recipe}
-    filters: dict[str, list[Filter]] = {}
-    for model in published.models:
-        of_model: list[Filter] = []
-        if config is None and model.stage == "reranker":
-            of_model.append(Filter((protocol,), decisive=True))
-        if alternatives := tuple(settings.get(_label(model.hub), ())):
-            of_model.append(Filter(alternatives, decisive=config is not None))
-        if model.revision is not None:
-            of_model.append(Filter(revision=model.revision))
-        filters[model.hub] = of_model
-    return filters
+    if published.retriever is None:
+        raise ConfigError(
+            f"--published {request.published}: means over several retrievers, so no run reproduces them; put what is "
+            "there beside them with --only-judge"
+        )
+    config = request.config or request.default_config
+    if config is None:
+        raise ConfigError(
+            f"--published {request.published}: has no config of its own; give --config with runs of its models on "
+            f"{published.retriever}'s top {published.top_k}, or --only-judge"
+        )
+    return config
 
 
-def _config_settings(loaded: LoadedConfig) -> dict[str, list[Mapping[str, object]]]:
-    """Return each model's settings in a config, by label, as its results are filed under them (`RunSpec.meta`)."""
-    found: dict[str, list[Mapping[str, object]]] = {}
-    for run in loaded.runs:
-        first = run.retriever
-        candidates = None if first.candidates == "auto" else first.candidates
-        shared: dict[str, object] = {"top_k": first.top_k, "candidates": candidates}
-        extra: dict[str, object] = {}
-        if first.model != BM25:
-            extra = {
-                "dtype": first.dtype,
-                "instruction": _filed(first.instruction, loaded.path),
-                "max_length": first.max_length,
-            }
-        _add(found, first, shared | extra)
-        if run.reranker is not None:
-            second = run.reranker
-            extra = second.model_dump(include={"dtype", "max_length", "engine"})
-            extra["head"] = spelled_before(second.head)
-            recipe = find_recipe(second.recipe, f"{loaded.path}: reranker.recipe") or known_recipe(second.model)
-            if recipe is not None:
-                extra["recipe"] = recipe.name
-            extra |= {"instruction": _filed(second.instruction, loaded.path), "retriever": _label(first.model)}
-            if second.max_length is None:  # what it comes to is known with the model's files alone, so any will do
-                del extra["max_length"]
-            _add(found, second, shared | extra)
-    return found
-
-
-def _add(
-    found: dict[str, list[Mapping[str, object]]], model: RetrieverConfig | RerankerConfig, settings: dict[str, object]
-) -> None:
-    known = found.setdefault(_label(model.model), [])
-    if model.revision is not None:
-        settings["revision"] = model.revision
-    if settings not in known:
-        known.append(settings)
-
-
-def _filed(instruction: str, path: Path) -> str:
-    """Return an instruction as results are filed under it (`RunSpec.meta`)."""
-    found = find_instruction_set(instruction, f"{path}: instruction")
-    return shown_instruction(instruction if found is None else found.identity)
-
-
-def _label(model: str) -> str:
-    return _LABELS.get(model) or Path(model).name
+def _stem(published: str) -> str:
+    """Return the name of the files that verdicts are written to; another table's do not overwrite the model card's."""
+    return STEM if published == MODEL_CARD else f"{STEM}-{Path(published).stem}"
 
 
 def _chosen(names: Sequence[str], valid: Sequence[str], option: str) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from rich.text import Text
 
 from rerank_eval.files import write_json, write_text
 from rerank_eval.metrics.registry import two_digits
+from rerank_eval.reproduce.published import LOOSE
 from rerank_eval.reproduce.verdicts import (
     AMBIGUOUS,
+    BESIDE,
     CLOSE,
     INCOMPLETE,
     NOT_RUN,
@@ -39,7 +41,7 @@ def _numbers(verdict: Verdict) -> list[str]:
         two_digits(verdict.published),
         MISSING if ours is None else two_digits(ours),
         MISSING if difference is None else two_digits(difference, "+"),
-        MISSING if ours is None else f"± {verdict.tolerance.points:g}",
+        MISSING if ours is None or verdict.verdict == BESIDE else f"± {verdict.tolerance.points:g}",
     ]
 
 
@@ -59,11 +61,19 @@ class _Footnotes:
 
 def summary(checked: Verdicts) -> str:
     """Count the table's verdicts in one line, and say where published files were held against themselves."""
-    counts = [f"{checked.count(verdict)} {verdict}" for verdict in VERDICTS if checked.count(verdict)]
+    counts = [f"{checked.count(verdict)} {verdict}" for verdict in _verdicts(checked) if checked.count(verdict)]
     text = f"{len(checked.cells)} cells: {', '.join(counts)}"
     if any(one.verdict == PUBLISHED_FILE for one in [*checked.cells, *checked.tasks]):
         text += "; published file: the published results held against themselves, nothing was run to reproduce them"
+    if checked.published.retriever is None:
+        text += "; beside: a mean over several retrievers, which no single run can be held against"
+    elif not checked.published.known_in_full:
+        text += "; close at best: the published protocol is not known in full, so nothing counts as reproduced"
     return text
+
+
+def _verdicts(checked: Verdicts) -> tuple[str, ...]:
+    return VERDICTS if checked.published.retriever is not None else (BESIDE, *VERDICTS)
 
 
 def _details(checked: Verdicts) -> list[str]:
@@ -77,7 +87,7 @@ def _details(checked: Verdicts) -> list[str]:
     for said, items in (("not usable", checked.problems), ("not judged, other settings", checked.set_aside)):
         lines += [f"{said}: {item}" for item in items[:_LISTED]]
         if len(items) > _LISTED:
-            lines.append(f"{said}: {len(items) - _LISTED} more, all of them in reproduction.json")
+            lines.append(f"{said}: {len(items) - _LISTED} more, all of them in {checked.stem}.json")
     return lines
 
 
@@ -138,10 +148,17 @@ def _bullets(lines: Sequence[str]) -> str:
 
 def _tolerances(checked: Verdicts) -> list[str]:
     tolerances = checked.published.tolerances
+    if checked.published.retriever is None:
+        return ["None: a mean over several retrievers is published, and nothing is judged."]
+    if tolerances is None:
+        return [f"± {LOOSE.points:g}: {LOOSE.reason}", "Within it a score is close, beyond it is off."]
     lines = [f"{name}: ± {one.points:g} for a rerun: {one.reason}" for name, one in tolerances.suites.items()]
     others = (tolerances.task, tolerances.small_task, tolerances.same_run)
     lines += [f"± {one.points:g}: {one.reason}" for one in others]
-    return [*lines, f"Beyond a tolerance, up to {tolerances.close:g} times as much is close, more is off."]
+    lines.append(f"Beyond a tolerance, up to {tolerances.close:g} times as much is close, more is off.")
+    if not checked.published.known_in_full:
+        lines.append("Within a tolerance a score is close too, since the published protocol is not known in full.")
+    return lines
 
 
 def _markdown_table(verdicts: Sequence[Verdict], names: tuple[str, str], notes: _Footnotes) -> str:
@@ -163,7 +180,7 @@ def as_data(checked: Verdicts) -> dict[str, Any]:
             "retriever": published.retriever,
             "top_k": published.top_k,
         },
-        "counts": {verdict: checked.count(verdict) for verdict in VERDICTS},
+        "counts": {verdict: checked.count(verdict) for verdict in _verdicts(checked)},
         "cells": [_row(one) for one in checked.cells],
         "tasks": [_row(one) for one in checked.tasks],
         "problems": list(checked.problems),
@@ -178,8 +195,8 @@ def _row(one: Verdict) -> dict[str, Any]:
         "published": one.published,
         "ours": one.ours,
         "difference": one.difference,
-        "tolerance": one.tolerance.points,
-        "tolerance_reason": one.tolerance.reason,
+        "tolerance": None if one.verdict == BESIDE else one.tolerance.points,
+        "tolerance_reason": None if one.verdict == BESIDE else one.tolerance.reason,
         "verdict": one.verdict,
         "missing": list(one.missing),
         "notes": list(one.notes),
@@ -199,7 +216,7 @@ def to_csv(checked: Verdicts) -> str:
 
 
 def write_all(checked: Verdicts, folder: Path) -> list[Path]:
-    """Write reproduction.md, .csv and .json.
+    """Write the verdicts as Markdown, CSV and JSON, under the name that they have (`reproduction`).
 
     Returns:
         The files written.
@@ -207,7 +224,7 @@ def write_all(checked: Verdicts, folder: Path) -> list[Path]:
     Raises:
         StorageError: The folder cannot be written.
     """
-    paths = [folder / f"reproduction.{suffix}" for suffix in ("md", "csv", "json")]
+    paths = [folder / f"{checked.stem}.{suffix}" for suffix in ("md", "csv", "json")]
     write_text(paths[0], to_markdown(checked))
     write_text(paths[1], to_csv(checked))
     write_json(paths[2], as_data(checked))

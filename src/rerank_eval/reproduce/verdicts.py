@@ -22,9 +22,12 @@ from rerank_eval.visible import one_line
 PUBLISHED_FILE = "published file"
 """The very numbers that were published, held against themselves: nothing was run, so nothing is reproduced."""
 REPRODUCED, CLOSE, OFF = "reproduced", "close", "off"
+BESIDE = "beside"
+"""A score stands beside a published one that no single run can be held against. Only such tables have it."""
 INCOMPLETE, AMBIGUOUS, NOT_RUN = "incomplete", "ambiguous", "not run"
 VERDICTS = (REPRODUCED, PUBLISHED_FILE, CLOSE, OFF, INCOMPLETE, AMBIGUOUS, NOT_RUN)
 
+STEM = "reproduction"
 _SLACK = 1e-9  # a difference of exactly the tolerance is within it, whatever floats make of it
 
 
@@ -72,6 +75,7 @@ class Verdicts:
         tasks: One verdict for each task of the retriever; empty when the retriever was not asked for.
         problems: Files that could not be used.
         set_aside: Results with other settings than those asked for, which were not compared.
+        stem: Name of the files that this is written to.
     """
 
     published: Published
@@ -79,6 +83,7 @@ class Verdicts:
     tasks: tuple[Verdict, ...]
     problems: tuple[str, ...]
     set_aside: tuple[str, ...]
+    stem: str = STEM
 
     def count(self, verdict: str) -> int:
         """Count the table's cells of one verdict."""
@@ -91,13 +96,15 @@ class Rules:
 
     Attributes:
         published: The table.
-        per_task: The retriever's published score on every task.
+        per_task: The retriever's published score on every task, or None where none are published.
         suites: Suite -> its definition.
+        stem: Name of the files that the verdicts are written to.
     """
 
     published: Published
-    per_task: PerTask
+    per_task: PerTask | None
     suites: Mapping[str, Suite]
+    stem: str = STEM
 
     def __post_init__(self) -> None:
         """Check that the data files fit together.
@@ -111,7 +118,7 @@ class Rules:
             for task in self.suites[name].tasks:
                 if not task.subset_names:
                     raise ConfigError(f"suite {name}: {task.name}: subset_names: needs the names of its subsets")
-                if task.name not in self.per_task.tasks:
+                if self.per_task is not None and task.name not in self.per_task.tasks:
                     raise ConfigError(f"{self.published.per_task}: tasks.{task.name} is missing")
 
     def tasks(self, suites: Sequence[str]) -> dict[str, SuiteTask]:
@@ -147,13 +154,14 @@ class Rules:
                 choice = choose(experiments, [task.name for task in self.suites[name].tasks], of_model)
                 cells.append(self._cell(model, self.suites[name], choice))
                 aside.update(dict.fromkeys(f"{model.name}: {one.label}" for one in choice.set_aside))
-            if model.hub == self.published.retriever:
+            if model.hub == self.published.retriever and self.per_task is not None:
                 for name, task in self.tasks(suites).items():
-                    tasks.append(self._task(model, task, choose(experiments, [name], of_model)))
-        return Verdicts(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside))
+                    known = self.per_task.tasks[name]
+                    tasks.append(self._task(model, task, known, choose(experiments, [name], of_model)))
+        return Verdicts(self.published, tuple(cells), tuple(tasks), folder.problems, tuple(aside), self.stem)
 
     def _cell(self, model: PublishedModel, suite: Suite, choice: Choice) -> Verdict:
-        published, tolerance = model.scores[suite.name], self.published.tolerances.suites[suite.name]
+        published, tolerance = model.scores[suite.name], self.published.tolerance(suite.name)
         chosen = choice.experiment
         if chosen is None:
             return Verdict(model.name, suite.name, published, None, tolerance, *_without_score(choice))
@@ -165,12 +173,8 @@ class Rules:
         found = Verdict(model.name, suite.name, published, ours, tolerance, INCOMPLETE, tuple(missing), notes)
         return self._compared(found, chosen, files, same=self._same_run(model, chosen, list(files.values())))
 
-    def _task(self, model: PublishedModel, task: SuiteTask, choice: Choice) -> Verdict:
-        known = self.per_task.tasks[task.name]
-        scale, small = self.published.scale, self.published.tolerances.small_task
-        tolerance: Tolerance = self.published.tolerances.task
-        if task.queries is not None and task.queries < small.below_queries:
-            tolerance = small
+    def _task(self, model: PublishedModel, task: SuiteTask, known: PublishedTask, choice: Choice) -> Verdict:
+        scale, tolerance = self.published.scale, self.published.task_tolerance(task.queries)
         published, chosen = scale * known.main_score, choice.experiment
         if chosen is None:
             return Verdict(model.name, task.name, published, None, tolerance, *_without_score(choice))
@@ -190,14 +194,19 @@ class Rules:
 
     def _compared(self, found: Verdict, chosen: Experiment, files: Mapping[str, TaskFile], *, same: bool) -> Verdict:
         """Say how near the score is; of the very files that were published, within the tolerance of the same run."""
-        tolerance = self.published.tolerances.same_run if same else found.tolerance
+        limits = self.published.tolerances
+        tolerance = limits.same_run if same and limits is not None else found.tolerance
         verdict = found.verdict
         if found.difference is not None:
             off = abs(found.difference)
             themselves = same and all(self._is_published(name, file) for name, file in files.items())
-            verdict = CLOSE if off <= self.published.tolerances.close * tolerance.points + _SLACK else OFF
-            if off <= tolerance.points + _SLACK:
+            reach = tolerance.points * (1 if limits is None else limits.close)
+            verdict = CLOSE if off <= reach + _SLACK else OFF
+            # Where the protocol is not known, nobody can say that this is a rerun of it.
+            if off <= tolerance.points + _SLACK and self.published.known_in_full:
                 verdict = PUBLISHED_FILE if themselves else REPRODUCED
+            if self.published.retriever is None:
+                verdict = BESIDE
         source = one_line(str(chosen.folder))
         return replace(found, tolerance=tolerance, verdict=verdict, source=source, settings=chosen.label)
 
@@ -211,7 +220,8 @@ class Rules:
         """Tell whether these are the very files that were published."""
         version = mteb or self.published.mteb
         return (
-            model.stage == "retriever"
+            version is not None
+            and model.stage == "retriever"
             and not chosen.settings
             and chosen.revision == model.revision
             and all(file.mteb_version == version for file in files)
@@ -219,6 +229,8 @@ class Rules:
 
     def _is_published(self, name: str, file: TaskFile) -> bool:
         """Tell whether a file of the published run has the published numbers themselves, to the last digit."""
+        if self.per_task is None:
+            return False
         known = self.per_task.tasks[name]
         task = next(task for suite in self.suites.values() for task in suite.tasks if task.name == name)
         cells = _published_cells(known) or self._cells(task)

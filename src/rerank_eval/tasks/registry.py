@@ -146,14 +146,16 @@ def _resolve_one(name: str, where: str) -> Iterator[TaskRef]:
     if wanted is not None:
         for task in suites[wanted].tasks:
             kind: Kind = "embedded" if task.name in embedded else "mteb"
-            yield TaskRef(task.name, kind, name, wanted, task.splits)
+            for member in task.members or (task.name,):
+                yield TaskRef(member, kind, name, wanted, task.splits)
     elif name in embedded:
         yield TaskRef(name, "embedded", name, EMBEDDED_SUITE)
     elif is_folder(name) or "/" in name or name.startswith((".", "~")):
         yield _folder(name, where)
     elif _suite_task(suites, name) is not None or name in _mteb_names():
-        task_or_none = _suite_task(suites, name)
-        yield TaskRef(name, "mteb", name, None, task_or_none.splits if task_or_none is not None else None)
+        known = _suite_task(suites, name)
+        for member in (known.members if known is not None else ()) or (name,):
+            yield TaskRef(member, "mteb", name, None, known.splits if known is not None else None)
     else:
         valid = [*suites, *embedded, *_mteb_names()]
         raise ConfigError(f"{where}: unknown task {name!r}; {did_you_mean(name, valid)}")

@@ -35,6 +35,8 @@ class SuiteTask(BaseModel):
     """mteb's name of the task's main score."""
     queries: int | None
     """Queries over all splits and subsets; null where they depend on a size setting."""
+    members: tuple[str, ...] = ()
+    """Tasks that are run in its place where mteb defines it as their mean."""
     pairs: int | None
     """Pairs at 100 candidates a query, fewer where the corpus is smaller; FollowIR's are its own 1000."""
 
