@@ -51,13 +51,14 @@ def score(
         cut = ", cut to max_length" if prompt.truncated else ""
         console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
-    if prepared.causal:
+    if prepared.reads_prompt:
         recipe = prepared.recipe
         source = "named by the config" if reranker.recipe != "auto" else _source(recipe.name)
         answer = f"{recipe.yes!r} alone" if recipe.no is None else f"{recipe.yes!r} less {recipe.no!r}"
         if ref.architecture.endswith("ForSequenceClassification"):
             answer = "its classification head"
-        console.print(f"recipe:  {recipe.name}, {source}; the margin is the logit of {answer}", markup=False)
+        read = "margin" if prepared.causal else "score"
+        console.print(f"recipe:  {recipe.name}, {source}; the {read} is the logit of {answer}", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
     special = dict.fromkeys(
@@ -71,7 +72,7 @@ def score(
         return
     margin, probability = ("margin", "P(yes)") if engine.causal else ("logit", "sigmoid")
     console.print(f"{margin + ':':<9}{scores.margins[0]:.6f}")
-    scale = prepared.recipe.scale if prepared.causal else 1.0
+    scale = prepared.recipe.scale if prepared.reads_prompt else 1.0
     console.print(f"{probability + ':':<9}{0.5 + math.tanh(scores.margins[0] / scale / 2) / 2:.6f}")
 
 

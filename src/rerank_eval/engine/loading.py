@@ -92,6 +92,8 @@ def load_engine(
     """
     wait_asleep()
     chosen = get_recipe(recipe)
+    if chosen.reads != "last":
+        raise EngineError(f"recipe {chosen.name!r} has no token to read an answer at; it is for pooled classifiers")
     for name, value, valid in (
         ("dtype", dtype, get_args(DtypeName)),
         ("engine", engine, get_args(EngineName)),

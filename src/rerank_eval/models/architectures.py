@@ -22,6 +22,9 @@ from rerank_eval.models.ref import ModelRef
 
 Implementation = Literal["transformers", "xlm-roberta-flash", "gte-new", "own code"]
 
+POOLED_DECODER = "LlamaBidirectionalForSequenceClassification"
+"""nvidia's architecture: a Llama that attends in both directions, pooled; see `pooled_decoders`."""
+
 CODE_CLASSES = ("AutoConfig", "AutoModelForSequenceClassification")
 """Entries of `auto_map` that a sequence classifier with code of its own is built from."""
 
@@ -124,6 +127,8 @@ def implementation(ref: ModelRef) -> Implementation:
     config = read_mapping(ref, "config.json")
     code = config.get("auto_map")
     if not isinstance(code, dict) or "AutoModelForSequenceClassification" not in code:
+        return "transformers"
+    if ref.architecture == POOLED_DECODER:
         return "transformers"
     if _is_flash(config):
         return "xlm-roberta-flash"

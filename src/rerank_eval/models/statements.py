@@ -62,12 +62,12 @@ def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -
     """
     classifies = ref.architecture.endswith("ForSequenceClassification")
     if classifies:
-        _check_files(ref, ["Transformer"], "sequence-classification")
+        check_files(ref, ["Transformer"], "sequence-classification")
         check_labels(ref)
     else:
-        _check_files(ref, ["Transformer", "LogitScore"], "text-generation")
+        check_files(ref, ["Transformer", "LogitScore"], "text-generation")
     _check_code(config, ref)
-    _check_activation(ref)
+    check_activation(ref)
     if recipe is None:
         return ref, own_recipe(ref)
     notes = [] if classifies else _answer_notes(ref, recipe)
@@ -110,7 +110,7 @@ def _as_known(ref: ModelRef, stated: Recipe) -> Recipe:
     classifies = ref.architecture.endswith("ForSequenceClassification")
     for name in RECIPES.builtins:
         recipe = find_recipe(name, "reranker.recipe")
-        if recipe is None or recipe.default_instruction != stated.default_instruction:
+        if recipe is None or recipe.reads != "last" or recipe.default_instruction != stated.default_instruction:
             continue
         same = all(
             recipe.prompt(QUERY, DOCUMENT, one) == stated.prompt(QUERY, DOCUMENT, one) for one in (INSTRUCTION, None)
@@ -136,7 +136,7 @@ def _of_the_same_name(ref: ModelRef) -> str:
 
 def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
     """Refuse a sequence classifier of which other scores would come out than its checkpoint says, as `check_causal`."""
-    _check_files(ref, ["Transformer"], "sequence-classification")
+    check_files(ref, ["Transformer"], "sequence-classification")
     _check_pairs(ref)
     check_settings(config, ref)
 
@@ -162,7 +162,8 @@ def check_pooled(config: RerankerConfig, ref: ModelRef) -> None:
     check_settings(config, ref)
 
 
-def _check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
+def check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
+    """Refuse modules, quantised weights and changed texts, of which no scorer here computes what the files say."""
     refuse_encoders(ref)
     _refuse_quantised(ref, "reranker.model")
     _refuse_modules(ref, known)
@@ -349,10 +350,10 @@ def _check_network(ref: ModelRef) -> None:
             f"{name} has {positions} positions by its config.json, which transformers 5 leaves out without an error; "
             "it is not scored"
         )
-    _check_activation(ref)
+    check_activation(ref)
 
 
-def _check_activation(ref: ModelRef) -> None:
+def check_activation(ref: ModelRef) -> None:
     """Refuse an activation that may change the order of logits, or tie them."""
     config = read_mapping(ref, "config.json")
     saved = read_mapping(ref, "config_sentence_transformers.json")

@@ -15,6 +15,7 @@ from rerank_eval.engine.loading import load_engine, why_not_packed
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length, has_decoder
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping
+from rerank_eval.models.pooled_decoders import refuse_pooled_decoder, refuse_pooled_recipe
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.statements import check_causal
 from rerank_eval.rerankers.family import Prepared, Prompting
@@ -34,7 +35,9 @@ class Causal:
 
     def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
         """See `Family.prepare`."""
+        refuse_pooled_decoder(ref)
         ref, recipe = check_causal(config, ref, prompting.recipe)
+        refuse_pooled_recipe(recipe)
         prompting = dataclasses.replace(prompting, recipe=recipe)
         max_length = effective_max_length(config, ref)
         obstacle = _why_not_packed(ref, max_length) if config.engine == "packed" else None
