@@ -15,7 +15,7 @@ from typing import Any
 
 from rerank_eval.config.schema import RECIPES, RerankerConfig, RetrieverConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.loading import answer_ids
+from rerank_eval.engine.loading import READS_IMAGES, answer_ids
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import check_labels, check_settings, implementation, is_decoder, is_known
@@ -65,7 +65,8 @@ def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -
         check_files(ref, ["Transformer"], "sequence-classification")
         check_labels(ref)
     else:
-        check_files(ref, ["Transformer", "LogitScore"], "text-generation")
+        task = "any-to-any" if ref.architecture in READS_IMAGES else "text-generation"
+        check_files(ref, ["Transformer", "LogitScore"], task)
     _check_code(config, ref)
     check_activation(ref)
     if recipe is None:
