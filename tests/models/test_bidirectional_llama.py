@@ -14,8 +14,12 @@ from torch.nn.functional import silu
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rerank_bench.parity import gemma_tokenizer
+from rerank_eval.cli import main
 from rerank_eval.config import RerankerConfig
+from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
+from rerank_eval.engine.loading import load_engine
+from rerank_eval.engine.pairs import PromptPairs
 from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.errors import ModelError
 from rerank_eval.models.checkpoint import load_tokenizer
@@ -314,6 +318,25 @@ def test_a_tokenizer_without_a_beginning_token_is_refused(checkpoint, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}), encoding="utf-8")
     with pytest.raises(ModelError, match="puts no beginning token before a text"):
         load(folder)
+
+
+def test_the_engine_refuses_a_recipe_without_a_token_to_read(checkpoint):
+    with pytest.raises(EngineError, match="recipe 'nemotron' has no token to read an answer at"):
+        load_engine(checkpoint(), recipe="nemotron", device="cpu")
+    with pytest.raises(EngineError, match="recipe 'card' reads an answer at the last token"):
+        PromptPairs(gemma_tokenizer(), replace(RECIPES["card"], bos=True), 512)
+    with pytest.raises(EngineError, match="the suffix is empty"):
+        replace(RECIPES["nemotron"], reads="last")
+    with pytest.raises(EngineError, match="reads is last or pooled"):
+        replace(RECIPES["nemotron"], reads="mean")
+
+
+def test_score_shows_the_prompt_and_where_it_comes_from(checkpoint, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["score", "-q", "which cat?", "-d", "a cat", "--set", f"reranker.model={checkpoint()}"])
+    shown = capsys.readouterr().out
+    assert "question:which cat?" in shown
+    assert "recipe:  nemotron, taken for its architecture; the score is the logit of its classification head" in shown
 
 
 def test_other_models_do_not_take_the_recipe(checkpoint):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerank_eval.commands import ConfigOption, SetOption, app, console
 from rerank_eval.errors import ConfigError
+
+if TYPE_CHECKING:  # heavy, and not needed for the help
+    from rerank_eval.engine.recipe import Recipe
+    from rerank_eval.models.ref import ModelRef
 
 
 @app.command()
@@ -53,7 +57,7 @@ def score(
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
     if prepared.reads_prompt:
         recipe = prepared.recipe
-        source = "named by the config" if reranker.recipe != "auto" else _source(recipe.name)
+        source = "named by the config" if reranker.recipe != "auto" else _source(recipe, ref)
         answer = f"{recipe.yes!r} alone" if recipe.no is None else f"{recipe.yes!r} less {recipe.no!r}"
         if ref.architecture.endswith("ForSequenceClassification"):
             answer = "its classification head"
@@ -76,5 +80,7 @@ def score(
     console.print(f"{probability + ':':<9}{0.5 + math.tanh(scores.margins[0] / scale / 2) / 2:.6f}")
 
 
-def _source(recipe: str) -> str:
-    return "from the checkpoint's own files" if recipe.startswith("checkpoint@") else "known for this model"
+def _source(recipe: Recipe, ref: ModelRef) -> str:
+    if recipe.reads == "pooled" and not ref.published:
+        return "taken for its architecture"
+    return "from the checkpoint's own files" if recipe.name.startswith("checkpoint@") else "known for this model"
