@@ -11,6 +11,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     GraniteConfig,
@@ -105,6 +106,16 @@ REFERENCE = [
         "sliding window of 40 tokens",
     ),
     (Gemma2Config, {"sliding_window": 64, "query_pre_attn_scalar": 8}, "is of type 'gemma2'"),
+    (
+        Gemma2Config,
+        {"query_pre_attn_scalar": 32, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
+        "is of type 'gemma2'",
+    ),
+    (
+        Gemma3TextConfig,
+        {"num_hidden_layers": 4, "sliding_window": 24, "sliding_window_pattern": 2, "query_pre_attn_scalar": 24},
+        "is of type 'gemma3_text'",
+    ),
     (GraniteConfig, {"logits_scaling": 8.0}, "is of type 'granite'"),
     (
         LlamaConfig,
@@ -162,6 +173,32 @@ def test_a_window_that_no_prompt_reaches_changes_nothing(checkpoint):
         resolve_model(str(checkpoint(MistralConfig, sliding_window=300)), None, "reranker.model"),
     )
     assert prepared.identity["engine"] == "packed"
+
+
+@pytest.mark.parametrize(
+    ("config", "plain", "changes"),
+    [
+        (Gemma2Config, {"attn_logit_softcapping": None}, {"attn_logit_softcapping": 1.0}),
+        (Gemma2Config, {"final_logit_softcapping": None}, {"final_logit_softcapping": 2.0}),
+        (Gemma3TextConfig, {"sliding_window": 512}, {"sliding_window": 24}),
+        (Gemma3TextConfig, {}, {"query_pre_attn_scalar": 24}),
+    ],
+)
+def test_what_sets_a_gemma_apart_moves_its_margins(checkpoint, config, plain, changes):
+    """Else the comparison with transformers' own logits would say nothing of it."""
+    plain_margins, changed = (
+        margins_of(load_engine(checkpoint(config, **one), recipe="card", device="cpu", engine="reference"))
+        for one in (plain, changes)
+    )
+    assert np.abs(plain_margins - changed).max() > 1e-3
+
+
+def test_a_gemma_that_attends_in_both_directions_is_refused(checkpoint):
+    folder = str(checkpoint(Gemma3TextConfig, use_bidirectional_attention=True))
+    settings = RerankerConfig(model=folder, recipe="card")
+    with pytest.raises(ModelError, match=r"attends in both directions by its config\.json") as found:
+        load_reranking_engine(settings, resolve_model(folder, None, "reranker.model"), "cpu")
+    assert "\n" not in str(found.value)
 
 
 def test_other_types_are_known_by_their_type():

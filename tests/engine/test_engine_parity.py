@@ -15,6 +15,8 @@ from rerank_eval.engine.loading import load_engine
 from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.models.demo import DemoShape, build_demo_reranker
 
+DECODERS = sorted(name for name, recipe in RECIPES.items() if recipe.reads == "last")
+
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 WORDS = "rivers flow slowly through ancient stone valleys while merchants count silver coins 7 times. Then: rain!"
 
@@ -54,7 +56,7 @@ def p_yes(scores, head="float32"):
 
 
 @pytest.mark.parametrize("max_length", [8192, 120])
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", DECODERS)
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
 def test_packed_equals_reference(engine_for, recipe, group, max_length):
     packed = engine_for(recipe=recipe, max_length=max_length).score(group)
@@ -239,7 +241,7 @@ def test_stats_of_the_reference_engine_count_padding(engine_for):
     assert (engine.stats + engine.stats).pairs == 16
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", DECODERS)
 def test_render_shows_what_is_sent(engine_for, recipe):
     for engine in (engine_for(recipe=recipe), engine_for(recipe=recipe, engine="reference")):
         prompt = engine.render(VARIED.query, VARIED.documents[0], INSTRUCTION)

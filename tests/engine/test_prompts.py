@@ -124,7 +124,7 @@ def test_ids_equal_the_recipes_own_code(  # noqa: PLR0917 - pytest fixtures and 
     assert factored.lengths.tolist() == [len(ids) for ids in expected]
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"nemotron"}))  # whose documents are tokenised whole
 def test_the_split_is_proved_for_the_real_vocabulary(makers, name):
     assert makers[name, 8192].exact_split
 

@@ -64,6 +64,7 @@ GOLDEN = {
         f"{JUDGE}<Instruct>: i\n<Query>: q\n<Document>: d<|im_end|>\n<|im_start|>assistant\n",
     ),
 }
+GOLDEN["nemotron"] = ("question:q \n \n passage:d", "question:q i \n \n passage:d")
 SEEN_ELSEWHERE = {"card", "mteb", "qwen_eval"}
 
 

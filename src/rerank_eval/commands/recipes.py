@@ -22,6 +22,8 @@ def recipes() -> None:
         if recipe is None:
             continue
         answer = f"{recipe.yes!r}" if recipe.no is None else f"{recipe.yes!r} - {recipe.no!r}"
+        if recipe.reads == "pooled":
+            answer = "of a head on pooled states"
         order = ", ".join(part.name for part in recipe.parts(instructed=True) if part.texts)
         rows.append([name, order, answer, ", ".join(recipe.models) or "named by a config alone"])
     console.print(simple(["recipe", "order", "logit", "known for"], rows, widths=[None, None, None, 70]), markup=False)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerank_eval.commands import ConfigOption, SetOption, app, console
 from rerank_eval.errors import ConfigError
+
+if TYPE_CHECKING:  # heavy, and not needed for the help
+    from rerank_eval.engine.recipe import Recipe
+    from rerank_eval.models.ref import ModelRef
 
 
 @app.command()
@@ -51,13 +55,14 @@ def score(
         cut = ", cut to max_length" if prompt.truncated else ""
         console.print(f"tokens:  {len(prompt.token_ids)}{cut}")
     console.print(f"model:   {ref.label} ({ref.revision})", markup=False)
-    if prepared.causal:
+    if prepared.reads_prompt:
         recipe = prepared.recipe
-        source = "named by the config" if reranker.recipe != "auto" else _source(recipe.name)
+        source = "named by the config" if reranker.recipe != "auto" else _source(recipe, ref)
         answer = f"{recipe.yes!r} alone" if recipe.no is None else f"{recipe.yes!r} less {recipe.no!r}"
         if ref.architecture.endswith("ForSequenceClassification"):
             answer = "its classification head"
-        console.print(f"recipe:  {recipe.name}, {source}; the margin is the logit of {answer}", markup=False)
+        read = "margin" if prepared.causal else "score"
+        console.print(f"recipe:  {recipe.name}, {source}; the {read} is the logit of {answer}", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
     special = dict.fromkeys(
@@ -71,9 +76,11 @@ def score(
         return
     margin, probability = ("margin", "P(yes)") if engine.causal else ("logit", "sigmoid")
     console.print(f"{margin + ':':<9}{scores.margins[0]:.6f}")
-    scale = prepared.recipe.scale if prepared.causal else 1.0
+    scale = prepared.recipe.scale if prepared.reads_prompt else 1.0
     console.print(f"{probability + ':':<9}{0.5 + math.tanh(scores.margins[0] / scale / 2) / 2:.6f}")
 
 
-def _source(recipe: str) -> str:
-    return "from the checkpoint's own files" if recipe.startswith("checkpoint@") else "known for this model"
+def _source(recipe: Recipe, ref: ModelRef) -> str:
+    if recipe.reads == "pooled" and not ref.published:
+        return "taken for its architecture"
+    return "from the checkpoint's own files" if recipe.name.startswith("checkpoint@") else "known for this model"

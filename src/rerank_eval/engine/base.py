@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import Head
 from rerank_eval.engine.interface import EngineStats, FloatArray, QueryGroup, RenderedPrompt, Scores
-from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
+from rerank_eval.engine.pairs import PairTokenizer, PromptPairs, TokenizedPairs
 from rerank_eval.engine.prefetch import prefetch
 from rerank_eval.engine.prompts import PromptTokenizer, TokenizedGroup
 from rerank_eval.engine.special_tokens import SpecialTokens
@@ -84,7 +84,7 @@ class BaseEngine(ABC, Generic[Prompts]):
 
     causal = True
 
-    def __init__(self, tokenizer: PromptTokenizer | PairTokenizer, *, ahead: bool = False) -> None:
+    def __init__(self, tokenizer: PromptTokenizer | PairTokenizer | PromptPairs, *, ahead: bool = False) -> None:
         self._tokenizer = tokenizer
         self._ahead = ahead
         self._stats = EngineStats()

@@ -76,8 +76,8 @@ def pair_attention(
 ) -> torch.Tensor:
     """Attend within each pair of a row, and of a pair within the window, if one is given.
 
-    `query`, `key` and `value` are (1, heads, tokens, head_dim); returns (1, tokens, heads, head_dim), in the query's
-    dtype.
+    `query`, `key` and `value` are (1, heads, tokens, head_dim), keys and values perhaps with fewer heads, each for a
+    group of the query's; returns (1, tokens, heads, head_dim), in the query's dtype.
     """
     kernel = row.kernel if window is None else row.local_kernel
     if kernel is not None and row.offsets is not None:
@@ -95,7 +95,8 @@ def pair_attention(
             continue
         # Repeated queries: with fewer, the CPU kernel's sums depend on things outside the pair, see `layout`.
         rows = q if length >= FEWEST_QUERIES else q.repeat(1, 1, FEWEST_QUERIES, 1)
-        attended = scaled_dot_product_attention(rows, k, v, scale=scale)[:, :, :length]
+        grouped = k.shape[1] != rows.shape[1]
+        attended = scaled_dot_product_attention(rows, k, v, scale=scale, enable_gqa=grouped)[:, :, :length]
         out[:, start:end] = attended.transpose(1, 2)
     return out
 

@@ -25,7 +25,8 @@ from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.memory import choose_budget, is_out_of_memory, keep_freed_memory
 from rerank_eval.engine.pair_batches import Batcher, GivenBatcher, RowBatcher, SortedBatcher
-from rerank_eval.engine.pairs import PairTokenizer, TokenizedPairs
+from rerank_eval.engine.pairs import PairTokenizer, PromptPairs, TokenizedPairs
+from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.runner import choose_attention
 from rerank_eval.engine.special_tokens import SpecialTokenMode
 
@@ -46,7 +47,8 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
     How pairs go through the model, `way`: `packed` where the model was loaded with the attention of `bidirectional`;
     else `padded` batches, sorted by length over a window of queries, on a GPU or where a budget is given, and `one by
     one` on a CPU, so that a pair's bits depend on nothing else; `reference` is the plain padded code, where a
-    `batch_size` is given. For `token_budget` and `kernel` see `runner`. A `prompt` stands before every query.
+    `batch_size` is given. For `token_budget` and `kernel` see `runner`. A `prompt` stands before every query;
+    a `recipe` writes query and document into one text instead (`PromptPairs`).
 
     Raises:
         EngineError: A setting does not fit, or the tokenizer is none that can be used.
@@ -65,15 +67,24 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
         kernel: str = "auto",
         special_tokens: SpecialTokenMode = "keep",
         prompt: str = "",
+        recipe: Recipe | None = None,
     ) -> None:
         if token_budget < 0 or batch_size < 0:
             raise EngineError(f"token_budget {token_budget} and batch_size {batch_size} must not be negative")
         device = network.device
-        self._pairs = PairTokenizer(tokenizer, max_length, special_tokens, prompt)
+        if recipe is not None and prompt:
+            raise EngineError(
+                f"recipe {recipe.name!r} says the whole prompt, and {prompt[:40]!r} would stand before it"
+            )
+        self._pairs = (
+            PairTokenizer(tokenizer, max_length, special_tokens, prompt)
+            if recipe is None
+            else PromptPairs(tokenizer, recipe, max_length, special_tokens)
+        )
         super().__init__(self._pairs, ahead=device.type == "cuda")
         self._network = network
         self.max_length = max_length
-        self._prompt = prompt
+        self._texts = {"query_prompt": prompt} if prompt else {"recipe": recipe.name} if recipe is not None else {}
         self.way: Way
         self._forward: Forward
         self._batcher: Batcher
@@ -90,9 +101,9 @@ class PairClassifier(BaseEngine[TokenizedPairs]):
 
     @property
     def settings(self) -> Mapping[str, str | int]:
-        """Effective settings: limit, way, the budget at present, and the prompt before every query if there is one."""
-        prompt: dict[str, str | int] = {"query_prompt": self._prompt} if self._prompt else {}
-        return {"max_length": self.max_length, "way": self.way, "token_budget": self._batcher.token_budget, **prompt}
+        """Effective settings: limit, way, the budget at present, and what is put around or before the texts, if any."""
+        budget = self._batcher.token_budget
+        return {"max_length": self.max_length, "way": self.way, "token_budget": budget, **self._texts}
 
     def _tokenize(self, group: QueryGroup) -> TokenizedPairs:
         return self._pairs.pairs(group)

@@ -15,7 +15,7 @@ from rerank_eval.engine.bidirectional import ATTENTION_NAME, PairRow
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.layout import SMALLEST_PRODUCT
 from rerank_eval.engine.memory import heads_of
-from rerank_eval.engine.pair_heads import EncoderWithHead, first_states, head_of, mean_states
+from rerank_eval.engine.pair_heads import POOLINGS, EncoderWithHead, head_of
 from rerank_eval.engine.runner import ROW_MULTIPLE
 from rerank_eval.engine.window import choose_window_kernel
 
@@ -75,7 +75,7 @@ class PackedForward:
         self._network: Any = network
         # RoBERTa counts positions from the padding token's id on and skips padding.
         self._roberta = "roberta" in config.model_type
-        self._takes_types = config.model_type != "modernbert"
+        self._takes_types = config.model_type not in {"modernbert", "llama"}
         self._pad = config.pad_token_id or 0
         self._kernel = kernel
         self._head = head_of(network)
@@ -109,8 +109,7 @@ class PackedForward:
             output = self._network.base_model(
                 input_ids=ids[None], position_ids=positions[None], pair_row=layout, **typed
             )
-            pool = first_states if self._head.pooling == "first" else mean_states
-            pooled = pool(output.last_hidden_state[0], layout.bounds[: len(batch) + 1])
+            pooled = POOLINGS[self._head.pooling](output.last_hidden_state[0], layout.bounds[: len(batch) + 1])
             logits = self._head(pooled).cpu()
         return BatchOutput(logits, tokens + filler, filler)
 

@@ -11,6 +11,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -40,6 +41,8 @@ MAX_LAYERS = 1_000
 """Far more than any model has: a number beyond it is built, layer by layer, for hours before weights are missed."""
 MODEL_TYPES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
 """Model types of one and the same decoder layer, whose attention takes a scale, and perhaps a window, and no more."""
+READS_IMAGES = ("Qwen3VLForConditionalGeneration",)
+"""Architectures that read images besides texts, and are given texts alone."""
 _CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 _MOVING_ROPE = {"dynamic", "longrope"}
 """Kinds of rotary positions whose angles follow the longest prompt of a batch."""
@@ -92,6 +95,8 @@ def load_engine(
     """
     wait_asleep()
     chosen = get_recipe(recipe)
+    if chosen.reads != "last":
+        raise EngineError(f"recipe {chosen.name!r} has no token to read an answer at; it is for pooled classifiers")
     for name, value, valid in (
         ("dtype", dtype, get_args(DtypeName)),
         ("engine", engine, get_args(EngineName)),
@@ -105,7 +110,7 @@ def load_engine(
 
     def check(name: str, config: Any) -> None:
         check_causal(name, config)
-        limit = max_length or min(MAX_LENGTH, getattr(config, "max_position_embeddings", MAX_LENGTH))
+        limit = max_length or _longest(config)
         obstacle = why_not_packed(config, limit) if engine == "packed" else None
         if obstacle is not None:
             raise EngineError(f"{name} {obstacle}; set engine to reference")
@@ -115,7 +120,7 @@ def load_engine(
     )
     network.to(target)
     if max_length is None:
-        max_length = min(MAX_LENGTH, getattr(network.config, "max_position_embeddings", MAX_LENGTH))
+        max_length = _longest(network.config)
     check_positions(str(model), network, max_length)
     quantize(network, dtype)
     classifies = is_classifier(network.config)
@@ -199,7 +204,23 @@ def is_classifier(config: Any) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in getattr(config, "architectures", None) or [])
 
 
+def reads_images(config: Any) -> bool:
+    """Tell whether a model reads images besides texts, by its config."""
+    return any(name in READS_IMAGES for name in getattr(config, "architectures", None) or [])
+
+
+def text_config(config: Any) -> Any:
+    """Return what a config says of the language model: all of it, or a part where the model reads images."""
+    return config.text_config if reads_images(config) else config
+
+
+def _longest(config: Any) -> int:
+    return min(MAX_LENGTH, getattr(text_config(config), "max_position_embeddings", MAX_LENGTH))
+
+
 def _network_class(config: Any) -> Any:
+    if reads_images(config):
+        return AutoModelForImageTextToText
     return AutoModelForSequenceClassification if is_classifier(config) else AutoModelForCausalLM
 
 
@@ -268,7 +289,7 @@ def check_choice(name: str, value: str, valid: tuple[str, ...]) -> None:
 
 def check_positions(model: str, network: PreTrainedModel, max_length: int) -> None:
     """Refuse prompts longer than the model's position range, where it would answer without having learnt to."""
-    limit = getattr(network.config, "max_position_embeddings", max_length)
+    limit = getattr(text_config(network.config), "max_position_embeddings", max_length)
     if max_length > limit:
         raise EngineError(f"max_length {max_length} exceeds the {limit} positions that {model} was made for")
 
@@ -321,11 +342,12 @@ def check_causal(model: str, config: Any) -> None:
     Raises:
         EngineError: Its config.json is damaged, or it is no causal language model.
     """
-    check_decoder(model, config)
+    check_decoder(model, text_config(config))
     architectures = getattr(config, "architectures", None) or []
     if is_classifier(config) and config.num_labels != 1:
         raise EngineError(f"{model} has {config.num_labels} labels; a reranker has one")
-    if architectures and not any(name.endswith(("ForCausalLM", "ForSequenceClassification")) for name in architectures):
+    known = ("ForCausalLM", "ForSequenceClassification", *READS_IMAGES)
+    if architectures and not any(name.endswith(known) for name in architectures):
         raise EngineError(
             f"{model} is a {architectures[0]}, not a causal language model; its answer is not read from yes and no"
         )

@@ -7,7 +7,7 @@ precision it keeps apart what would tie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol, cast
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from rerank_eval.engine.layout import SMALLEST_PRODUCT
 
-PoolingName = Literal["first", "mean"]
+PoolingName = Literal["first", "mean", "last"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     one.__name__: one
@@ -36,7 +36,7 @@ class PairHead(Protocol):
     """Turns pooled states into logits.
 
     Attributes:
-        pooling: What of a pair's states it reads: the first token's, or the mean of all.
+        pooling: What of a pair's states it reads: the first token's, the last's, or the mean of all.
     """
 
     pooling: PoolingName
@@ -49,6 +49,11 @@ class PairHead(Protocol):
 def first_states(states: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
     """Return the first token's state of each pair, (n, hidden_size); pair i has the rows `bounds[i]` to `[i + 1]`."""
     return states[torch.tensor(bounds[:-1], device=states.device)]
+
+
+def last_states(states: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
+    """Return the last token's state of each pair, see `first_states`."""
+    return states[torch.tensor(bounds[1:], device=states.device) - 1]
 
 
 def mean_states(states: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
@@ -67,6 +72,13 @@ def mean_states(states: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
             total = rows.sum(dim=0, keepdim=True, dtype=torch.float32)
         means.append((total / len(rows)).to(states.dtype))
     return torch.cat(means)
+
+
+POOLINGS: Mapping[PoolingName, Callable[[torch.Tensor, Sequence[int]], torch.Tensor]] = {
+    "first": first_states,
+    "mean": mean_states,
+    "last": last_states,
+}
 
 
 class ClassifierHead:
@@ -127,9 +139,12 @@ class ModuleHead(nn.Module):
     Args:
         pooling: What of a pair's states they read.
         layers: The layers in order; the last is dense and has one output.
+        temperature: Divides what the last layer gives, before its activation.
     """
 
-    def __init__(self, pooling: PoolingName, layers: Sequence[DenseLayer | NormLayer]) -> None:
+    def __init__(
+        self, pooling: PoolingName, layers: Sequence[DenseLayer | NormLayer], temperature: float = 1.0
+    ) -> None:
         super().__init__()
         self.pooling = pooling
         self.width = layers[0].weight.shape[-1]
@@ -139,6 +154,7 @@ class ModuleHead(nn.Module):
         self.layers = nn.ModuleList([_module(layer) for layer in layers[:-1]])
         self.last = _dense(last)
         self.activation = ACTIVATIONS[last.activation]()
+        self.temperature = temperature
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """See `PairHead`."""
@@ -148,6 +164,8 @@ class ModuleHead(nn.Module):
         logits = (rows[: len(pooled)] * self.last.weight[0]).sum(dim=-1)
         if self.last.bias is not None:
             logits = logits + self.last.bias[0]
+        if self.temperature != 1:
+            logits = logits / self.temperature
         wide = self.activation(logits[:, None].expand(-1, _WHOLE_VECTORS).contiguous())
         return cast("torch.Tensor", wide[:, 0])
 
@@ -183,10 +201,18 @@ class PairLogits:
 
 
 class EncoderWithHead(nn.Module):
-    """An encoder with a head of modules, to be called as transformers' sequence classifiers are."""
+    """An encoder with a head of modules, to be called as transformers' sequence classifiers are.
 
-    def __init__(self, encoder: PreTrainedModel, head: ModuleHead) -> None:
+    Args:
+        encoder: A base model.
+        head: Its head.
+        unmask: Whether the encoder is a decoder's base model, which would attend causally: it is then given its mask
+            whole, (batch, 1, tokens, tokens), which transformers takes as it is.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, head: ModuleHead, *, unmask: bool = False) -> None:
         super().__init__()
+        self._unmask = unmask
         self.encoder = encoder
         self.head = head
 
@@ -212,9 +238,12 @@ class EncoderWithHead(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> PairLogits:
         """Run padded pairs, (batch, tokens); padding stands behind them."""
-        output: Any = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        seen = attention_mask
+        if self._unmask:
+            seen = attention_mask.bool()[:, None, None, :].expand(-1, 1, attention_mask.shape[1], -1)
+        output: Any = self.encoder(input_ids=input_ids, attention_mask=seen, **inputs)
         states, lengths = output.last_hidden_state, attention_mask.sum(dim=1).tolist()
-        pool = first_states if self.head.pooling == "first" else mean_states
+        pool = POOLINGS[self.head.pooling]
         pooled = torch.cat([pool(rows, (0, length)) for rows, length in zip(states, lengths, strict=True)])
         return PairLogits(self.head(pooled)[:, None])
 

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup, RenderedPrompt
-from rerank_eval.engine.prompts import CACHED_TOKENS, TokenCache, check_fast, token_ids
+from rerank_eval.engine.prompts import CACHED_TOKENS, PromptTokenizer, TokenCache, check_fast, token_ids
+from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.special_tokens import EscapedTokenizer, SpecialTokenMode, SpecialTokens
 
 
@@ -133,6 +134,41 @@ class PairTokenizer:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Return for each text its length, then its ids as far as they count."""
         return [[len(ids), *ids[: self._room]] for ids in token_ids(self._tokenizer, texts)]
+
+
+class PromptPairs:
+    """Turns groups into pairs that a recipe writes into one text, for a classifier that was trained on such texts.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        recipe: Its `reads` is `pooled`.
+        max_length: Longest prompt in tokens.
+        special_tokens: See `PairTokenizer`.
+
+    Raises:
+        EngineError: See `PromptTokenizer`, or the answer would be read at the prompt's last token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe,
+        max_length: int,
+        special_tokens: SpecialTokenMode = "keep",
+    ) -> None:
+        if recipe.reads != "pooled":
+            raise EngineError(f"recipe {recipe.name!r} reads an answer at the last token, which no classifier gives")
+        self._prompts = PromptTokenizer(tokenizer, recipe, max_length, special_tokens)
+        self.special_tokens = self._prompts.special_tokens
+
+    def pairs(self, group: QueryGroup) -> TokenizedPairs:
+        """Tokenise a group; each prompt is tokenised whole, and the model is given no token types."""
+        found = self._prompts.whole(group)
+        return TokenizedPairs(found.own, [], found.truncated, query_cut=found.query_cut)
+
+    def render(self, query: str, document: str, instruction: str | None = None) -> RenderedPrompt:
+        """Render one pair: the whole text and the ids as sent."""
+        return self._prompts.render(query, document, instruction)
 
 
 def longest_first(query: int, document: int, room: int) -> tuple[int, int]:

@@ -116,7 +116,8 @@ class PromptTokenizer:
         """Tokenise each prompt as the recipe's own code does, nothing shared."""
         if self._recipe.truncation == "document":
             return self._fitted(group)
-        parts = self._recipe.parts(instructed=group.instruction is not None)[:-1]
+        whole = self._recipe.parts(instructed=group.instruction is not None)
+        parts = [part for part in whole if part.name != "suffix"]
         fixed = self._bos + self._prefix if self._recipe.truncation == "body" else []
         first = self._bos if self._recipe.truncation == "message" else []
         cut_parts = [part for part in parts if part.name != "prefix" or self._recipe.truncation == "message"]

@@ -56,4 +56,4 @@ def quantize(model: PreTrainedModel, dtype: str) -> None:
     else:
         config = torchao.Int8DynamicActivationInt8WeightConfig()
     base: Any = model.model
-    torchao.quantize_(base.layers, config)
+    torchao.quantize_(getattr(base, "language_model", base).layers, config)  # one that reads images has it within

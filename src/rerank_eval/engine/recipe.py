@@ -16,6 +16,7 @@ from rerank_eval.engine.errors import EngineError
 Truncation = Literal["body", "message", "document"]
 SoftmaxDtype = Literal["model", "float32"]
 Tokenize = Literal["whole", "apart"]
+Reads = Literal["last", "pooled"]
 PartName = Literal["prefix", "instruction", "query", "separator", "document", "closing", "suffix"]
 
 MAX_LENGTH = 8192
@@ -66,7 +67,7 @@ class Recipe:
         query_template: Holds `{query}`.
         document_template: Holds `{document}`.
         closing: What closes the user turn before the suffix; subject to truncation in mode `message`.
-        suffix: Always whole: the last of its tokens is where the answer is read.
+        suffix: Always whole: the last of its tokens is where the answer is read. Empty only where `reads` is `pooled`.
         default_instruction: What the recipe's own code uses when no instruction is given; None for none.
         truncation: `body`: the text between prefix and suffix is cut from the right to
             `max_length - len(prefix) - len(suffix)` tokens. `message`: everything before the suffix, the closing
@@ -91,6 +92,8 @@ class Recipe:
         models: Checkpoints on the hub that were trained with it; `recipe: auto` takes it for them.
         max_length: The authors' limit in tokens; None for `MAX_LENGTH`.
         dtype: The dtype that the authors publish scores in; empty where they do not say.
+        reads: `last`: the answer is read at the last token. `pooled`: a classifier pools the states of all tokens, as
+            its own config says, and `yes` and `no` are not read.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Recipe:
     models: tuple[str, ...] = ()
     max_length: int | None = None
     dtype: str = ""
+    reads: Reads = "last"
 
     def __post_init__(self) -> None:
         """Check the templates.
@@ -131,11 +135,16 @@ class Recipe:
             ("instructed_query_template", ("query", "instruction")),
         ):
             _check_template(self, field, keys)
-        if not self.suffix:
+        if not self.suffix and self.reads == "last":
             raise EngineError(
                 f"recipe {self.name!r}: the suffix is empty, so there is no position to read the answer at"
             )
-        for field, valid in (("truncation", Truncation), ("softmax_dtype", SoftmaxDtype), ("tokenize", Tokenize)):
+        for field, valid in (
+            ("truncation", Truncation),
+            ("softmax_dtype", SoftmaxDtype),
+            ("tokenize", Tokenize),
+            ("reads", Reads),
+        ):
             if getattr(self, field) not in get_args(valid):
                 raise EngineError(f"recipe {self.name!r}: {field} is {' or '.join(get_args(valid))}")
         if self.yes == "" or self.no in {"", self.yes}:

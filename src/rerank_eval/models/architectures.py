@@ -14,13 +14,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.engine.loading import READS_IMAGES
 from rerank_eval.engine.recipe import MAX_LENGTH
 from rerank_eval.errors import ModelError
-from rerank_eval.models.checkpoint import code_folder, read_mapping
+from rerank_eval.models.checkpoint import as_mapping, code_folder, read_mapping
 from rerank_eval.models.head_modules import scores_by_modules
 from rerank_eval.models.ref import ModelRef
 
 Implementation = Literal["transformers", "xlm-roberta-flash", "gte-new", "own code"]
+
+POOLED_DECODER = "LlamaBidirectionalForSequenceClassification"
+"""nvidia's architecture: a Llama that attends in both directions, pooled; see `pooled_decoders`."""
 
 CODE_CLASSES = ("AutoConfig", "AutoModelForSequenceClassification")
 """Entries of `auto_map` that a sequence classifier with code of its own is built from."""
@@ -41,7 +45,7 @@ def is_classifier(config: RerankerConfig, ref: ModelRef) -> bool:
         return config.kind in {"sequence-classification", "pooled-encoder"}
     if ref.architecture.endswith("ForSequenceClassification"):
         return not has_decoder(ref)
-    if ref.architecture.endswith("ForCausalLM"):
+    if ref.architecture.endswith("ForCausalLM") or ref.architecture in READS_IMAGES:
         return False
     if scores_by_modules(ref):
         return True
@@ -109,7 +113,9 @@ def effective_max_length(config: RerankerConfig, ref: ModelRef) -> int:
 
 def _positions(ref: ModelRef) -> int | None:
     """Return how many tokens a pair may have by the model's positions, or None where its config does not say."""
-    config = read_mapping(ref, "config.json")
+    config: Mapping[str, Any] = read_mapping(ref, "config.json")
+    if ref.architecture in READS_IMAGES:
+        config = as_mapping(config.get("text_config"))
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or isinstance(positions, bool):
         return None
@@ -124,6 +130,8 @@ def implementation(ref: ModelRef) -> Implementation:
     config = read_mapping(ref, "config.json")
     code = config.get("auto_map")
     if not isinstance(code, dict) or "AutoModelForSequenceClassification" not in code:
+        return "transformers"
+    if ref.architecture == POOLED_DECODER:
         return "transformers"
     if _is_flash(config):
         return "xlm-roberta-flash"

@@ -66,7 +66,7 @@ def _as_known(ref: ModelRef, stated: Recipe) -> Recipe:
     classifies = ref.architecture.endswith("ForSequenceClassification")
     for name in RECIPES.builtins:
         recipe = find_recipe(name, "reranker.recipe")
-        if recipe is None or recipe.default_instruction != stated.default_instruction:
+        if recipe is None or recipe.reads != "last" or recipe.default_instruction != stated.default_instruction:
             continue
         same = all(
             recipe.prompt(QUERY, DOCUMENT, one) == stated.prompt(QUERY, DOCUMENT, one) for one in (INSTRUCTION, None)

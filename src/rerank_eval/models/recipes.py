@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rerank_eval.config.files import read_yaml
 from rerank_eval.config.schema import RECIPES, is_yaml_file
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.recipe import Recipe, SoftmaxDtype, Tokenize, Truncation
+from rerank_eval.engine.recipe import Reads, Recipe, SoftmaxDtype, Tokenize, Truncation
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest
@@ -102,6 +102,9 @@ class RecipeFile(BaseModel):
     """The authors' limit in tokens."""
     dtype: str | None = None
     """The dtype that the authors publish scores in."""
+    reads: Reads | None = None
+    """`last`: the answer is read at the last token; `pooled`: a classifier pools the states of all tokens, so that the
+    suffix may be empty and there are no answers."""
 
 
 def find_recipe(name: str, where: str) -> Recipe | None:

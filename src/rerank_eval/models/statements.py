@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank_eval.config.schema import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.loading import answer_ids
+from rerank_eval.engine.loading import READS_IMAGES, answer_ids
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import check_labels, check_settings, implementation, is_decoder, is_known
@@ -60,12 +60,13 @@ def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -
     """
     classifies = ref.architecture.endswith("ForSequenceClassification")
     if classifies:
-        _check_files(ref, ["Transformer"], "sequence-classification")
+        check_files(ref, ["Transformer"], "sequence-classification")
         check_labels(ref)
     else:
-        _check_files(ref, ["Transformer", "LogitScore"], "text-generation")
+        task = "any-to-any" if ref.architecture in READS_IMAGES else "text-generation"
+        check_files(ref, ["Transformer", "LogitScore"], task)
     _check_code(config, ref)
-    _check_activation(ref)
+    check_activation(ref)
     if recipe is None:
         return ref, own_recipe(ref)
     notes = [] if classifies else _answer_notes(ref, recipe)
@@ -75,7 +76,7 @@ def check_causal(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -
 
 def check_classifier(config: RerankerConfig, ref: ModelRef) -> None:
     """Refuse a sequence classifier of which other scores would come out than its checkpoint says, as `check_causal`."""
-    _check_files(ref, ["Transformer"], "sequence-classification")
+    check_files(ref, ["Transformer"], "sequence-classification")
     _check_pairs(ref)
     check_settings(config, ref)
 
@@ -101,7 +102,8 @@ def check_pooled(config: RerankerConfig, ref: ModelRef) -> None:
     check_settings(config, ref)
 
 
-def _check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
+def check_files(ref: ModelRef, known: Sequence[str], task: str) -> None:
+    """Refuse modules, quantised weights and changed texts, of which no scorer here computes what the files say."""
     refuse_encoders(ref)
     _refuse_quantised(ref, "reranker.model")
     _refuse_modules(ref, known)
@@ -271,10 +273,10 @@ def _check_network(ref: ModelRef) -> None:
             f"{name} has {positions} positions by its config.json, which transformers 5 leaves out without an error; "
             "it is not scored"
         )
-    _check_activation(ref)
+    check_activation(ref)
 
 
-def _check_activation(ref: ModelRef) -> None:
+def check_activation(ref: ModelRef) -> None:
     """Refuse an activation that may change the order of logits, or tie them."""
     config = read_mapping(ref, "config.json")
     saved = read_mapping(ref, "config_sentence_transformers.json")

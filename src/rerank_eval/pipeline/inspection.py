@@ -329,8 +329,10 @@ class _View:
     def _prompt(self, text: str, query_instruction: str | None, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Render a candidate's prompt by the tokenizer alone: no weights are loaded."""
         prepared = self._prepared
-        if prepared is None or not prepared.causal or prepared.max_length is None:
-            raise ConfigError("--render: this run's model reads no prompt; it is for causal rerankers")
+        if prepared is None or not prepared.reads_prompt or prepared.max_length is None:
+            raise ConfigError(
+                "--render: this run's model reads no prompt; it is for causal rerankers and others with a recipe"
+            )
         rank = self.request.render or 1
         if not 1 <= rank <= len(rows):
             raise ConfigError(f"--render {rank}: the query has {len(rows)} candidates")

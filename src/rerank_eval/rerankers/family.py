@@ -78,9 +78,14 @@ class Prepared:
     listwise: bool = False
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether a recipe writes what the model reads; its name then stands in the identity."""
+        return "recipe" in self.identity
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe of a model that reads a prompt."""
-        assert self.prompting.recipe is not None  # noqa: S101 - a causal family looks it up
+        assert self.prompting.recipe is not None  # noqa: S101 - a family that reads a prompt looks it up
         return self.prompting.recipe
 
 

@@ -11,10 +11,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from rerank_eval.config.schema import RerankerConfig, spelled_before
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine
-from rerank_eval.engine.loading import load_engine, why_not_packed
+from rerank_eval.engine.loading import READS_IMAGES, load_engine, why_not_packed
 from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import effective_max_length, has_decoder
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping
+from rerank_eval.models.pooled_decoders import refuse_pooled_decoder, refuse_pooled_recipe
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.statements import check_causal
 from rerank_eval.rerankers.family import Prepared, Prompting
@@ -30,14 +31,18 @@ class Causal:
         """See `Family.serves`."""
         if ref.architecture.endswith("ForSequenceClassification"):
             return has_decoder(ref)
-        return ref.architecture.endswith("ForCausalLM")
+        return ref.architecture.endswith("ForCausalLM") or ref.architecture in READS_IMAGES
 
     def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
         """See `Family.prepare`."""
+        refuse_pooled_decoder(ref)
         ref, recipe = check_causal(config, ref, prompting.recipe)
+        refuse_pooled_recipe(recipe)
         prompting = dataclasses.replace(prompting, recipe=recipe)
         max_length = effective_max_length(config, ref)
         obstacle = _why_not_packed(ref, max_length) if config.engine == "packed" else None
+        if ref.architecture in READS_IMAGES:
+            ref = dataclasses.replace(ref, notes=(*ref.notes, "it reads images besides texts: scored on texts alone"))
         if obstacle is not None:
             note = f"it {obstacle}: scored by the reference engine"
             config = config.model_copy(update={"engine": "reference"})

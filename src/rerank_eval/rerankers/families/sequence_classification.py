@@ -21,6 +21,7 @@ from rerank_eval.models.architectures import (
 )
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping, weight_files
 from rerank_eval.models.conversions import State, convert
+from rerank_eval.models.pooled_decoders import refuse_pooled_decoder
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.statements import check_classifier, check_pairs_apart, query_prompt
 from rerank_eval.rerankers.family import Prepared, Prompting
@@ -36,6 +37,7 @@ class SequenceClassification:
 
     def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
         """See `Family.prepare`."""
+        refuse_pooled_decoder(ref)
         check_classifier(config, ref)
         max_length = effective_max_length(config, ref)
         identity: dict[str, Any] = {"dtype": config.dtype, "max_length": max_length}
