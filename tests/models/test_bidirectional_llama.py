@@ -336,7 +336,7 @@ def test_score_shows_the_prompt_and_where_it_comes_from(checkpoint, capsys):
         main(["score", "-q", "which cat?", "-d", "a cat", "--set", f"reranker.model={checkpoint()}"])
     shown = capsys.readouterr().out
     assert "question:which cat?" in shown
-    assert "recipe:  nemotron, taken for its architecture; the score is the logit of its classification head" in shown
+    assert "recipe:  nemotron, taken for its architecture; the margin is the logit of its classification head" in shown
 
 
 def test_other_models_do_not_take_the_recipe(checkpoint):

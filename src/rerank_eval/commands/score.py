@@ -61,8 +61,7 @@ def score(
         answer = f"{recipe.yes!r} alone" if recipe.no is None else f"{recipe.yes!r} less {recipe.no!r}"
         if ref.architecture.endswith("ForSequenceClassification"):
             answer = "its classification head"
-        read = "margin" if prepared.causal else "score"
-        console.print(f"recipe:  {recipe.name}, {source}; the {read} is the logit of {answer}", markup=False)
+        console.print(f"recipe:  {recipe.name}, {source}; the margin is the logit of {answer}", markup=False)
     for note in ref.notes:
         console.print(f"note:    {note}", markup=False)
     special = dict.fromkeys(
