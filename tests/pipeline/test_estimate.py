@@ -20,9 +20,9 @@ from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import ENCODERS, PUBLISHED, QWEN_VOCABULARY, EncoderShape, Shape, shape_of
 from rerank_eval.models.qwen_vocabulary import VOCABULARY_SIZE, build_qwen_tokenizer
 from rerank_eval.names import slug
-from rerank_eval.pipeline.estimate import _BEHIND, _FRAME, estimate
+from rerank_eval.pipeline.estimate import estimate
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, measure, name_of
-from rerank_eval.pipeline.estimate_texts import SHARED, characters_a_token
+from rerank_eval.pipeline.estimate_texts import BEHIND, FRAME, SHARED, characters_a_token
 from rerank_eval.tasks.suites import load_suites
 from tests.pipeline.folders import write_beir_folder
 
@@ -266,7 +266,7 @@ def test_the_frame_without_a_tokenizer_is_that_of_qwen3_reranker_s_recipes() -> 
     tokenizer = build_qwen_tokenizer()
     for recipe in (RECIPES[name] for name in ("card", "mteb", "qwen_eval")):
         whole, behind = recipe.prompt("", "", recipe.default_instruction), recipe.closing + recipe.suffix
-        for text, ratio in ((whole, _FRAME), (behind, _BEHIND)):
+        for text, ratio in ((whole, FRAME), (behind, BEHIND)):
             assert len(text) / ratio == pytest.approx(len(tokenizer(text)["input_ids"]), rel=0.03)
 
 

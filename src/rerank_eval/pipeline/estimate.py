@@ -26,7 +26,7 @@ from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lists import is_listwise, list_counts
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
-from rerank_eval.pipeline.estimate_texts import Cell, read_texts
+from rerank_eval.pipeline.estimate_texts import Cell, frame_of, read_texts
 from rerank_eval.pipeline.plan import RunSpec, make_plan
 from rerank_eval.pipeline.run import inputs_of
 from rerank_eval.results.manifest import Manifest
@@ -34,9 +34,6 @@ from rerank_eval.retrievers.embedders import saved_max_length
 from rerank_eval.tasks import prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
 
-# Characters a token of a prompt without query and document, and of what follows the document, where no tokenizer is at
-# hand: the three recipes with their default instructions, in Qwen's vocabulary, are 69 to 73 and 9 to 11 tokens.
-_FRAME, _BEHIND = 4.8, 5.75
 _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
 _RERANKED, _RETRIEVED = 112, 165
@@ -359,9 +356,11 @@ def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
     if isinstance(shape, EncoderShape):
         prefix, suffixes = 0.0, [min(query + one + 4, limit) for one in documents]
     else:
-        frame, suffix = _frame(subject)
-        prefix = frame - suffix + query
-        suffixes = [min(one, max(limit - frame - query, 0)) + suffix for one in documents]
+        assert subject.recipe is not None  # noqa: S101 - asked for rerankers only
+        frame = frame_of(subject.recipe, subject.tokenizer)
+        behind = frame.behind + (query if frame.query_behind else 0.0)
+        prefix = frame.tokens + query - behind
+        suffixes = [min(one, max(limit - frame.tokens - query, 0)) + behind for one in documents]
     prompt, computed = cell.pairs * (prefix + _mean(suffixes)), cell.queries * prefix + cell.pairs * _mean(suffixes)
     if shape is None:
         return prompt, computed, 0.0
@@ -384,18 +383,6 @@ def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float
         return tokens, tokens, 0.0
     one, *many = [useful_flops(subject.shape, 0, [text]) for text in (query, *documents)]
     return tokens, tokens, cell.queries * one + cell.documents * _mean(many)
-
-
-def _frame(subject: _Subject) -> tuple[float, float]:
-    """Return the tokens around query and document, and those of them that follow the document."""
-    recipe = subject.recipe
-    assert recipe is not None  # noqa: S101 - asked for rerankers only
-    whole = recipe.prompt("", "", recipe.default_instruction)  # a task's own instruction is about as long
-    behind = recipe.closing + recipe.suffix
-    if subject.tokenizer is None:
-        return len(whole) / _FRAME, len(behind) / _BEHIND
-    counted, last = subject.tokenizer([whole, behind], add_special_tokens=False)["input_ids"]
-    return float(len(counted)), float(len(last))
 
 
 def _is_done(loaded: LoadedConfig, task: TaskRef, row: RunSpec | None) -> bool:
