@@ -362,3 +362,50 @@ def test_a_bias_of_the_output_layer_counts() -> None:
     for no, expected in ((None, 2.5), (1, 0.5)):
         head = Head(layer.requires_grad_(False), 0, no, "float32", "model")
         assert head.from_hidden(hidden).margin.tolist() == head.from_logits(layer(hidden)).margin.tolist() == [expected]
+
+
+ONE_TEXT = replace(
+    RECIPES["card"], name="one", prefix="Q: ", query_template="{query}\n", document_template="D: {document}",
+    instruct_template="", instructed_query_template="{query} ({instruction})\n", suffix=" so?", truncation="prompt",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def in_one_text(tokenizer):
+    demo = AutoTokenizer.from_pretrained(SHIPPED)
+    return {
+        (name, part, limit): (one, PromptTokenizer(one, replace(ONE_TEXT, document_template=part), limit))
+        for name, one in (("qwen", tokenizer), ("demo", demo))
+        for part in ("D: {document}", "{document}")
+        for limit in (20, 40, 8192)
+    }
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    which=st.tuples(
+        st.sampled_from(["qwen", "demo"]),
+        st.sampled_from(["D: {document}", "{document}"]),
+        st.sampled_from([20, 40, 8192]),
+    ),
+    query=TEXT,
+    instruction=st.one_of(st.none(), TEXT),
+    documents=st.lists(TEXT, min_size=1, max_size=3),
+)
+def test_a_prompt_in_one_text_is_cut_as_sentence_transformers_does(
+    in_one_text, which, query, instruction, documents
+):
+    tokenizer, maker = in_one_text[which]
+    expected = []
+    for document in documents:
+        asked = query if instruction is None else f"{query} ({instruction})"
+        text = f"Q: {asked}\n" + which[1].replace("{document}", document) + " so?"
+        ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=which[2])["input_ids"]
+        suffix = tokenizer(" so?", add_special_tokens=False)["input_ids"]
+        cut = len(tokenizer(text, add_special_tokens=False)["input_ids"]) > which[2]
+        expected.append((ids[: -len(suffix)] + suffix if cut else ids, cut))
+    group = QueryGroup(query, instruction, documents)
+    whole, factored = maker.whole(group), maker.factored(group)
+    assert whole.own == [ids for ids, _ in expected]
+    assert [factored.shared + ids for ids in factored.own] == whole.own
+    assert factored.truncated.tolist() == whole.truncated.tolist() == [cut for _, cut in expected]

@@ -60,7 +60,7 @@ def test_its_name_follows_its_content(tmp_path: Path) -> None:
         ({"query_template": "{qery}"}, "query_template must hold {query} once"),
         ({"suffix": ""}, "the suffix is empty"),
         ({"yes": "no"}, "yes and no must be two answers"),
-        ({"truncation": "left"}, "mine.yaml: truncation: Input should be 'body', 'message' or 'document'"),
+        ({"truncation": "left"}, "mine.yaml: truncation: Input should be 'body', 'message', 'document' or 'prompt'"),
         ({"name": "a/b"}, "mine.yaml: name: String should match"),
     ],
 )

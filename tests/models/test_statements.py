@@ -268,6 +268,23 @@ def test_templates_of_any_order_become_recipes(tmp_path: Path, name: str) -> Non
             assert found == pytest.approx(theirs(folder, instruction), abs=1e-3)
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, ORDERS["document first"]])
+def test_a_long_prompt_is_cut_as_sentence_transformers_does(tmp_path: Path, template: str) -> None:
+    folder = as_cross_encoder(copy_of(tmp_path / "model"), *ids("yes", "no"), template)
+    model = CrossEncoder(
+        str(folder), device="cpu", activation_fn=torch.nn.Identity(), model_kwargs={"dtype": "float32"}
+    )
+    model.max_seq_length = 150
+    document = PAIR[1] * 20
+    wanted = float(model.predict([(PAIR[0], document)])[0])
+    instruction = recipe_of(folder).default_instruction
+    for engine in ("packed", "reference"):
+        group = QueryGroup(PAIR[0], instruction, [document])
+        scores = load(folder, max_length=150, engine=engine).score(group)
+        assert (scores.tokens.tolist(), scores.truncated.tolist()) == ([150], [True])
+        assert scores.margins[0] == pytest.approx(wanted, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -107,7 +107,8 @@ class PromptTokenizer:
         if max_length <= frame:
             raise EngineError(f"max_length {max_length} leaves no room: prefix and suffix alone take {frame} tokens")
         # What is cut in mode "message" is the whole message; in mode "body" what stands between prefix and suffix.
-        self._limit = max_length - (frame if recipe.truncation == "body" else 0)
+        reserved = {"body": frame, "prompt": len(self._suffix)}
+        self._limit = max_length - reserved.get(recipe.truncation, 0)
         self._layouts = {one: lay_out(tokenizer, recipe, instructed=one) for one in (False, True)}
         self.exact_split = all(found is not None and found.document_apart for found in self._layouts.values())
         self._met = TokenCache(CACHED_TOKENS)
@@ -116,6 +117,8 @@ class PromptTokenizer:
         """Tokenise each prompt as the recipe's own code does, nothing shared."""
         if self._recipe.truncation == "document":
             return self._fitted(group)
+        if self._recipe.truncation == "prompt":
+            return self._in_one_text(group)
         whole = self._recipe.parts(instructed=group.instruction is not None)
         parts = [part for part in whole if part.name != "suffix"]
         fixed = self._bos + self._prefix if self._recipe.truncation == "body" else []
@@ -133,6 +136,21 @@ class PromptTokenizer:
             for part in takewhile(lambda part: part.name != "document", cut_parts)
         )
         cut = bool(truncated.any()) and len(first) + len(self._encode([before])[0]) >= self._limit
+        return TokenizedGroup([], own, truncated, query_cut=cut)
+
+    def _in_one_text(self, group: QueryGroup) -> TokenizedGroup:
+        """Tokenise each prompt in one text, its suffix too; where it is too long, the suffix stands over its end."""
+        texts = [self._recipe.prompt(group.query, document, group.instruction) for document in group.documents]
+        whole = [self._bos + ids for ids in self._encode(texts)]
+        most = self._limit + len(self._suffix)
+        truncated = np.array([len(ids) > most for ids in whole], dtype=np.bool_)
+        own = [ids[: self._limit] + self._suffix if len(ids) > most else ids for ids in whole]
+        parts = self._recipe.parts(instructed=group.instruction is not None)
+        before = "".join(
+            part.render(group.query, "", group.instruction)
+            for part in takewhile(lambda part: part.name != "document", parts)
+        )
+        cut = bool(truncated.any()) and len(self._bos) + len(self._encode([before])[0]) >= self._limit
         return TokenizedGroup([], own, truncated, query_cut=cut)
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
@@ -161,7 +179,7 @@ class PromptTokenizer:
             else:
                 cuttable += ids
             root += len(ids) if _is_root(unit) else 0
-        if self._recipe.truncation == "message":
+        if self._recipe.truncation != "body":
             fixed, cuttable = [], fixed + cuttable
         room = max(0, self._limit - len(cuttable))
         cut = len(cuttable) > self._limit

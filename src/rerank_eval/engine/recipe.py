@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from rerank_eval.engine.errors import EngineError
 
-Truncation = Literal["body", "message", "document"]
+Truncation = Literal["body", "message", "document", "prompt"]
 SoftmaxDtype = Literal["model", "float32"]
 Tokenize = Literal["whole", "apart"]
 Reads = Literal["last", "pooled"]
@@ -71,7 +71,9 @@ class Recipe:
         default_instruction: What the recipe's own code uses when no instruction is given; None for none.
         truncation: `body`: the text between prefix and suffix is cut from the right to
             `max_length - len(prefix) - len(suffix)` tokens. `message`: everything before the suffix, the closing
-            included, is cut to `max_length` tokens and the suffix comes on top. `document`: the document alone is cut,
+            included, is cut to `max_length` tokens and the suffix comes on top. `prompt`: the whole prompt is one text,
+            cut from the right to `max_length` tokens with the suffix written over its end, as sentence-transformers 6
+            does with a chat template. `document`: the document alone is cut,
             so that the prompt has `max_length` tokens; a query keeps at most three quarters of the room for both.
         joins_query_and_instruction: On an instruction-following task the recipe's own code sends the instruction
             twice: as the instruction, and behind the query (`f"{query} {instruction}"`, mteb's data loader). The

@@ -83,7 +83,7 @@ def _by_definition(recipe: Recipe, left: Part, right: Part) -> bool:
     """Say whether the recipe's own code tokenises two neighbours apart."""
     if recipe.tokenize == "apart":
         return {left.name, right.name} != {"instruction", "query"}
-    if recipe.truncation == "document":
+    if recipe.truncation in {"document", "prompt"}:
         return False
     return right.name == "suffix" or (left.name == "prefix" and recipe.truncation == "body")
 

@@ -117,7 +117,7 @@ def stated_recipe(ref: ModelRef, default: str | None) -> Recipe:
     """Return the recipe that a checkpoint's chat template for pairs says.
 
     sentence-transformers cuts such a prompt from the right and puts back what stands behind the last text, which is
-    truncation `body`. The answers are not the template's to say.
+    truncation `prompt`. The answers are not the template's to say.
 
     Args:
         ref: The model; its template `writes_pairs`.
@@ -141,7 +141,7 @@ def stated_recipe(ref: ModelRef, default: str | None) -> Recipe:
             name="checkpoint",
             closing="",
             default_instruction=own,
-            truncation="body",
+            truncation="prompt",
             joins_query_and_instruction=False,
             softmax_dtype="float32",
             bos=False,

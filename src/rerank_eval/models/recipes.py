@@ -83,7 +83,8 @@ class RecipeFile(BaseModel):
     default_instruction: str | None = None
     """Instruction where none is given."""
     truncation: Truncation | None = None
-    """`body` cuts what stands between prefix and suffix, `message` all before the suffix, `document` the document."""
+    """`body` cuts what stands between prefix and suffix, `message` all before the suffix, `prompt` the whole
+    prompt but for its suffix, `document` the document."""
     joins_query_and_instruction: bool | None = None
     """Whether a query's own instruction also stands behind the query."""
     softmax_dtype: SoftmaxDtype | None = None

@@ -40,7 +40,7 @@ _INDIC = ("Deva", "Beng", "Taml", "Telu", "Gujr", "Guru", "Knda", "Mlym", "Sinh"
 
 FRAME, BEHIND = 4.8, 5.75
 """Characters a token of a prompt without query and document, and of what follows the document, where no tokenizer is at
-hand: Qwen3-Reranker's recipes with their default instructions, in Qwen's vocabulary, are 69 to 73 and 9 to 11 tokens."""
+hand: Qwen3-Reranker's recipes with their default instructions are 69 to 73 and 9 to 11 tokens of Qwen's vocabulary."""
 
 Spread = tuple[float, ...]
 """Lengths as multiples of their mean, ascending, of equal weight; their mean is 1."""
@@ -311,7 +311,7 @@ def _scaled(values: Sequence[float]) -> Spread:
 
 
 class Frame(NamedTuple):
-    """Tokens of a prompt without query and document, those of them behind the document, and whether the query is there."""
+    """Tokens of a prompt without query and document, those behind the document, and whether the query is there too."""
 
     tokens: float
     behind: float
