@@ -392,9 +392,7 @@ def in_one_text(tokenizer):
     instruction=st.one_of(st.none(), TEXT),
     documents=st.lists(TEXT, min_size=1, max_size=3),
 )
-def test_a_prompt_in_one_text_is_cut_as_sentence_transformers_does(
-    in_one_text, which, query, instruction, documents
-):
+def test_a_prompt_in_one_text_is_cut_as_sentence_transformers_does(in_one_text, which, query, instruction, documents):
     tokenizer, maker = in_one_text[which]
     expected = []
     for document in documents:

@@ -46,6 +46,31 @@ def test_its_three_forms_give_one_recipe_with_its_content_s_digest_in_its_name(t
     assert built_in == "card"
 
 
+def test_a_package_s_recipe_serves_the_models_that_it_names_and_a_broken_one_beside_it_harms_nobody(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "from rerank_eval.models.recipes import known_recipe\n"
+        "print(known_recipe('Made-Up/Terse-Reranker').name, known_recipe('made-up/other'))"
+    )
+    path = os.pathsep.join([str(PLUGIN), str(ROOT / "src")])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    name, other = done.stdout.split()
+    assert name.startswith("terse@")
+    assert other == "None"
+    assert "a package's recipe is left out: recipe 'misspelt': instruct_tempalte: unknown key" in done.stderr
+    listed = beside_the_plugin(tmp_path, ["recipes"])
+    assert listed.returncode == 0
+    assert "made-up/terse-reranker" in listed.stdout
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

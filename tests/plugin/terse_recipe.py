@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rerank_eval.engine.recipes.card import RECIPE as CARD
 
-TERSE = {"extends": "card", "instruct_template": "Task: {instruction}\n"}
+TERSE = {"extends": "card", "instruct_template": "Task: {instruction}\n", "models": ["made-up/terse-reranker"]}
 FILE = Path(__file__).with_name("terse_recipe.yaml")
 OBJECT = dataclasses.replace(CARD, name="whatever", instruct_template="Task: {instruction}\n")
 MISSPELT = {"instruct_tempalte": "Task: {instruction}\n"}

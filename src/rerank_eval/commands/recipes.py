@@ -13,17 +13,15 @@ def recipes() -> None:
     `reranker.recipe: auto`, the default, takes what a checkpoint's files state, else the recipe known for its name on
     the hub. `reranker.recipe: NAME` or a YAML file takes that one.
     """
-    from rerank_eval.config.schema import RECIPES
-    from rerank_eval.models.recipes import find_recipe
+    from rerank_eval.models.recipes import all_recipes
 
     rows = []
-    for name in sorted(RECIPES.names()):
-        recipe = find_recipe(name, f"recipe {name!r}")
-        if recipe is None:
-            continue
+    for recipe in all_recipes():
         answer = f"{recipe.yes!r}" if recipe.no is None else f"{recipe.yes!r} - {recipe.no!r}"
         if recipe.reads == "pooled":
             answer = "of a head on pooled states"
         order = ", ".join(part.name for part in recipe.parts(instructed=True) if part.texts)
-        rows.append([name, order, answer, ", ".join(recipe.models) or "named by a config alone"])
+        rows.append(
+            [recipe.name.partition("@")[0], order, answer, ", ".join(recipe.models) or "named by a config alone"]
+        )
     console.print(simple(["recipe", "order", "logit", "known for"], rows, widths=[None, None, None, 70]), markup=False)

@@ -25,7 +25,7 @@ from rerank_eval.models.pair_templates import (
     stated_recipe,
     writes_pairs,
 )
-from rerank_eval.models.recipes import content_digest, find_recipe, known_recipe
+from rerank_eval.models.recipes import all_recipes, content_digest, find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
 
 _LOGIT_SCORE = "1_LogitScore"
@@ -82,11 +82,10 @@ def _of_the_same_name(ref: ModelRef) -> str:
     if ref.published:
         return ""
     last = ref.name.rpartition("/")[2].lower()
-    for name in RECIPES.names():
-        recipe = find_recipe(name, "reranker.recipe")
-        for model in () if recipe is None else recipe.models:
+    for recipe in all_recipes():
+        for model in recipe.models:
             if model.rpartition("/")[2].lower() == last:
-                return f" ({name} is that of {model} on the hub)"
+                return f" ({recipe.name} is that of {model} on the hub)"
     return f" ({', '.join(RECIPES.builtins)})"
 
 

@@ -10,6 +10,8 @@ path of a YAML file:
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,8 @@ from rerank_eval.engine.recipe import Reads, Recipe, SoftmaxDtype, Tokenize, Tru
 from rerank_eval.errors import ConfigError
 from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 """The recipe that a checkpoint's files state, or that the registry has for its name."""
@@ -161,15 +165,21 @@ def known_recipe(model: str) -> Recipe | None:
 
     Args:
         model: Its name on the hub, `org/name`; letter case does not matter, as on the hub.
-
-    Raises:
-        ConfigError: A package's recipe cannot be imported or is malformed.
     """
+    found = (recipe for recipe in all_recipes() if model.lower() in map(str.lower, recipe.models))
+    return next(found, None)
+
+
+def all_recipes() -> Iterator[Recipe]:
+    """Yield the built-in recipes, then those of packages; one that is malformed is left out with a warning."""
     for name in RECIPES.names():
-        recipe = find_recipe(name, f"recipe {name!r}")
-        if recipe is not None and model.lower() in map(str.lower, recipe.models):
-            return recipe
-    return None
+        try:
+            recipe = find_recipe(name, f"recipe {name!r}")
+        except ConfigError as error:
+            logger.warning("a package's recipe is left out: %s", error)
+            continue
+        if recipe is not None:
+            yield recipe
 
 
 def _read(content: object, title: str, source: str) -> Recipe:
