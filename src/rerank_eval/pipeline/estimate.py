@@ -19,7 +19,7 @@ from rerank_eval.errors import ModelError, OfflineError
 from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
-from rerank_eval.models.recipes import find_recipe, known_recipe
+from rerank_eval.models.recipes import AUTO, find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import on_hub, resolve_model
 from rerank_eval.names import digest
@@ -155,7 +155,9 @@ class _Subject:
             return self.row.detail
         if isinstance(self.section, RetrieverConfig) or isinstance(self.shape, EncoderShape):
             return self.dtype
-        return f"{self.section.recipe}, {self.dtype}"
+        known = known_recipe(self.section.model) if self.section.recipe == AUTO else None
+        name = known.name if known is not None else self.section.recipe
+        return self.dtype if name == AUTO else f"{name}, {self.dtype}"
 
 
 def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str | None = None) -> Estimate:

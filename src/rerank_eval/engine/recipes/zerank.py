@@ -24,7 +24,9 @@ RECIPE = Recipe(
     scale=5.0,
     models=(
         "zeroentropy/zerank-1",
+        "zeroentropy/zerank-1-reranker",
         "zeroentropy/zerank-1-small",
+        "zeroentropy/zerank-1-small-reranker",
         "zeroentropy/zerank-2",
         "zeroentropy/zerank-2-reranker",
     ),
