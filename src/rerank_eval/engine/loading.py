@@ -124,7 +124,9 @@ def load_engine(
     check_positions(str(model), network, max_length)
     quantize(network, dtype)
     classifies = is_classifier(network.config)
-    layer: Any = network.score if classifies else network.get_output_embeddings()
+    layer: Any = getattr(network, "score", None) if classifies else network.get_output_embeddings()
+    if not isinstance(getattr(layer, "weight", None), torch.Tensor):
+        raise EngineError(f"{model} is a {type(network).__name__}, whose output layer is not known here")
     answers = (0, None) if classifies else answer_ids(tokenizer, chosen)
     parts = EngineParts(
         model=network,
