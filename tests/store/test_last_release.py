@@ -31,7 +31,7 @@ def identity(**settings: Any) -> dict[str, Any]:
 
     first: Any = First()
     ref = ModelRef("org/words", "words", "org/words", "c" * 40, "hub", "Qwen3ForCausalLM")
-    config = RerankerConfig(model="org/words", engine="reference", **settings)
+    config = RerankerConfig(model="org/words", recipe="card", engine="reference", **settings)
     return score_identity(reranker_identity(prepare_reranker(config, ref), first))
 
 
