@@ -123,15 +123,10 @@ def load_engine(
         max_length = _longest(network.config)
     check_positions(str(model), network, max_length)
     quantize(network, dtype)
-    classifies = is_classifier(network.config)
-    layer: Any = getattr(network, "score", None) if classifies else network.get_output_embeddings()
-    if not isinstance(getattr(layer, "weight", None), torch.Tensor):
-        raise EngineError(f"{model} is a {type(network).__name__}, whose output layer is not known here")
-    answers = (0, None) if classifies else answer_ids(tokenizer, chosen)
     parts = EngineParts(
         model=network,
         prompts=PromptTokenizer(tokenizer, chosen, max_length, special_tokens),
-        head=Head(layer, *answers, head, chosen.softmax_dtype, scale=chosen.scale),
+        head=_answer_head(str(model), tokenizer, network, chosen, head),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
             "model": str(model),
@@ -145,11 +140,7 @@ def load_engine(
             **({} if special_tokens == "keep" else {"special_tokens": special_tokens}),
             **({"batch_size": batch_size} if engine == "reference" else {}),
         },
-        linear=classifies
-        or (
-            network.config.model_type in MODEL_TYPES
-            and getattr(network.config, "final_logit_softcapping", None) is None
-        ),
+        linear=_is_linear(network.config),
     )
     if engine == "reference":
         return ReferenceEngine(parts, batch_size)
@@ -157,6 +148,24 @@ def load_engine(
     if target.type == "cuda" if compile_layers is None else compile_layers:
         packed.compile_layers(required=bool(compile_layers))
     return packed
+
+
+def _answer_head(
+    model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, recipe: Recipe, name: HeadName
+) -> Head:
+    """Make the head of a recipe's answers, or of a classification head's one label."""
+    classifies = is_classifier(network.config)
+    layer: Any = getattr(network, "score", None) if classifies else network.get_output_embeddings()
+    if not isinstance(getattr(layer, "weight", None), torch.Tensor):
+        raise EngineError(f"{model} is a {type(network).__name__}, whose output layer is not known here")
+    yes, no = (0, None) if classifies else answer_ids(tokenizer, recipe)
+    return Head(layer, yes, no, name, recipe.softmax_dtype, scale=recipe.scale)
+
+
+def _is_linear(config: Any) -> bool:
+    """Tell whether a logit is a row of the output layer times the hidden state, and nothing besides."""
+    capped = getattr(config, "final_logit_softcapping", None) is not None
+    return is_classifier(config) or (config.model_type in MODEL_TYPES and not capped)
 
 
 def resolve_device(device: str) -> torch.device:
