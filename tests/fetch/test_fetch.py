@@ -30,7 +30,7 @@ from tests.fetch.conftest import (
     add_model,
 )
 from tests.fetch.hub_server import Hub, Served
-from tests.mirror.miniatures import suite_tasks, write_task
+from tests.mirror.miniatures import write_task
 from tests.mirror.runs import manifests, run_eval
 
 DOCUMENTS = "corpus/test-00000-of-00001.parquet"
@@ -283,7 +283,7 @@ def test_what_needs_no_hub_needs_no_fetch(capsys: pytest.CaptureFixture[str], ar
 @pytest.mark.slow
 def test_all_that_the_model_card_s_table_reads_is_found_in_what_was_fetched(tmp_path: Path, online: Hub) -> None:
     """Every task of the six suites, and the seven models, from one config."""
-    tasks = {name: mteb.get_task(name) for name in suite_tasks()}
+    tasks = {task.name: mteb.get_task(task.name) for task in resolve(CARD.base.tasks)}
     for name, task in tasks.items():
         repository = write_task(tmp_path / "all", build(resolve([name])[0]))
         shutil.rmtree(repository.folder / ".cache")

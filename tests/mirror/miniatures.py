@@ -46,7 +46,7 @@ class Cell:
 
 
 def suite_tasks() -> list[str]:
-    """Return the names of all tasks of the model card's six suites, each once."""
+    """Return the names of all tasks of all suites but the embedded one, each once."""
     return list(dict.fromkeys(row.name for row in catalogue() if row.suite != "Embedded"))
 
 
