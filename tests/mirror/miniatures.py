@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.tasks.registry import build, catalogue, resolve
+from rerank_eval.tasks.registry import build, resolve
+from rerank_eval.tasks.suites import load_suites
 from tests.mirror.hub_layout import Repository
 from tests.mirror.texts import Writer
 
@@ -45,9 +46,13 @@ class Cell:
     qrels: list[dict[str, Any]]
 
 
+SUITES = ("MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR")
+
+
 def suite_tasks() -> list[str]:
-    """Return the names of all tasks of all suites but the embedded one, each once."""
-    return list(dict.fromkeys(row.name for row in catalogue() if row.suite != "Embedded"))
+    """Return the names of all tasks of the model card's six suites, each once."""
+    suites = load_suites()
+    return list(dict.fromkeys(task.name for suite in SUITES for task in suites[suite].tasks))
 
 
 def write_mirror(root: Path, tasks: Iterable[str]) -> Path:

@@ -15,10 +15,9 @@ from huggingface_hub import constants
 from rerank_eval.cli import _run
 from rerank_eval.tasks import mirror
 from rerank_eval.tasks.suites import load_suites
-from tests.mirror.miniatures import expected_cells, suite_tasks, write_mirror
+from tests.mirror.miniatures import SUITES, expected_cells, suite_tasks, write_mirror
 from tests.mirror.runs import cells_of, leaderboard_row, manifests, mteb_cells, run_eval, write_config
 
-SUITES = ["MTEB-R", "CMTEB-R", "MMTEB-R", "MLDR", "MTEB-Code", "FollowIR"]
 KINDS = [
     "SCIDOCS",  # as most are
     "ArguAna",  # queries that carry a document's id
