@@ -6,24 +6,23 @@ It runs on transformers' Llama; none of the checkpoint's own code is run, see `m
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from rerank_eval.config.schema import RerankerConfig, spelled_before
+from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine import bidirectional
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.loading import check_decoder, ids_of, resolve_device, why_not_packed
+from rerank_eval.engine.loading import check_decoder, why_not_packed
 from rerank_eval.engine.pair_heads import DenseLayer, EncoderWithHead, ModuleHead
-from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import POOLED_DECODER, effective_max_length
 from rerank_eval.models.checkpoint import checkpoint_folder, read_mapping
 from rerank_eval.models.pooled_decoders import check_pooled_decoder, read_pooled_score
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.rerankers.family import Prepared, Prompting
-from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.rerankers.pairs import load_weights, loading, pair_engine, prepared_pairs, refuse_missing
 
 _LLAMA_READS_NOT = ("model_type", "architectures", "auto_map", "pooling", "temperature")
 _SAY_WHAT_IS_KNOWN = ("is_causal", "use_bidirectional_attention")
@@ -43,44 +42,24 @@ class BidirectionalLlama:
         max_length = effective_max_length(config, ref)
         if config.max_length is None and recipe.max_length is not None:
             max_length = min(max_length, recipe.max_length)
-        # Pooling and temperature stand in config.json, whose digest is the revision's.
-        identity: dict[str, Any] = {"dtype": config.dtype, "max_length": max_length, "recipe": recipe.name}
-        if config.engine != "packed":
-            identity["engine"] = config.engine
-        if config.special_tokens != "keep":
-            identity["markers"] = spelled_before(config.special_tokens)
-        # It takes no instruction: the recipe puts a query's own behind the query.
-        policy = InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
+        # It takes no instruction: the recipe puts a query's own behind the query. Pooling and temperature stand in
+        # config.json, whose digest is the revision's.
         prompting = dataclasses.replace(prompting, recipe=recipe)
-        return Prepared(config, ref, prompting, policy, identity, max_length=max_length)
+        return prepared_pairs(config, ref, prompting, max_length, recipe=recipe.name)
 
     def load(self, prepared: Prepared, device: str) -> PairClassifier:
         """See `Family.load`."""
-        config, ref, recipe = prepared.config, prepared.ref, prepared.recipe
+        ref, recipe = prepared.ref, prepared.recipe
         folder = checkpoint_folder(ref, "reranker.model")
-        try:
-            network = _load_network(config, ref, str(folder), prepared.max_length or 0)
+        with loading(ref):
+            network = _load_network(prepared.config, ref, folder, prepared.max_length or 0)
             tokenizer = AutoTokenizer.from_pretrained(folder, config=network.config, trust_remote_code=False)
-            if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
-                raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
             if recipe.bos and tokenizer("x")["input_ids"][:1] != [tokenizer.bos_token_id]:
                 raise EngineError(f"its tokenizer puts no beginning token before a text, as recipe {recipe.name} does")
-            return PairClassifier(
-                _with_head(network, ref).to(resolve_device(device)).eval(),
-                tokenizer,
-                max_length=prepared.max_length or 0,
-                token_budget=config.token_budget or 0,
-                batch_size=config.batch_size if config.engine == "reference" else 0,
-                special_tokens=config.special_tokens,
-                recipe=recipe,
-            )
-        except ModelError:
-            raise
-        except Exception as error:  # safetensors and tokenizers raise classes of their own, straight from Exception
-            raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
+            return pair_engine(prepared, _with_head(network, ref), tokenizer, device, recipe=recipe)
 
 
-def _load_network(config: RerankerConfig, ref: ModelRef, folder: str, max_length: int) -> Any:
+def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, max_length: int) -> Any:
     """Load transformers' own Llama, and refuse what it would not compute as nvidia's code does."""
     left_out = {*_LLAMA_READS_NOT, *_SAY_WHAT_IS_KNOWN}
     content = {key: value for key, value in read_mapping(ref, "config.json").items() if key not in left_out}
@@ -90,18 +69,9 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: str, max_length
         raise EngineError(f"it has {own.num_labels} labels; a reranker has one")
     if (obstacle := why_not_packed(own, max_length)) is not None:
         raise EngineError(f"it {obstacle}")
-    network, report = LlamaForSequenceClassification.from_pretrained(
-        folder,
-        config=own,
-        dtype=getattr(torch, config.dtype),
-        use_safetensors=True,
-        attn_implementation=bidirectional.register() if config.engine == "packed" else "sdpa",
-        ignore_mismatched_sizes=True,  # they are refused in one line below
-        output_loading_info=True,
-    )
-    absent = sorted({*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])})
-    if absent:
-        raise EngineError(f"it lacks {len(absent)} weights that would be left random: {', '.join(absent[:3])}")
+    attention = bidirectional.register() if config.engine == "packed" else "sdpa"
+    network, absent = load_weights(LlamaForSequenceClassification, folder, own, config.dtype, attention)
+    refuse_missing(absent)
     return network
 
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 
-from rerank_eval.config.schema import RerankerConfig, spelled_before
+from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine import bidirectional
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.encoders import is_packable
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.loading import ids_of, resolve_device
-from rerank_eval.errors import ModelError
 from rerank_eval.models.architectures import (
     code_sources,
     effective_max_length,
@@ -25,7 +23,9 @@ from rerank_eval.models.pooled_decoders import refuse_pooled_decoder
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.statements import check_classifier, check_pairs_apart, query_prompt
 from rerank_eval.rerankers.family import Prepared, Prompting
-from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.rerankers.pairs import load_weights, loading, pair_engine, prepared_pairs, refuse_missing
+
+_HINT = "; the download is incomplete or the checkpoint is not a sequence classifier's"
 
 
 class SequenceClassification:
@@ -39,45 +39,23 @@ class SequenceClassification:
         """See `Family.prepare`."""
         refuse_pooled_decoder(ref)
         check_classifier(config, ref)
-        max_length = effective_max_length(config, ref)
-        identity: dict[str, Any] = {"dtype": config.dtype, "max_length": max_length}
-        # What changes scores only sometimes stands in the identity only then.
-        if config.engine != "packed":  # padding moves the last bits
-            identity["engine"] = config.engine
-        elif read_mapping(ref, "config.json").get("model_type") == "modernbert":
-            identity["rows"] = "packed"  # before, pairs went through alone, which differs in the last bits
+        more: dict[str, Any] = {}
+        if config.engine == "packed" and read_mapping(ref, "config.json").get("model_type") == "modernbert":
+            more["rows"] = "packed"  # before, pairs went through alone, which differs in the last bits
         if implementation(ref) == "own code" and config.code_revision:
-            identity["code_revision"] = config.code_revision
-        if config.special_tokens != "keep":
-            identity["markers"] = spelled_before(config.special_tokens)
-        # These models take no instruction, so only a query's own is used.
-        policy = InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
-        return Prepared(config, ref, prompting, policy, identity, max_length=max_length)
+            more["code_revision"] = config.code_revision
+        return prepared_pairs(config, ref, prompting, effective_max_length(config, ref), **more)
 
     def load(self, prepared: Prepared, device: str) -> PairClassifier:
         """See `Family.load`."""
         config, ref = prepared.config, prepared.ref
         folder = checkpoint_folder(ref, "reranker.model")
         sources = code_sources(config, ref) if implementation(ref) == "own code" else {}
-        try:
+        with loading(ref):
             network = _load_network(config, ref, folder, sources)
             tokenizer = _load_tokenizer(config, ref, folder, network.config)
             check_pairs_apart(ref.name, tokenizer)
-            if (tokens := ids_of(tokenizer)) > network.get_input_embeddings().num_embeddings:
-                raise EngineError(f"its tokenizer has {tokens} tokens, more than its embedding has rows")
-            return PairClassifier(
-                network.to(resolve_device(device)).eval(),
-                tokenizer,
-                max_length=prepared.max_length or 0,
-                token_budget=config.token_budget or 0,
-                batch_size=config.batch_size if config.engine == "reference" else 0,
-                special_tokens=config.special_tokens,
-                prompt=query_prompt(ref),
-            )
-        except ModelError:
-            raise
-        except Exception as error:  # safetensors, tokenizers and a model's own code raise whatever they like
-            raise ModelError(f"reranker.model: {ref.name} cannot be loaded as a cross-encoder: {error}") from error
+            return pair_engine(prepared, network, tokenizer, device, prompt=query_prompt(ref))
 
 
 def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: dict[str, str]) -> Any:
@@ -104,16 +82,8 @@ def _load_network(config: RerankerConfig, ref: ModelRef, folder: Path, sources: 
     attention = bidirectional.register() if packed else "sdpa"
     if state is not None:
         return _filled(network_config, network_class, state, dtype, attention)
-    network, report = network_class.from_pretrained(
-        folder,
-        config=network_config,
-        dtype=dtype,
-        use_safetensors=True,
-        attn_implementation=attention if packed else None,
-        ignore_mismatched_sizes=True,  # they are refused in one line below
-        output_loading_info=True,
-    )
-    _refuse_missing([*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])])
+    network, absent = load_weights(network_class, folder, network_config, config.dtype, attention if packed else None)
+    refuse_missing(absent, _HINT)
     return network
 
 
@@ -138,7 +108,7 @@ def _filled(network_config: Any, network_class: Any, state: State, dtype: Any, a
     network = network_class._from_config(network_config, dtype=dtype, **options)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     wrong = [name for name, tensor in state.items() if name in shapes and shapes[name] != tensor.shape]
-    _refuse_missing([*wrong, *(shapes.keys() - state.keys())])
+    refuse_missing([*wrong, *(shapes.keys() - state.keys())], _HINT)
     network.load_state_dict({name: tensor for name, tensor in state.items() if name in shapes})
     return network
 
@@ -155,15 +125,6 @@ def _read_weights(ref: ModelRef) -> State:
 def _refuse_labels(network_config: Any) -> None:
     if network_config.num_labels != 1:
         raise EngineError(f"it has {network_config.num_labels} labels; a reranker has one")
-
-
-def _refuse_missing(names: list[str]) -> None:
-    absent = sorted(set(names))
-    if absent:
-        raise EngineError(
-            f"it lacks {len(absent)} weights that would be left random: {', '.join(absent[:3])}; the download is "
-            "incomplete or the checkpoint is not a sequence classifier's"
-        )
 
 
 def _load_tokenizer(config: RerankerConfig, ref: ModelRef, folder: Path, network_config: Any) -> Any:
