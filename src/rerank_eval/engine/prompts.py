@@ -112,45 +112,27 @@ class PromptTokenizer:
         self._layouts = {one: lay_out(tokenizer, recipe, instructed=one) for one in (False, True)}
         self.exact_split = all(found is not None and found.document_apart for found in self._layouts.values())
         self._met = TokenCache(CACHED_TOKENS)
+        self._most: dict[str | None, int] = {}
 
     def whole(self, group: QueryGroup) -> TokenizedGroup:
         """Tokenise each prompt as the recipe's own code does, nothing shared."""
         if self._recipe.truncation == "document":
             return self._fitted(group)
-        if self._recipe.truncation == "prompt":
-            return self._in_one_text(group)
+        mode, suffix = self._recipe.truncation, self._suffix
+        fixed = self._bos + self._prefix if mode == "body" else []
+        first = [] if mode == "body" else self._bos
+        apart = {"body": {"prefix", "suffix"}, "message": {"suffix"}, "prompt": set[str]()}[mode]
         whole = self._recipe.parts(instructed=group.instruction is not None)
-        parts = [part for part in whole if part.name != "suffix"]
-        fixed = self._bos + self._prefix if self._recipe.truncation == "body" else []
-        first = self._bos if self._recipe.truncation == "message" else []
-        cut_parts = [part for part in parts if part.name != "prefix" or self._recipe.truncation == "message"]
-        texts = [
-            "".join(part.render(group.query, document, group.instruction) for part in cut_parts)
-            for document in group.documents
+        parts = tuple(part for part in whole if part.name not in apart)
+        cuttable = [first + ids for ids in self._encode([_text(parts, group, text) for text in group.documents])]
+        # In mode "prompt" the suffix stands in the text, and over its end where that is cut.
+        most = self._limit + (len(suffix) if mode == "prompt" else 0)
+        truncated = np.array([len(ids) > most for ids in cuttable], dtype=np.bool_)
+        own = [
+            fixed + (ids if mode == "prompt" and len(ids) <= most else ids[: self._limit] + suffix) for ids in cuttable
         ]
-        cuttable = [first + ids for ids in self._encode(texts)]
-        truncated = np.array([len(ids) > self._limit for ids in cuttable], dtype=np.bool_)
-        own = [fixed + ids[: self._limit] + self._suffix for ids in cuttable]
-        before = "".join(
-            part.render(group.query, "", group.instruction)
-            for part in takewhile(lambda part: part.name != "document", cut_parts)
-        )
+        before = _text(tuple(takewhile(lambda part: part.name != "document", parts)), group)
         cut = bool(truncated.any()) and len(first) + len(self._encode([before])[0]) >= self._limit
-        return TokenizedGroup([], own, truncated, query_cut=cut)
-
-    def _in_one_text(self, group: QueryGroup) -> TokenizedGroup:
-        """Tokenise each prompt in one text, its suffix too; where it is too long, the suffix stands over its end."""
-        texts = [self._recipe.prompt(group.query, document, group.instruction) for document in group.documents]
-        whole = [self._bos + ids for ids in self._encode(texts)]
-        most = self._limit + len(self._suffix)
-        truncated = np.array([len(ids) > most for ids in whole], dtype=np.bool_)
-        own = [ids[: self._limit] + self._suffix if len(ids) > most else ids for ids in whole]
-        parts = self._recipe.parts(instructed=group.instruction is not None)
-        before = "".join(
-            part.render(group.query, "", group.instruction)
-            for part in takewhile(lambda part: part.name != "document", parts)
-        )
-        cut = bool(truncated.any()) and len(self._bos) + len(self._encode([before])[0]) >= self._limit
         return TokenizedGroup([], own, truncated, query_cut=cut)
 
     def factored(self, group: QueryGroup) -> TokenizedGroup:
@@ -200,7 +182,7 @@ class PromptTokenizer:
         parts = self._recipe.parts(instructed=group.instruction is not None)
         pieces = self._pieces(parts)
         own, truncated = [], []
-        most = self._most_of_a_query(group)
+        most = self._most_of_a_query(group.instruction)
         for document in group.documents:
             encoded = [self._cuttable(unit, group, document) for unit in pieces]
             size = len(self._bos) + sum(len(one.ids) for one in encoded)
@@ -213,7 +195,7 @@ class PromptTokenizer:
 
     def _fitted_apart(self, group: QueryGroup, layout: Layout) -> TokenizedGroup:
         """Tokenise and cut as `_fitted` does, what the prompts share once."""
-        most = self._most_of_a_query(group)
+        most = self._most_of_a_query(group.instruction)
         before, behind = (
             [self._cuttable(unit, group, "") for unit in units]
             for units in (layout.before, (*layout.behind, layout.suffix))
@@ -242,20 +224,23 @@ class PromptTokenizer:
             root=root,
         )
 
-    def _most_of_a_query(self, group: QueryGroup) -> int:
+    def _most_of_a_query(self, instruction: str | None) -> int:
         """Return how many of its tokens a query keeps in mode `document`: three quarters of what the rest leaves."""
-        parts = self._recipe.parts(instructed=group.instruction is not None)
-        bare = QueryGroup("", group.instruction, [])
-        frame = len(self._bos)
-        for unit in self._pieces(parts):
-            one = self._cuttable(unit, bare, "")
-            frame += len(one.ids) - one.count("query") - one.count("document")
-        room = self._limit - frame
-        if room < 2:  # noqa: PLR2004 - a token of the query and one of the document
-            raise EngineError(
-                f"max_length {self._limit} leaves no room: the prompt without query and document takes {frame} tokens"
-            )
-        return room * 3 // 4
+        if instruction not in self._most:  # mostly a task has one
+            parts = self._recipe.parts(instructed=instruction is not None)
+            bare = QueryGroup("", instruction, [])
+            frame = len(self._bos)
+            for unit in self._pieces(parts):
+                one = self._cuttable(unit, bare, "")
+                frame += len(one.ids) - one.count("query") - one.count("document")
+            room = self._limit - frame
+            if room < 2:  # noqa: PLR2004 - a token of the query and one of the document
+                raise EngineError(
+                    f"max_length {self._limit} leaves no room: the prompt without query and document takes {frame} "
+                    "tokens"
+                )
+            self._most = {instruction: room * 3 // 4}
+        return self._most[instruction]
 
     def _pieces(self, parts: tuple[Part, ...]) -> list[Unit]:
         """Return what the recipe's own code tokenises together."""
