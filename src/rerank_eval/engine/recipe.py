@@ -55,7 +55,7 @@ class Part:
         return self.template.format(query=query, document=document, instruction=instruction)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a query, a document and an instruction become a prompt, and a prompt's logits a score.
 
@@ -103,12 +103,12 @@ class Recipe:
     instruct_template: str
     query_template: str
     document_template: str
-    closing: str
+    closing: str = ""
     suffix: str
-    default_instruction: str | None
+    default_instruction: str | None = None
     truncation: Truncation
-    joins_query_and_instruction: bool
-    softmax_dtype: SoftmaxDtype
+    joins_query_and_instruction: bool = False
+    softmax_dtype: SoftmaxDtype = "float32"
     reads_task_prompt: bool = True
     yes: str | int = "yes"
     no: str | int | None = "no"

@@ -139,11 +139,8 @@ def stated_recipe(ref: ModelRef, default: str | None) -> Recipe:
         fields = _fields(ref, bare, full, Joints(tokenizer))
         recipe = Recipe(
             name="checkpoint",
-            closing="",
             default_instruction=own,
             truncation="prompt",
-            joins_query_and_instruction=False,
-            softmax_dtype="float32",
             bos=False,
             **fields,
         )

@@ -14,16 +14,12 @@ RECIPE = Recipe(
     instructed_query_template="A: {query} {instruction}",
     separator="\n",
     document_template="B: {document}",
-    closing="",
     suffix=(
         "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
         "prediction of either 'Yes' or 'No'."
     ),
-    default_instruction=None,
     truncation="document",
     tokenize="apart",
-    joins_query_and_instruction=False,
-    softmax_dtype="float32",
     reads_task_prompt=False,
     yes="Yes",
     no=None,

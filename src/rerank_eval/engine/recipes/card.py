@@ -11,11 +11,9 @@ RECIPE = Recipe(
     instruct_template="<Instruct>: {instruction}\n",
     query_template="<Query>: {query}\n<Document>:",
     document_template=" {document}",
-    closing="",
     suffix="<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
     default_instruction="Given a web search query, retrieve relevant passages that answer the query",
     truncation="body",
-    joins_query_and_instruction=False,
     softmax_dtype="model",
     models=(
         "Qwen/Qwen3-Reranker-0.6B",

@@ -21,11 +21,8 @@ RECIPE = Recipe(
         "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
     ),
     suffix="<|im_end|>\n<|im_start|>assistant\n",
-    default_instruction=None,
     truncation="document",
     tokenize="apart",
-    joins_query_and_instruction=False,
-    softmax_dtype="float32",
     yes="1",
     no="0",
     models=("mixedbread-ai/mxbai-rerank-base-v2", "mixedbread-ai/mxbai-rerank-large-v2"),
