@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from transformers import AutoTokenizer, Qwen2Config, XLMRobertaConfig  # noqa: E
 
 from rerank_bench import say  # noqa: E402
 from rerank_bench.parity import roberta_tokenizer, save_random  # noqa: E402
+from rerank_bench.scorer import Scorer  # noqa: E402
 from rerank_bench.shapes import SHAPES  # noqa: E402
 from rerank_bench.table import put  # noqa: E402
 from rerank_eval.files import load_json, write_json  # noqa: E402
@@ -112,7 +112,7 @@ FAMILIES = (
 )
 
 
-class Worker:
+class Worker(Scorer):
     """A scorer in a process of its own, see `families_worker`."""
 
     def __init__(self, python: str, question: dict[str, Any], scratch: Path) -> None:
@@ -120,16 +120,8 @@ class Worker:
         assert script is not None and script.origin is not None  # noqa: S101, PT018 - it stands beside this file
         asked = scratch / f"{question['peer']}.json"
         asked.write_text(json.dumps(question), encoding="utf-8")
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up and stop it
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, or the caller's
-            [python, script.origin, str(asked)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(question["threads"]), "TOKENIZERS_PARALLELISM": "false"},
-        )
-        self.facts = self._answer()
+        threads = {"OMP_NUM_THREADS": str(question["threads"]), "TOKENIZERS_PARALLELISM": "false"}
+        super().__init__([python, script.origin, str(asked)], os.environ | threads)
 
     def turn(self, first: int, groups: int) -> dict[str, Any]:
         """Score some groups.
@@ -141,28 +133,11 @@ class Worker:
         Returns:
             `seconds` and `scores`.
         """
-        assert self._process.stdin is not None  # noqa: S101 - it was asked for above
-        self._process.stdin.write(f"{first} {groups}\n")
-        self._process.stdin.flush()
-        return self._answer()
+        return self.ask(f"{first} {groups}")
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for above
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._said.seek(0)
-            raise SystemExit("a scorer ended:\n" + self._said.read()[-3000:])
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Worker:  # noqa: D105
-        return self
-
-    def __exit__(self, *_: object) -> None:  # noqa: D105
-        self._process.kill()
-        self._process.communicate()
-        self._said.close()
+    def ended(self, said: str) -> BaseException:
+        """See `Scorer.ended`."""
+        return SystemExit("a scorer ended:\n" + said[-3000:])
 
 
 def texts(folder: Path, queries: int, documents: int) -> Groups:

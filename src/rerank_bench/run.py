@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +19,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from rerank_bench.peers import installed
+from rerank_bench.scorer import Scorer
 from rerank_bench.shapes import SHAPES
 from rerank_bench.workloads import WORKLOADS, Texts
 from rerank_eval.engine.prompts import PromptTokenizer
@@ -62,7 +61,7 @@ class Settings:
     together: bool = True
 
 
-class Worker:
+class Worker(Scorer):
     """A peer in a process of its own, see `worker`."""
 
     def __init__(self, settings: Settings, peer: str, workload: str, batch_size: int | None) -> None:
@@ -77,15 +76,7 @@ class Worker:
             "threads": settings.threads,
             "batch_size": batch_size,
         }
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up and stop it
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "rerank_bench.worker", json.dumps(told)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-        )
-        self.facts = self._answer()
+        super().__init__([sys.executable, "-m", "rerank_bench.worker", json.dumps(told)])
 
     def run(self, first: int, groups: int, *, ready: bool = True) -> dict[str, Any]:
         """Score some groups.
@@ -98,28 +89,7 @@ class Worker:
         Returns:
             `seconds`, `pairs`, `peak_bytes`, and `p_yes` of the first group.
         """
-        assert self._process.stdin is not None  # noqa: S101 - it was asked for above
-        self._process.stdin.write(json.dumps({"first": first, "groups": groups, "ready": ready}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101 - it was asked for above
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._said.seek(0)
-            raise RuntimeError("\n".join(self._said.read().strip().splitlines()[-3:]) or "it ended without a word")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Worker:  # noqa: D105
-        return self
-
-    def __exit__(self, *_: object) -> None:  # noqa: D105
-        self._process.kill()
-        self._process.communicate()
-        self._said.close()
+        return self.ask(json.dumps({"first": first, "groups": groups, "ready": ready}))
 
 
 def matmul_rate(device: str, dtype: str) -> float:

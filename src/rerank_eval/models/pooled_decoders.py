@@ -54,9 +54,7 @@ def read_pooled_score(ref: ModelRef) -> PooledScore:
     return PooledScore(_POOLINGS[pooling], float(temperature))
 
 
-def check_pooled_decoder(
-    config: RerankerConfig, ref: ModelRef, recipe: Recipe | None
-) -> tuple[ModelRef, Recipe, PooledScore]:
+def check_pooled_decoder(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -> tuple[ModelRef, Recipe]:
     """Hold settings against what a checkpoint's files say, and find its recipe.
 
     Args:
@@ -65,8 +63,8 @@ def check_pooled_decoder(
         recipe: The recipe that the config names, or None for the checkpoint's own.
 
     Returns:
-        The model, with a note for each thing that its files do not say or the config decides otherwise; its recipe; and
-        how its states become its logit.
+        The model, with a note for each thing that its files do not say or the config decides otherwise; and its
+        recipe.
 
     Raises:
         ModelError: It is none of these models, or what would be computed is not what its files say.
@@ -78,7 +76,7 @@ def check_pooled_decoder(
     check_activation(ref)
     check_settings(config, ref)
     _check_two_labels(ref)
-    score = read_pooled_score(ref)
+    read_pooled_score(ref)
     notes = []
     if recipe is None:
         recipe = known_recipe(ref.name) if ref.published else None
@@ -96,7 +94,7 @@ def check_pooled_decoder(
             f"reranker.recipe: {recipe.name} reads an answer at the last token, and {ref.name} pools the states of all "
             f"tokens; set it to auto, to {_RECIPE}, or to a YAML file with `reads: pooled`"
         )
-    return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref, recipe, score
+    return dataclasses.replace(ref, notes=(*ref.notes, *notes)) if notes else ref, recipe
 
 
 def _check_two_labels(ref: ModelRef) -> None:

@@ -38,7 +38,7 @@ class BidirectionalLlama:
 
     def prepare(self, config: RerankerConfig, ref: ModelRef, prompting: Prompting) -> Prepared:
         """See `Family.prepare`."""
-        ref, recipe, _ = check_pooled_decoder(config, ref, prompting.recipe)
+        ref, recipe = check_pooled_decoder(config, ref, prompting.recipe)
         max_length = effective_max_length(config, ref)
         if config.max_length is None and recipe.max_length is not None:
             max_length = min(max_length, recipe.max_length)
