@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -159,3 +160,43 @@ class BaseEngine(ABC, Generic[Prompts]):
     @abstractmethod
     def _stream(self, prompts: Iterable[Prompts]) -> Iterator[RunningGroup[Prompts]]:
         """Run prompts through the model, in order; note what ran (forwards, computed and padding tokens)."""
+
+
+class PromptEngine(BaseEngine[TokenizedGroup]):
+    """What the engines of causal language models share.
+
+    Args:
+        parts: Model, prompts and head.
+        ahead: See `BaseEngine`.
+
+    Attributes:
+        parts: The same.
+    """
+
+    def __init__(self, parts: EngineParts, *, ahead: bool = False) -> None:
+        super().__init__(parts.prompts, ahead=ahead)
+        self.parts = parts
+        self._prompts, self._head = parts.prompts, parts.head
+
+    def answers(self, prompts: Sequence[Sequence[int]], head: Head) -> tuple[FloatArray, FloatArray]:
+        """Score prompts that were written elsewhere by this engine's weights, whatever its own recipe.
+
+        Args:
+            prompts: Token ids, at least one each.
+            head: Reads the answer.
+
+        Returns:
+            Scores and margins, float64, (prompts,) each.
+
+        Raises:
+            EngineError: The model returned NaN or an infinity.
+        """
+        if not prompts:
+            return np.zeros(0), np.zeros(0)
+        other = copy.copy(self)  # shares the weights; the head is the other's alone
+        other._head = head
+        own = [list(ids) for ids in prompts]
+        (group,) = other._stream([TokenizedGroup([], own, np.zeros(len(own), dtype=np.bool_))])
+        if not np.isfinite(group.margins).all():
+            raise EngineError("a margin is NaN or infinite")
+        return group.scores, group.margins

@@ -126,7 +126,7 @@ def load_engine(
     parts = EngineParts(
         model=network,
         prompts=PromptTokenizer(tokenizer, chosen, max_length, special_tokens),
-        head=_answer_head(str(model), tokenizer, network, chosen, head),
+        head=answer_head(str(model), tokenizer, network, chosen, head),
         pad_id=tokenizer.pad_token_id or 0,  # masked, so any id of the vocabulary would do
         settings={
             "model": str(model),
@@ -150,10 +150,21 @@ def load_engine(
     return packed
 
 
-def _answer_head(
+def answer_head(
     model: str, tokenizer: PreTrainedTokenizerBase, network: PreTrainedModel, recipe: Recipe, name: HeadName
 ) -> Head:
-    """Make the head of a recipe's answers, or of a classification head's one label."""
+    """Make the head of a recipe's answers, or of a classification head's one label.
+
+    Args:
+        model: Its name, for errors.
+        tokenizer: Names the answers' tokens.
+        network: The model.
+        recipe: Its answers, softmax and scale are the head's.
+        name: Which arithmetic.
+
+    Raises:
+        EngineError: An answer is no single token, or the model's output layer is not known here.
+    """
     classifies = is_classifier(network.config)
     layer: Any = getattr(network, "score", None) if classifies else network.get_output_embeddings()
     if not isinstance(getattr(layer, "weight", None), torch.Tensor):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, RunningGroup, finished
+from rerank_eval.engine.base import EngineParts, PromptEngine, RunningGroup, finished
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.packing import Pack
@@ -26,7 +26,7 @@ _Sent = tuple[Pack, HeadOutput, EngineStats]
 """A pack whose margins are on their way, and what ran for it."""
 
 
-class PackedEngine(BaseEngine[TokenizedGroup]):
+class PackedEngine(PromptEngine):
     """Shares each group's prefix and packs documents; for budget and kernel see `PackRunner`.
 
     Raises:
@@ -36,8 +36,7 @@ class PackedEngine(BaseEngine[TokenizedGroup]):
     def __init__(self, parts: EngineParts, token_budget: int = 0, kernel: str | None = None) -> None:
         self._runner = PackRunner(parts.model.model, token_budget, kernel)
         self._on_gpu = self._runner.device.type == "cuda"
-        super().__init__(parts.prompts, ahead=self._on_gpu)
-        self._prompts, self._head, self._settings = parts.prompts, parts.head, parts.settings
+        super().__init__(parts, ahead=self._on_gpu)
 
     @property
     def token_budget(self) -> int:
@@ -47,7 +46,7 @@ class PackedEngine(BaseEngine[TokenizedGroup]):
     @property
     def settings(self) -> Mapping[str, str | int]:
         """Effective settings."""
-        return {**self._settings, **self._runner.settings}
+        return {**self.parts.settings, **self._runner.settings}
 
     def compile_layers(self, *, required: bool) -> None:
         """Compile the layers, see `PackRunner.compile_layers`."""

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from rerank_eval.engine.base import BaseEngine, EngineParts, RunningGroup
+from rerank_eval.engine.base import EngineParts, PromptEngine, RunningGroup
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.head import HeadOutput
 from rerank_eval.engine.interface import EngineStats, QueryGroup
 from rerank_eval.engine.prompts import TokenizedGroup
 
 
-class ReferenceEngine(BaseEngine[TokenizedGroup]):
+class ReferenceEngine(PromptEngine):
     """Tokenises each prompt whole, pads on the left to the batch's longest, reads the last position.
 
     The model has a stock attention; `batch_size` prompts are taken in the given order.
@@ -26,8 +26,8 @@ class ReferenceEngine(BaseEngine[TokenizedGroup]):
     """
 
     def __init__(self, parts: EngineParts, batch_size: int = 16) -> None:
-        super().__init__(parts.prompts)
-        self._prompts, self._model, self._head, self._pad_id = parts.prompts, parts.model, parts.head, parts.pad_id
+        super().__init__(parts)
+        self._model, self._pad_id = parts.model, parts.pad_id
         self.settings = dict(parts.settings)
         self._linear = parts.linear
         if batch_size < 1:

@@ -63,31 +63,45 @@ class RerankSearch:
         if top_ranked is None:
             raise DataError(f"{task_metadata.name}: a reranker needs candidates, and the task has none")
         results: dict[str, dict[str, float]] = {query_id: {} for query_id in queries["id"]}
-        candidates = self._candidates(queries, top_ranked, f"{task_metadata.name} ({hf_subset}, {hf_split})")
+        candidates = candidates_of(self._corpus, queries, top_ranked, f"{task_metadata.name} ({hf_subset}, {hf_split})")
         for reranked in self.model.answer(candidates, task_metadata, hf_subset, hf_split):
             scored = zip(reranked.document_ids, reranked.scores.scores.tolist(), strict=True)
             results[reranked.query_id] = dict(scored)
         return results
 
-    def _candidates(self, queries: Any, top_ranked: Mapping[str, Sequence[str]], where: str) -> Iterator[Candidates]:
-        rows = _rows(self._corpus, {document for ids in top_ranked.values() for document in ids})
-        instructed = "instruction" in queries.column_names
-        for row in queries:
-            query_id = row["id"]
-            if query_id not in top_ranked:
-                continue
-            ids = list(top_ranked[query_id])
-            try:
-                numbers = [rows[one] for one in ids]
-            except KeyError as error:
-                raise DataError(
-                    f"{where}: candidate {str(error.args[0])!r} of query {query_id!r} is not in the corpus; run again "
-                    "after deleting the retriever's results on this task"
-                ) from None
-            instruction = row["instruction"] if instructed else None
-            text = row["text"]
-            query = text if isinstance(text, str) else str(_convert_conv_history_to_query(dict(row))["query"])
-            yield Candidates(query_id, query, instruction, ids, _texts(self._corpus, numbers))
+
+def candidates_of(
+    corpus: Any, queries: Any, top_ranked: Mapping[str, Sequence[str]], where: str
+) -> Iterator[Candidates]:
+    """Yield each query with the texts of its candidates, as mteb gives them to a model.
+
+    Args:
+        corpus: `datasets.Dataset` with columns `id`, `text` and perhaps `title`.
+        queries: `datasets.Dataset` with columns `id`, `text` and perhaps `instruction`.
+        top_ranked: For each query, its candidates; queries that it lacks are passed over.
+        where: Task, subset and split, for error messages.
+
+    Raises:
+        DataError: A candidate is not in the corpus.
+    """
+    rows = _rows(corpus, {document for ids in top_ranked.values() for document in ids})
+    instructed = "instruction" in queries.column_names
+    for row in queries:
+        query_id = row["id"]
+        if query_id not in top_ranked:
+            continue
+        ids = list(top_ranked[query_id])
+        try:
+            numbers = [rows[one] for one in ids]
+        except KeyError as error:
+            raise DataError(
+                f"{where}: candidate {str(error.args[0])!r} of query {query_id!r} is not in the corpus; run again "
+                "after deleting the retriever's results on this task"
+            ) from None
+        instruction = row["instruction"] if instructed else None
+        text = row["text"]
+        query = text if isinstance(text, str) else str(_convert_conv_history_to_query(dict(row))["query"])
+        yield Candidates(query_id, query, instruction, ids, _texts(corpus, numbers))
 
 
 def _rows(corpus: Any, wanted: set[str]) -> dict[str, int]:
