@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rerank_eval.analysis import links
 from rerank_eval.analysis.formats import Format, format_of
 from rerank_eval.analysis.links import Fit
-from rerank_eval.analysis.parity import Pairs, taus
+from rerank_eval.analysis.parity import Pairs, Side, taus
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -54,6 +54,16 @@ def link_finding(fit: Fit, pairs: int, unexplained: float) -> Finding:
     return Finding("link", text, _of(fit, unexplained), explains=True)
 
 
+def head_finding(side: Side, name: str) -> Finding | None:
+    """Say by which function of its own margin a side ranks; None where none is known."""
+    fit = links.best(side.margins, side.scores, 0.0, np.inf, format_of(side.scores).rounding)
+    if fit is None or fit.link.name == "B = A":
+        return None
+    formula = fit.name.replace("A", "margin").replace("B = ", "")
+    text = f"{name} ranks by {formula} and the other by the margin; that is off by {fit.largest:.2g} at most"
+    return Finding("head", text, {"side": name, "link": fit.name, "leaves": fit.largest})
+
+
 def _of(fit: Fit, unexplained: float) -> dict[str, Any]:
     return {"link": fit.name, "leaves": fit.largest, "of": unexplained, "noise_units": fit.ratio}
 
@@ -75,13 +85,27 @@ def symptoms(pairs: Pairs, y: Floats, tolerance: float) -> list[Finding]:
     whole = links.best(x, y, tolerance, unexplained, form.rounding)
     if whole is not None:
         found.append(link_finding(whole, len(y), unexplained))
-    for look in (_orders, _per_query, _cuts):
+    for look in (_rounded, _constant, _orders, _per_query, _monotone, _cuts):
         if not any(one.explains for one in found):
             found += look(pairs, y, tolerance, form)
-    found += [*_digits(pairs, y, form), *_constant(pairs, y)]
+    found += _digits(pairs, y, form)
     if not any(one.explains for one in found):
         found += _unrelated(pairs)
     return found
+
+
+def _rounded(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Iterator[Finding]:
+    """Look for differences that are what B's number format rounds off."""
+    for link in links.LINKS:
+        fit = None if link.free or not form.name else links.fit(link, pairs.a.margins, y, tolerance, form.rounding)
+        if fit is not None and fit.ratio <= links.NEAR and fit.share <= links.CLEARLY:
+            also = "A" if link.name == "B = A" else fit.name.removeprefix("B = ")
+            text = (
+                f"B is {also}, rounded to {form.name}: that is off by {fit.largest:.2g} at most, which the format "
+                f"accounts for on all {len(y):,} pairs"
+            )
+            yield Finding("rounding", text, {"format": form.name, "link": link.name, "leaves": fit.largest}, True)
+            return
 
 
 def _arrangements(pairs: Pairs, rows: Integers) -> dict[str, Integers]:
@@ -173,7 +197,7 @@ def _per_query(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Itera
     unit = np.abs(slopes)[pairs.query] * tolerance + form.rounding + links.FLOAT32 * np.abs(y)
     spread = np.array([y[rows].std() for rows in pairs.groups])[pairs.query]
     left = np.abs(y - predicted)
-    if (left / unit).max() > links.NEAR or (left > links.CLEARLY * spread).any():
+    if (left / unit).max() > links.NEAR or (left > links.CLEARLY * np.minimum(spread, unexplained)).any():
         return
     same = np.ptp(slopes) <= 1e-2 * np.abs(slopes).max()
     what = (
@@ -187,6 +211,20 @@ def _per_query(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Itera
     )
     evidence = {"slopes": [float(slopes.min()), float(slopes.max())], "leaves": float(left.max()), "of": unexplained}
     yield Finding("normalised", text, evidence, explains=True)
+
+
+def _monotone(pairs: Pairs, y: Floats, *_: object) -> Iterator[Finding]:
+    """Look for the same order on another scale, such as ranks and grades."""
+    lists = [rows for rows in pairs.groups if len(rows) >= _LIST and np.ptp(y[rows]) > 0]
+    if len(lists) < _SIDES or len(lists) < _MOST_DIFFER * len(pairs.groups):
+        return
+    # Ties of A may stand in either order.
+    if all((np.diff(y[rows][np.lexsort((y[rows], pairs.a.margins[rows]))]) >= 0).all() for rows in lists):
+        text = (
+            f"B never contradicts A's order, in all {len(lists)} queries: its scores are on another scale, of "
+            f"{len(np.unique(y)):,} distinct values, and no formula known here leads from A's to them"
+        )
+        yield Finding("monotone", text, {"queries": len(lists)}, explains=True)
 
 
 def _cuts(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Iterator[Finding]:
@@ -213,7 +251,7 @@ def _cuts(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Iterator[F
         also = "" if link.name == "B = A" else f", where {fit.name}"
         text = (
             f"all {int((tokens <= below).sum())} pairs of up to {below} tokens agree{also}, and {differ} of the "
-            f"{longer} longer ones, from {above} tokens on, do not: B cuts its prompts between {below} and {above} tokens"
+            f"{longer} longer ones, from {above} tokens on, do not: B cuts prompts between {below} and {above} tokens"
         )
         evidence = {"link": link.name, "agree_up_to": below, "differ_from": above, "differ": differ, "longer": longer}
         yield Finding("length", text, evidence)
@@ -269,13 +307,13 @@ def _digits(pairs: Pairs, y: Floats, form: Format) -> Iterator[Finding]:
         yield Finding(kind, text, {"format": form.name})
 
 
-def _constant(pairs: Pairs, y: Floats) -> Iterator[Finding]:
+def _constant(pairs: Pairs, y: Floats, *_: object) -> Iterator[Finding]:
     """Look for scores that do not read the document, or the query."""
     lists = [rows for rows in pairs.groups if len(rows) > 1 and np.ptp(pairs.a.margins[rows]) > 0]
-    flat = sum(np.ptp(y[rows]) == 0 for rows in lists)
+    flat = sum(bool(np.ptp(y[rows]) == 0) for rows in lists)
     if lists and flat == len(lists):
         text = f"B gives all documents of a query one score, in all {flat} queries: it does not read the document"
-        yield Finding("constant", text, {"queries": flat})
+        yield Finding("constant", text, {"queries": flat}, explains=True)
         return
     of_document: dict[str, list[int]] = {}
     for row, document in enumerate(pairs.doc_ids):
@@ -286,7 +324,7 @@ def _constant(pairs: Pairs, y: Floats) -> Iterator[Finding]:
             f"B gives a document the same score for every query, in all {len(shared)} documents that two queries "
             "have: it does not read the query"
         )
-        yield Finding("constant", text, {"documents": len(shared)})
+        yield Finding("constant", text, {"documents": len(shared)}, explains=True)
 
 
 def _unrelated(pairs: Pairs) -> Iterator[Finding]:

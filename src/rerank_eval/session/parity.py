@@ -14,7 +14,8 @@ from rerank_eval.analysis import parity
 from rerank_eval.analysis.formats import format_of
 from rerank_eval.analysis.parity import Pairs, Side
 from rerank_eval.analysis.parity_render import heading, show
-from rerank_eval.analysis.symptoms import Finding, symptoms
+from rerank_eval.analysis.symptoms import Finding, head_finding, symptoms
+from rerank_eval.config.schema import renamed
 from rerank_eval.engine.interface import Engine, Scores, reads_lists
 from rerank_eval.errors import ConfigError, DataError, ParityError
 from rerank_eval.files import write_json
@@ -227,7 +228,7 @@ class _Parity:
         return found
 
     def _metric(self, a: _Scored, b: _Scored) -> dict[str, float] | None:
-        values: list[dict[Cell, Any]] = []
+        values: list[dict[str, Any]] = []
         for side in (a, b):
             judged = {
                 cell: {query: self.qrels[cell][query] for query in scored.query_ids if self.qrels[cell].get(query)}
@@ -240,7 +241,7 @@ class _Parity:
                 return None
             frame = results.judge(side.recorder, judged, self.measure).per_query.sort_values("query_id")
             cells = frame.groupby(["subset", "split"], sort=True)[self.measure]
-            values.append({cell: one.to_numpy(dtype=np.float64) for cell, one in cells})
+            values.append({str(cell): one.to_numpy(dtype=np.float64) for cell, one in cells})
         return parity.metric_difference([(values[0][cell], values[1][cell]) for cell in values[0]])
 
     def _diagnosis(self, pairs: Pairs) -> list[Finding]:
@@ -256,8 +257,16 @@ class _Parity:
             tolerance = max(tolerance, 2 * alone.evidence["largest"])
         found = symptoms(pairs, y, tolerance)
         if pairs.largest > self.request.tolerance and not any(one.explains for one in found):
-            found = [*self._tried(pairs, y, tolerance, found), *found]
-        return [*found, *([alone] if alone is not None else [])]
+            tried = self._tried(pairs, y, tolerance, found)
+            if any(one.explains for one in tried):
+                found = [one for one in found if one.kind != "unrelated"]
+            found = [*tried, *found]
+        heads = [
+            head_finding(side, name) for name, side in (("A", pairs.a), ("B", pairs.b)) if not side.ranks_by_margin
+        ]
+        if pairs.largest <= tolerance or len(heads) != 1:  # else the link of the scores says it
+            heads = []
+        return [*found, *(one for one in (*heads, alone) if one is not None)]
 
     def _alone(self, pairs: Pairs) -> Finding | None:
         """Have B score some pairs once more, each by itself: what it changes then is no other prompt's."""
@@ -271,8 +280,8 @@ class _Parity:
         if largest <= self.request.tolerance:
             return None
         text = (
-            f"B does not score a pair alike twice: {len(rows)} pairs, each sent by itself, differ by up to {largest:.2g} "
-            "from what the same pair got among others"
+            f"B does not score a pair alike twice: {len(rows)} pairs, each sent by itself, differ by up to "
+            f"{largest:.2g} from what the same pair got among others"
         )
         return Finding("unsteady", text, {"largest": largest, "pairs": len(rows)})
 
@@ -299,7 +308,7 @@ class _Parity:
             values[rows],
             format_of(values).rounding[rows],
             tolerance,
-            () if length is None else _between(length["agree_up_to"], length["differ_from"]),
+            [*_limits(pairs), *(_between(length["agree_up_to"], length["differ_from"]) if length is not None else ())],
             swapped,
         )
         engine = self._engines.get(row.digest) if self.cluster is None else None
@@ -307,7 +316,7 @@ class _Parity:
         gc.collect()
         prober = Prober(row, self.task.metadata, engine)
         found = prober.explain(asked)
-        if found or any(one.explains for one in known):
+        if found or any(one.kind in {"cut", "length"} for one in known):
             return found
         nearest = "" if prober.nearest is None else f"; nearest comes: {prober.nearest[1]}"
         text = f"none of {prober.tried} hypotheses about prompt, cut and number format explains the rest{nearest}"
@@ -319,6 +328,12 @@ def _between(below: int, above: int) -> tuple[int, ...]:
     return tuple(range(below, above)) if above - below <= PROBES else (below, above - 1)
 
 
+def _limits(pairs: Pairs) -> list[int]:
+    """Return the length of what one side cuts, as far as it counts its tokens."""
+    longest = [int(side.tokens.max()) for side in (pairs.a, pairs.b)]
+    return [min(longest)] if 0 < min(longest) < max(longest) else []
+
+
 def in_process(row: RunSpec) -> bool:
     """Tell whether a row's model is loaded from files into this process, so that it can be asked otherwise."""
     return row.ref.origin not in {"python", "server"}
@@ -326,6 +341,7 @@ def in_process(row: RunSpec) -> bool:
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the keys of two identities whose values differ, with both values; None for a key that one lacks."""
+    one, other = (renamed(identity)[0] for identity in (one, other))
     keys = dict.fromkeys([*one, *other])
     return {key: [one.get(key), other.get(key)] for key in keys if one.get(key) != other.get(key)}
 

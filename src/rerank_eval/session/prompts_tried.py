@@ -106,11 +106,14 @@ class Writer:
             lengths: Further limits, such as those that the numbers point to.
         """
         yield from self._instructed(self.recipe, "")
-        yield from self._bare()
+        for length in (self.max_length, *lengths):
+            yield from self._bare(length)
         for recipe in self._recipes():
-            yield from self._made(
-                "recipe", f"B's prompt is that of recipe {recipe.name}", recipe, self._policy(recipe), self.max_length
-            )
+            words = f"B's prompt is that of recipe {recipe.name}"
+            yield from self._made("recipe", words, recipe, self._policy(recipe), self.max_length)
+            for length in lengths:
+                cut = f"{words}, cut at {length} tokens"
+                yield from self._made("recipe", cut, recipe, self._policy(recipe), length)
         yield from self._broken()
         yield from self._cuts(pairs, lengths)
 
@@ -129,6 +132,7 @@ class Writer:
         recipe: Recipe,
         policy: InstructionPolicy,
         max_length: int,
+        *,
         mode: SpecialTokenMode | None = None,
     ) -> Iterator[Hypothesis]:
         try:
@@ -149,8 +153,9 @@ class Writer:
                 words = f"B's prompt is {name} {what}" if name else f"B's prompt is A's, {what}"
                 yield from self._made("instruction", words, recipe, policy, self.max_length)
 
-    def _bare(self) -> Iterator[Hypothesis]:
-        """Yield query and document without a template."""
+    def _bare(self, limit: int) -> Iterator[Hypothesis]:
+        """Yield query and document without a template, cut at a limit."""
+        cut = "" if limit == self.max_length else f", cut at {limit} tokens"
         end = self.tokenizer.eos_token
         forms = {
             "query and document stand one behind the other": ("", ""),
@@ -165,18 +170,21 @@ class Writer:
             }
         for words, (between, behind) in forms.items():
             yield Hypothesis(
-                "bare", f"B sends no template: {words}", self.recipe, self._bare_by([0, between, 1, behind])
+                "bare", f"B sends no template: {words}{cut}", self.recipe, self._bare_by([0, between, 1, behind], limit)
             )
         yield Hypothesis(
-            "bare", "B sends the document alone, without template and query", self.recipe, self._bare_by([1])
+            "bare",
+            f"B sends the document alone, without template and query{cut}",
+            self.recipe,
+            self._bare_by([1], limit),
         )
 
-    def _bare_by(self, form: Sequence[str | int]) -> Callable[[ProbePair], list[int]]:
+    def _bare_by(self, form: Sequence[str | int], limit: int) -> Callable[[ProbePair], list[int]]:
         def write(pair: ProbePair) -> list[int]:
             texts = (self.prepared.policy.query_text(pair.query, pair.own_instruction), pair.document)
             pieces = [texts[one] if isinstance(one, int) else one for one in form]
             ids = [i for piece in token_ids(self.tokenizer, [one for one in pieces if one]) for i in piece]
-            return ids[: self.max_length]
+            return ids[:limit]
 
         return write
 
@@ -186,7 +194,7 @@ class Writer:
         for mode in ("keep", "escape"):
             if mode != self._mode:
                 words = f"B reads special tokens in texts otherwise (special_tokens: {mode})"
-                yield from self._made("special_tokens", words, own, policy, self.max_length, mode)
+                yield from self._made("special_tokens", words, own, policy, self.max_length, mode=mode)
         tail = len(token_ids(self.tokenizer, [own.suffix])[0])
 
         def without_suffix(pair: ProbePair) -> list[int]:
