@@ -21,7 +21,8 @@ from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.recipes import AUTO, find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
-from rerank_eval.models.resolve import on_hub, resolve_model
+from rerank_eval.models.resolve import on_hub
+from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lists import is_listwise, list_counts
@@ -271,7 +272,7 @@ def _if_here(find: Callable[[], _T], *sections: RetrieverConfig | RerankerConfig
 def _subject(
     loaded: LoadedConfig, run: RunConfig, section: RetrieverConfig | RerankerConfig, row: RunSpec | None, where: str
 ) -> _Subject:
-    resolving = partial(resolve_model, section.model, section.revision, f"{where}.model", loaded.base.model_folder)
+    resolving = partial(resolve_section, section, where, loaded.base.model_folder)
     ref = row.ref if row is not None else _if_here(resolving, section)
     recipe = _recipe(section, row, f"{where}.recipe") if isinstance(section, RerankerConfig) else None
     if section.model == BM25:
