@@ -186,7 +186,7 @@ def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
     notes = f"; {'; '.join(ref.notes)}" if ref.notes else ""
     found = f"{ref.name}, revision {ref.revision}, {ref.origin}, {ref.architecture or 'no weights'}{notes}"
     if folder is None:
-        if ref.origin in {"built-in", "python"}:
+        if ref.origin in {"built-in", "python", "server"}:
             yield ok(subject.label, found)
             return
         yield warning(subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it")

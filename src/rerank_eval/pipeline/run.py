@@ -285,8 +285,8 @@ def _reservations(manifest: Manifest) -> str:
     work = manifest.timings.work
     if "latency_p50" in work:
         text += (
-            f", {manifest.timings.pairs_per_second or 0:,.0f} pairs/s, a query in {work['latency_p50'] * 1000:,.0f} ms (p99 "
-            f"{work['latency_p99'] * 1000:,.0f} ms) with {work['concurrency']:.0f} at a time"
+            f", {manifest.timings.pairs_per_second or 0:,.0f} pairs/s, a query in {work['latency_p50'] * 1000:,.0f} ms "
+            f"(p99 {work['latency_p99'] * 1000:,.0f} ms) with {work['concurrency']:.0f} at a time"
         )
     if retries := work.get("retries"):
         text += f", {retries} requests sent again"

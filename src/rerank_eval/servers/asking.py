@@ -15,6 +15,9 @@ from rerank_eval.servers.client import Address, Connection, in_thread
 from rerank_eval.servers.facts import Facts, Listed, Served
 from rerank_eval.servers.protocol import Api
 
+_INFINITY_TAKES = 2048
+"""Texts in a request to Infinity, unless its --max-client-batch-size says otherwise, which no endpoint tells."""
+
 
 def ask(address: Address) -> Facts:
     """Ask a server what it is.
@@ -41,7 +44,9 @@ async def _facts(connection: Connection) -> Facts:
             _text(info.get("model_sha")),
         )
         return Facts("tei", _text(info.get("version")), (model,), _count(info["max_client_batch_size"]))
-    listed = await connection.get("/v1/models") or await connection.get("/models")
+    prefix = "/v1"
+    if (listed := await connection.get("/v1/models")) is None:
+        prefix, listed = "", await connection.get("/models")
     rows = [row for row in _mapping(listed).get("data") or [] if isinstance(row, Mapping) and row.get("id")]
     models = tuple(Listed(_text(row["id"]), _text(row.get("root")), _count(row.get("max_model_len"))) for row in rows)
     owner = _text(rows[0].get("owned_by")) if rows else ""
@@ -49,6 +54,8 @@ async def _facts(connection: Connection) -> Facts:
         told = _mapping(await connection.get("/get_server_info") or await connection.get("/server_info"))
     else:
         told = _mapping(await connection.get("/version")) if owner == "vllm" else {}
+    if owner == "infinity":  # /models stands beside /rerank, behind its --url-prefix; it takes 2048 texts
+        return Facts(owner, "", models, _INFINITY_TAKES, prefix)
     return Facts(owner, _text(told.get("version")), models)
 
 

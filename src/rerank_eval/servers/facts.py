@@ -31,12 +31,14 @@ class Facts:
         version: Of the software, or empty.
         models: Those that it has, as far as it lists them.
         largest: Texts in one request at the most, or None.
+        prefix: What stands before the paths of all endpoints, such as Infinity's `--url-prefix`.
     """
 
     software: str = ""
     version: str = ""
     models: tuple[Listed, ...] = ()
     largest: int | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

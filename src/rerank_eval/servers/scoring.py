@@ -13,6 +13,7 @@ import numpy as np
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
+from rerank_eval.engine.listwise import Order, arranged
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ServerError
 from rerank_eval.servers.client import Address, Connection, in_thread
@@ -44,6 +45,7 @@ class Service:
         raw: Whether to ask for scores before the last activation.
         recipe: Renders the prompts here; None lets the server do so.
         request_size: Texts in one request, or None for all of a query's.
+        prefix: What stands before the path of every endpoint.
     """
 
     address: Address
@@ -52,6 +54,7 @@ class Service:
     raw: bool
     recipe: Recipe | None = None
     request_size: int | None = None
+    prefix: str = ""
 
     def texts(self, group: QueryGroup) -> tuple[str, Sequence[str]]:
         """Return what goes out for query and documents: whole prompts behind an empty query if rendered here."""
@@ -75,7 +78,7 @@ class Service:
             part = documents[start : start + size]
             instruction = group.instruction if self.api.instructed and self.recipe is None else None
             path, body = self.api.request(Asked(self.model, query, part, instruction, self.raw))
-            answer = self.api.answer(await connection.post(path, body), len(part))
+            answer = self.api.answer(await connection.post(self.prefix + path, body), len(part))
             scores += answer.scores
             tokens = None if tokens is None or answer.tokens is None else tokens + answer.tokens
         return Answer(scores, tokens)
@@ -102,6 +105,7 @@ class _NoSpecialTokens:
 class _Done:
     answer: Answer
     fitted: Fitted
+    places: list[int]
     seconds: float
 
 
@@ -112,22 +116,26 @@ class ServerEngine:
         service: What it is asked for.
         fitter: Counts prompts and cuts texts.
         concurrency: Queries under way at a time.
+        order: For a model that reads a query's documents together, the order in which they are sent; else None.
 
     Attributes:
         causal, settings, special_tokens, stats: See `Engine`.
+        listwise: See `reads_lists`.
         unclaimed: After an error or an interruption, the scores that had come back behind the query that was waited
             for: one entry for each query under way, in order, None where there is none.
         latencies: Seconds that each query took, from its first request to its last answer.
     """
 
-    def __init__(self, service: Service, fitter: Fitter, concurrency: int) -> None:
+    def __init__(self, service: Service, fitter: Fitter, concurrency: int, order: Order | None = None) -> None:
         self.causal = False
+        self.listwise = order is not None
         self.settings: Mapping[str, str | int] = {"concurrency": concurrency}
         self.special_tokens: SpecialTokenFinder = fitter.special_tokens or _NoSpecialTokens()
         self.stats = EngineStats()
         self.unclaimed: list[Scores | None] = []
         self.latencies: list[float] = []
         self._service, self._fitter, self._concurrency = service, fitter, concurrency
+        self._order: Order = order or "given"
 
     def known_scores(self) -> list[float]:
         """Return the scores of `KNOWN`, by which another model or template behind the same name is found out."""
@@ -168,17 +176,19 @@ class ServerEngine:
                     self.unclaimed.append(self._finished(future))
 
     def _start(self, portal: BlockingPortal, connection: Connection, group: QueryGroup) -> Future[_Done]:
-        return portal.start_task_soon(self._work, connection, self._fitter.fit(group))
+        ordered, places = arranged(group, self._order)
+        return portal.start_task_soon(self._work, connection, self._fitter.fit(ordered), places)
 
-    async def _work(self, connection: Connection, fitted: Fitted) -> _Done:
+    async def _work(self, connection: Connection, fitted: Fitted, places: list[int]) -> _Done:
         async with connection.turn:
             started = time.perf_counter()
             answer = await self._service.score(connection, fitted.group)
-            return _Done(answer, fitted, time.perf_counter() - started)
+            return _Done(answer, fitted, places, time.perf_counter() - started)
 
     def _scores(self, done: _Done) -> Scores:
         fitted, values = done.fitted, np.array(done.answer.scores, dtype=np.float64)
-        scores = Scores(values, values.copy(), fitted.truncated, np.full(len(values), fitted.overlong), fitted.tokens)
+        sent = Scores(values, values.copy(), fitted.truncated, np.full(len(values), fitted.overlong), fitted.tokens)
+        scores = sent.take(np.argsort(done.places))
         if len(values):
             self.latencies.append(done.seconds)
         self.stats += EngineStats(

@@ -24,6 +24,7 @@ from rerank_eval.models.ref import ModelRef
 from rerank_eval.registry import SERVERS
 from rerank_eval.rerankers.family import Prepared, Prompting
 from rerank_eval.rerankers.instructions import InstructionPolicy
+from rerank_eval.rerankers.listwise import list_identity, list_settings
 from rerank_eval.servers.client import Address
 from rerank_eval.servers.facts import Served
 from rerank_eval.servers.fitting import Fitter, PairFitter, PromptFitter, Uncounted
@@ -39,7 +40,20 @@ _BARE = (
     "the server has no template: it joins query and document as they stand, which no decoder was trained to score; "
     "start it with the model's (vLLM: --chat-template)"
 )
-_READ = {"model", "revision", "instruction", "kind", "recipe", "head", "max_length", *ServerKeys.model_fields}
+_NO_INSTRUCTION = "the server's template reads no instruction: its prompts are the same whichever is sent"
+_READS_LISTS = "jina-reranker-v3"
+_OTHER_INSTRUCTION = "Given a text of any kind, find what contradicts it"
+_READ = {
+    "listwise",
+    "model",
+    "revision",
+    "instruction",
+    "kind",
+    "recipe",
+    "head",
+    "max_length",
+    *ServerKeys.model_fields,
+}
 
 
 class Server:
@@ -77,6 +91,10 @@ class Server:
             identity |= {"checkpoint": _checkpoint(ref).revision, "max_length": max_length}
         if tokens is not None:
             identity["known_pairs_tokens"] = tokens
+        if listwise := _reads_lists(served):
+            identity["listwise"] = list_identity(config, ref, by_windows=False)
+            if config.request_size is not None:
+                raise ModelError(f"reranker.request_size: {ref.label} reads a query's documents together; take it out")
         return Prepared(
             config,
             dataclasses.replace(ref, notes=(*ref.notes, *notes)),
@@ -84,6 +102,7 @@ class Server:
             _policy(config, api, prompting, service.recipe),
             identity,
             max_length=max_length if reads else None,
+            listwise=listwise,
         )
 
     def load(self, prepared: Prepared, device: str) -> ServerEngine:
@@ -95,7 +114,8 @@ class Server:
         for note in ref.notes[1:]:
             logger.warning("%s: %s", ref.label, note)
         fitter = _fitter(ref, recipe, _limit(config, ref, served)[1])
-        return ServerEngine(service, fitter, config.concurrency or CONCURRENCY)
+        order = list_settings(config).order if prepared.listwise else None
+        return ServerEngine(service, fitter, config.concurrency or CONCURRENCY, order)
 
 
 def _served(ref: ModelRef) -> tuple[Served, Api]:
@@ -118,7 +138,13 @@ def _service(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -> Se
         raw=api.raw and config.head == "float32",
         recipe=recipe if api.whole else None,
         request_size=min(sizes, default=None),
+        prefix=served.facts.prefix,
     )
+
+
+def _reads_lists(served: Served) -> bool:
+    """Tell whether a served model reads a query's documents together, as jina-reranker-v3 does, by its name."""
+    return any(_READS_LISTS in name.lower() for name in (served.name, served.listed.root))
 
 
 def _recipe(prompting: Prompting, ref: ModelRef, api: Api) -> Recipe | None:
@@ -195,9 +221,9 @@ def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tupl
     served, _ = _served(ref)
     if served.facts.software != "vllm":  # others do not count, or let one pay for it
         return [], None
-    joined = dataclasses.replace(service, recipe=None).score_now(_SHORTEST, tries=1).tokens
+    joined = _tokens(dataclasses.replace(service, recipe=None), _SHORTEST)
     known = dataclasses.replace(KNOWN, instruction=None if expected is None else expected.default_instruction)
-    tokens = service.score_now(known, tries=1).tokens
+    tokens = _tokens(service, known)
     if joined is None or tokens is None:
         return [], tokens
     if service.recipe is not None and joined > _JOINED:
@@ -208,15 +234,25 @@ def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tupl
         )
     if service.recipe is None and joined <= _JOINED:
         return [_BARE], tokens
+    notes: list[str] = []
+    if service.api.instructed and tokens == _tokens(
+        service, dataclasses.replace(KNOWN, instruction=_OTHER_INSTRUCTION)
+    ):
+        notes = [_NO_INSTRUCTION]
     if ref.checkpoint is None or expected is None:
-        return [], tokens
+        return notes, tokens
     counted = int(_fitter(ref, expected, MAX_LENGTH).fit(known).tokens.sum())
     if counted == tokens:
-        return [], tokens
+        return notes, tokens
     return [
+        *notes,
         f"the server's prompts of known pairs have {tokens} tokens where {expected.name}'s have {counted}: its "
-        "template is not that recipe"
+        "template is not that recipe",
     ], tokens
+
+
+def _tokens(service: Service, group: QueryGroup) -> int | None:
+    return service.score_now(group, tries=1).tokens
 
 
 PART = Server()

@@ -1,10 +1,13 @@
-"""Infinity's `/rerank`: Cohere's form, with `raw_scores`."""
+"""Infinity's `/rerank`: Cohere's form, with `raw_scores`; pairs that are too long are cut in silence.
+
+From infinity-emb 0.0.78, `fastapi_schemas/pymodels.py`. Its `usage` counts characters, and is not read.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rerank_eval.servers.protocol import Answer, Asked, by_index, counted_tokens, field
+from rerank_eval.servers.protocol import Answer, Asked, by_index, field
 
 
 class Infinity:
@@ -20,7 +23,7 @@ class Infinity:
 
     def answer(self, body: Any, count: int) -> Answer:
         """See `Api.answer`."""
-        return Answer(by_index(field(body, "results"), "relevance_score", count), counted_tokens(body))
+        return Answer(by_index(field(body, "results"), "relevance_score", count))
 
 
 PART = Infinity()
