@@ -13,6 +13,7 @@
 | 8 | ReproductionError | a result is off the published one (`reproduce`; with --strict also one that is missing) |
 | 9 | SetupError | a check of `doctor` failed |
 | 10 | VerificationError | a number does not follow from its files (`verify`) |
+| 11 | ServerError | a server that scores or embeds does not answer, or refuses the key or the model's name |
 | 12 | ParityError | two ways of scoring the same pairs differ by more than the tolerance (`parity`) |
 | 130 | | interrupted by Ctrl-C; every score is kept but those of the block under way |
 | 143 | | the same by SIGTERM, which batch systems send before they kill |
@@ -89,6 +90,12 @@ class VerificationError(RerankEvalError):
     """A result's number does not follow from the files beside it."""
 
     exit_code = 10
+
+
+class ServerError(RerankEvalError):
+    """A server that scores or embeds does not answer, or refuses the key or the model's name."""
+
+    exit_code = 11
 
 
 class ParityError(RerankEvalError):

@@ -143,6 +143,9 @@ RERANKERS: Registry[Any] = Registry("rerank_eval.rerankers", "reranker", parts_i
 RETRIEVERS: Registry[Any] = Registry("rerank_eval.retrievers", "retriever", parts_in("rerank_eval.retrievers.families"))
 """Retrievers by name, and families of them: see `rerank_eval.retrievers.family`."""
 
+SERVERS: Registry[Any] = Registry("rerank_eval.servers", "server API", parts_in("rerank_eval.servers.apis"))
+"""Protocols of servers by name: see `rerank_eval.servers.protocol`."""
+
 
 def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else _OURS

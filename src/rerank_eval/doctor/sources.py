@@ -12,7 +12,8 @@ from rerank_eval.doctor.findings import Finding, failure, ok, said, warning
 from rerank_eval.errors import ModelError, RerankEvalError
 from rerank_eval.models.instruction_sets import find_instruction_set
 from rerank_eval.models.needs import fetch_command, hub_models
-from rerank_eval.models.resolve import on_hub, resolve_model
+from rerank_eval.models.resolve import on_hub
+from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import digest
 from rerank_eval.rerankers.family import Prompting
 from rerank_eval.rerankers.loading import prepare_reranker
@@ -152,7 +153,7 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
         if key in subjects:
             continue
         try:
-            ref = resolve_model(config.model, config.revision, f"{loaded.path}: {role}.model", loaded.base.model_folder)
+            ref = resolve_section(config, f"{loaded.path}: {role}", loaded.base.model_folder)
             causal = False
             if isinstance(config, RerankerConfig):
                 prepared = prepare_reranker(config, ref, Prompting.of(config, f"{loaded.path}: reranker"))
@@ -185,7 +186,7 @@ def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
     notes = f"; {'; '.join(ref.notes)}" if ref.notes else ""
     found = f"{ref.name}, revision {ref.revision}, {ref.origin}, {ref.architecture or 'no weights'}{notes}"
     if folder is None:
-        if ref.origin in {"built-in", "python"}:
+        if ref.origin in {"built-in", "python", "server"}:
             yield ok(subject.label, found)
             return
         yield warning(subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it")

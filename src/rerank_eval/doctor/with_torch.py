@@ -88,6 +88,9 @@ def examine_models(case: Case, loaded: LoadedConfig, subjects: Sequence[Subject]
     target = _device(loaded.base.device)
     seen: set[tuple[str, str]] = set()
     for subject in subjects:
+        if subject.ref.origin == "server" and subject.role == "reranker" and case.weights:
+            answers = partial(rerankers.check_reranker, subject, loaded.base.device)
+            yield from case.run(f"pairs by {subject.ref.label}", answers)
         parameters = sources.present(subject)
         if parameters is None:
             continue

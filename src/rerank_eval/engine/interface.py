@@ -138,6 +138,8 @@ class EngineStats(Stats):
         seconds: Wall time of scoring, tokenising among it.
         windows: Lists that a listwise reranker was given to rank.
         repaired_windows: Those whose answer was no permutation.
+        retries: Requests that a server was sent again.
+        served_tokens: Prompt tokens as a server counts them.
     """
 
     pairs: int = 0
@@ -152,6 +154,8 @@ class EngineStats(Stats):
     seconds: float = 0.0
     windows: int = 0
     repaired_windows: int = 0
+    retries: int = 0
+    served_tokens: int = 0
 
 
 class SpecialTokenFinder(Protocol):
@@ -168,6 +172,23 @@ def reads_lists(engine: Engine) -> bool:
     Such a group is scored whole, and its scores serve no other list.
     """
     return bool(getattr(engine, "listwise", False))
+
+
+def latencies_of(engine: Engine) -> Sequence[float]:
+    """Return the seconds that each query took so far at an engine's server; nothing for an engine that computes."""
+    found: Sequence[float] = getattr(engine, "latencies", ())
+    return found
+
+
+def unclaimed_of(engine: Engine) -> Sequence[Scores | None]:
+    """Return what had come back out of turn when `score_groups` ended early.
+
+    Returns:
+        For each group that was read and not yet answered, in order, its scores or None; nothing for an engine that
+        computes one group after the other.
+    """
+    found: Sequence[Scores | None] = getattr(engine, "unclaimed", ())
+    return found
 
 
 class Engine(Protocol):

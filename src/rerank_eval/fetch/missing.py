@@ -9,7 +9,8 @@ from rerank_eval.errors import OfflineError, RerankEvalError
 from rerank_eval.fetch.run import DATA_ROOT, MODEL_ROOT
 from rerank_eval.hub import why_unreachable
 from rerank_eval.models.needs import fetch_command
-from rerank_eval.models.resolve import on_hub, resolve_model
+from rerank_eval.models.resolve import on_hub
+from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import some
 from rerank_eval.pipeline.plan import Plan, make_plan
 from rerank_eval.results.manifest import Manifest
@@ -58,8 +59,7 @@ def _models(loaded: LoadedConfig) -> Iterator[RerankEvalError]:
                 continue
             seen.add((section.model, section.revision))
             try:
-                where = f"{loaded.path}: {key}.model"
-                resolve_model(section.model, section.revision, where, loaded.base.model_folder)
+                resolve_section(section, f"{loaded.path}: {key}", loaded.base.model_folder)
             except RerankEvalError as error:
                 if error.lacking is not None:
                     yield error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rerank_eval.servers.facts import Served
+
 
 @dataclass(frozen=True)
 class ModelRef:
@@ -13,22 +15,26 @@ class ModelRef:
     Attributes:
         name: `org/name`, the name under which results are filed.
         label: Short name for tables.
-        source: What a loader is given: a hub name, a folder, or `module:object`.
-        revision: Commit on the hub, package version, or digest of a local folder's weights.
+        source: What a loader is given: a hub name, a folder, `module:object`, or a server's address.
+        revision: Commit on the hub, package version, digest of a local folder's weights, or what a server says.
         origin: Where it comes from; `mirror` is a hub model whose files are in a folder.
-        architecture: First entry of `architectures` in its config.json, empty for BM25 and Python code.
+        architecture: First entry of `architectures` in its config.json, empty for BM25, Python code and servers.
         notes: What a reader of a table has to know, in plain words.
         folder: Folder from which Python code is imported; empty for all else.
+        served: What a server says of it; None for all else.
+        checkpoint: What the server loaded it from, where its files are here; None for all else.
     """
 
     name: str
     label: str
     source: str
     revision: str
-    origin: Literal["built-in", "local", "hub", "mirror", "python"]
+    origin: Literal["built-in", "local", "hub", "mirror", "python", "server"]
     architecture: str = ""
     notes: tuple[str, ...] = ()
     folder: str = ""
+    served: Served | None = None
+    checkpoint: ModelRef | None = None
 
     @property
     def published(self) -> bool:

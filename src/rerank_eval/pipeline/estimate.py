@@ -6,12 +6,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
 from rerank_eval.config.schema import BM25
+from rerank_eval.config.server import on_server
 from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
 from rerank_eval.engine.recipes import RECIPES
 from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
@@ -21,11 +22,13 @@ from rerank_eval.models.architectures import effective_max_length
 from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
 from rerank_eval.models.recipes import AUTO, find_recipe, known_recipe
 from rerank_eval.models.ref import ModelRef
-from rerank_eval.models.resolve import on_hub, resolve_model
+from rerank_eval.models.resolve import on_hub
+from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lists import is_listwise, list_counts
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
+from rerank_eval.pipeline.estimate_servers import ServerRate, measure_server
 from rerank_eval.pipeline.estimate_texts import Cell, frame_of, read_texts
 from rerank_eval.pipeline.plan import RunSpec, make_plan
 from rerank_eval.pipeline.run import inputs_of
@@ -105,6 +108,7 @@ class Estimate:
         device: What it is reckoned for, in words.
         workers: Whether a cluster's workers will run it, which are not here.
         measuring: Seconds that were spent on measuring.
+        servers: Address -> what its server was measured to do, None for a hosted service.
     """
 
     work: tuple[Work, ...]
@@ -116,6 +120,7 @@ class Estimate:
     device: str
     workers: bool = False
     measuring: float = 0.0
+    servers: Mapping[str, ServerRate | None] = field(default_factory=dict)
 
     def hours(self, *work: Work) -> float:
         """Return the hours that rows take on one device; what is done takes none."""
@@ -150,6 +155,15 @@ class _Subject:
         return str(self.section.dtype)
 
     @property
+    def serves(self) -> bool:
+        return self.kind == "reranker" and on_server(self.name)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its time is measured by itself, and not from the FLOP of a model."""
+        return self.name == BM25 or self.serves
+
+    @property
     def detail(self) -> str:
         if self.row is not None:
             return self.row.detail
@@ -179,6 +193,8 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     subjects = _subjects(loaded)
     work: list[Work] = []
     unmeasured: list[str] = []
+    servers: dict[str, ServerRate | None] = {}
+    measuring = 0.0
     for task in tasks:
         texts: dict[str, list[Cell]] = {}
         scored: list[RetrieverConfig | RerankerConfig] = []
@@ -190,22 +206,27 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
                 unmeasured.append(task.name)
                 continue
             again = subject.kind == "reranker" and subject.section in scored and not is_listwise(subject.row)
-            work.append(_work(loaded, task, subject, texts[key], again=again))
+            if subject.serves and subject.name not in servers and subject.row is not None:
+                began = time.monotonic()
+                servers[subject.name] = measure_server(subject.row, texts[key][0])
+                measuring += time.monotonic() - began
+            work.append(_work(loaded, task, subject, texts[key], servers.get(subject.name), again=again))
             scored.append(subject.section)
     models = {subject.name: subject for subject in subjects}
-    rated = {f"{subject.name} {subject.dtype}": subject for subject in subjects if subject.name != BM25}
+    rated = {f"{subject.name} {subject.dtype}": subject for subject in subjects if not subject.timed}
     began = time.monotonic()
     rates = {name: rater.rate(_asked(subject, work)) for name, subject in rated.items()}
     return Estimate(
         work=tuple(work),
         rates=rates,
-        unknown=tuple(name for name, subject in models.items() if subject.shape is None and name != BM25),
-        unresolved=tuple(name for name, subject in models.items() if subject.ref is None),
+        unknown=tuple(name for name, subject in models.items() if subject.shape is None and not subject.timed),
+        unresolved=tuple(name for name, subject in models.items() if subject.ref is None and not subject.serves),
         unmeasured=tuple(dict.fromkeys(unmeasured)),
         checkpoints={name: 2 * one.shape.parameters for name, one in models.items() if one.shape is not None},
         device=rater.shown,
         workers=loaded.base.workers is not None and rate is None,
-        measuring=time.monotonic() - began,
+        measuring=measuring + time.monotonic() - began,
+        servers=servers,
     )
 
 
@@ -271,17 +292,19 @@ def _if_here(find: Callable[[], _T], *sections: RetrieverConfig | RerankerConfig
 def _subject(
     loaded: LoadedConfig, run: RunConfig, section: RetrieverConfig | RerankerConfig, row: RunSpec | None, where: str
 ) -> _Subject:
-    resolving = partial(resolve_model, section.model, section.revision, f"{where}.model", loaded.base.model_folder)
+    resolving = partial(resolve_section, section, where, loaded.base.model_folder)
     ref = row.ref if row is not None else _if_here(resolving, section)
     recipe = _recipe(section, row, f"{where}.recipe") if isinstance(section, RerankerConfig) else None
     if section.model == BM25:
         return _Subject(run, section, row, ref)
     config, tokenizer = None, None
+    if ref is not None and on_server(section.model):
+        ref = ref.checkpoint
     if ref is not None:
         config = read_mapping(ref, "config.json")
         with suppress(ModelError):  # without a tokenizer the table of scripts does
             tokenizer = load_tokenizer(ref, local=True)
-    shape = shape_of(ref.name if ref is not None else section.model, config)
+    shape = None if on_server(section.model) else shape_of(ref.name if ref is not None else section.model, config)
     return _Subject(run, section, row, ref, shape, tokenizer, recipe)
 
 
@@ -303,7 +326,15 @@ def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: lis
     return read_texts(task, loaded.base.embedded.size, retriever, predictions, tokenizer)
 
 
-def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, cells: list[Cell], *, again: bool) -> Work:
+def _work(
+    loaded: LoadedConfig,
+    task: TaskRef,
+    subject: _Subject,
+    cells: list[Cell],
+    server: ServerRate | None,
+    *,
+    again: bool,
+) -> Work:
     prompt, computed, flops = map(sum, zip(*(_counts(subject, cell) for cell in cells), strict=True))
     queries, documents = sum(cell.queries for cell in cells), sum(cell.documents for cell in cells)
     pairs = sum(cell.pairs for cell in cells)
@@ -312,6 +343,8 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, cells: list[Ce
     if subject.kind == "retriever":
         texts, disk = queries + documents, pairs * _RETRIEVED
         disk += documents * subject.shape.hidden * 4 if subject.shape is not None else 0
+    shared = sum(cell.pairs * cell.shared for cell in cells) / max(pairs, 1) if again else 0.0
+    beside = sum(_beside(subject, cell) for cell in cells) if server is None else pairs * (1 - shared) / server.pairs
     return Work(
         kind=subject.kind,
         model=subject.name,
@@ -327,8 +360,8 @@ def _work(loaded: LoadedConfig, task: TaskRef, subject: _Subject, cells: list[Ce
         flops=flops,
         disk=disk,
         done=done,
-        seconds=0.0 if done else sum(_beside(subject, cell) for cell in cells),
-        shared=sum(cell.pairs * cell.shared for cell in cells) / max(pairs, 1) if again else 0.0,
+        seconds=0.0 if done else beside,
+        shared=shared,
         source=cells[0].source,
     )
 

@@ -76,6 +76,9 @@ def _as_data(found: Estimate, price: float | None) -> dict[str, Any]:
             name: {"flops": None if math.isnan(rate) else rate, "source": source}
             for name, (rate, source) in found.rates.items()
         },
+        "servers": {
+            address: None if rate is None else dataclasses.asdict(rate) for address, rate in found.servers.items()
+        },
         "unknown_sizes": list(found.unknown),
         "not_here": list(found.unresolved),
         "unmeasured_tasks": list(found.unmeasured),
@@ -185,6 +188,14 @@ def _words(found: Estimate) -> list[str]:
             "workers: the cluster's devices are not here; each is taken to be like this machine's, and the hours are "
             "one worker's: divide by their number"
         )
+    for address, rate in found.servers.items():
+        if rate is None:
+            lines.append(f"{address}: not measured, since every pair is paid for; its hours are left out")
+        else:
+            lines.append(
+                f"{address}: measured now, {rate.pairs:,.0f} pairs/s on texts as long as the run's, {rate.concurrency} "
+                "queries at a time"
+            )
     if found.unresolved:
         lines.append(f"not here, so that what is done of them cannot be told: {', '.join(found.unresolved)}")
     if found.unknown:

@@ -18,7 +18,7 @@ from rerank_eval.errors import ConfigError, DataError, RerankEvalError
 from rerank_eval.files import write_json
 from rerank_eval.metrics.registry import percent
 from rerank_eval.models.checkpoint import load_tokenizer
-from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import did_you_mean
 from rerank_eval.rerankers.family import Prepared
 from rerank_eval.rerankers.loading import prepare_reranker
@@ -308,7 +308,7 @@ class _View:
         if section is None:
             return None
         config = RerankerConfig.model_validate(section)
-        ref = resolve_model(config.model, config.revision, "reranker.model", self.request.model_root)
+        ref = resolve_section(config, "reranker", self.request.model_root)
         return prepare_reranker(config, ref)
 
     def _instruction(self, query_instruction: str | None) -> tuple[str | None, str]:

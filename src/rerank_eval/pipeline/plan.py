@@ -10,12 +10,13 @@ from typing import Any
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RunConfig
-from rerank_eval.config.schema import BM25, renamed
+from rerank_eval.config.schema import BM25, RerankerConfig, RetrieverConfig, renamed
+from rerank_eval.config.server import ServerKeys
 from rerank_eval.engine.interface import arithmetic
 from rerank_eval.files import at_home
 from rerank_eval.models.instruction_sets import InstructionSet, find_instruction_set, shown_instruction
 from rerank_eval.models.ref import ModelRef
-from rerank_eval.models.resolve import resolve_model
+from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import canonical_json, digest, slug, task_folder, without_split
 from rerank_eval.rerankers.family import Prepared, Prompting
 from rerank_eval.rerankers.loading import prepare_reranker
@@ -62,7 +63,7 @@ class RunSpec:
             if self.config.retriever.engine != "auto":
                 shown.append("engine")
         else:
-            shown = ["recipe", "instruction", "dtype", "engine", "head", "max_length", "markers", "options"]
+            shown = ["recipe", "api", "instruction", "dtype", "engine", "head", "max_length", "markers", "options"]
         reads = self.identity.get("listwise", {})
         parts = [f"{key}={value}" for key, value in reads.items() if value != _UNREMARKABLE.get(key)]
         for key in shown:
@@ -144,6 +145,7 @@ _UNREMARKABLE: dict[str, Any] = {
 }
 _NAMED = {"instruction", "max_length", "engine", "head", "markers", "options"}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers", "options")
+_OF_A_SERVER = {*ServerKeys.model_fields, "recipe"}
 _SHOWN = 24
 
 
@@ -200,12 +202,14 @@ def make_plan(loaded: LoadedConfig) -> Plan:
     tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
     retrievers: dict[str, RunSpec] = {}
     rerankers: dict[str, RunSpec] = {}
-    resolved: dict[tuple[str, str | None], ModelRef] = {}
+    resolved: dict[str, ModelRef] = {}
 
-    def model(name: str, revision: str | None, where: str) -> ModelRef:
-        key = (name, revision)
+    def model(section: RetrieverConfig | RerankerConfig, where: str) -> ModelRef:
+        key = digest(
+            [type(section).__name__, section.model, section.revision, section.model_dump(include=_OF_A_SERVER)]
+        )
         if key not in resolved:
-            resolved[key] = resolve_model(name, revision, where, loaded.base.model_folder)
+            resolved[key] = resolve_section(section, where, loaded.base.model_folder)
         return resolved[key]
 
     def check(instructions: InstructionSet | None, where: str) -> None:
@@ -219,14 +223,12 @@ def make_plan(loaded: LoadedConfig) -> Plan:
         check(instructions, f"{where}.instruction")
         prompting = None if run.reranker is None else Prompting.of(run.reranker, f"{loaded.path}: reranker")
         check(prompting.instructions if prompting else None, f"{loaded.path}: reranker.instruction")
-        chosen = Chosen(
-            run.retriever, model(run.retriever.model, run.retriever.revision, f"{where}.model"), instructions
-        )
+        chosen = Chosen(run.retriever, model(run.retriever, where), instructions)
         first = RunSpec("retriever", 0, run, chosen.ref, retriever_identity(chosen), instructions=instructions)
         first = retrievers.setdefault(first.digest, first)
         if run.reranker is None:
             continue
-        ref = model(run.reranker.model, run.reranker.revision, f"{loaded.path}: reranker.model")
+        ref = model(run.reranker, f"{loaded.path}: reranker")
         ready = prepare_reranker(run.reranker, ref, prompting)
         identity = reranker_identity(ready, first)
         second = RunSpec("reranker", 0, run, ready.ref, identity, first, ready.prompting.instructions, ready)

@@ -229,7 +229,7 @@ def inputs_of(row: RunSpec, task: TaskRef, data: str, results_dir: Path) -> dict
 def load_engine(row: RunSpec, cluster: Cluster | None) -> Engine:
     """Load a reranker row's model in workers, or in this process where there are none."""
     prepared = _reranker_of(row)
-    if cluster is not None:
+    if cluster is not None and row.ref.origin != "server":  # a server computes where it is
         return cluster.engine(prepared)
     return load_reranking_engine(prepared.config, row.ref, row.config.device, prepared.prompting)
 
@@ -243,14 +243,24 @@ def cross_encoder(job: Job, engine: Engine, cluster: Cluster | None) -> tuple[Cr
         cluster: The workers that score, or None for this process.
     """
     row = job.row
+    served = row.ref.served
+
+    def devices() -> list[str]:
+        if served is not None:
+            return [served.server or served.api]
+        return computed_on(row.config.device, cluster.devices if cluster is not None else ())
+
     cache = ScoreCache(
         job.results_dir,
         row.ref.label,
         row.score_identity,
         row.config.store,
         check=job.held.check if job.held is not None else None,
-        computed_on=lambda: computed_on(row.config.device, cluster.devices if cluster is not None else ()),
+        computed_on=devices,
     )
+    known = getattr(engine, "known_scores", None)
+    if known is not None:
+        cache.check_same_model(known())
     return CrossEncoder(engine, job.meta(), _reranker_of(row).policy, cache=cache), cache
 
 
@@ -272,6 +282,14 @@ def _reservations(manifest: Manifest) -> str:
     text = ""
     if cut := manifest.truncation.rate:
         text += f", {cut:.1%} of prompts cut to max_length"
+    work = manifest.timings.work
+    if "latency_p50" in work:
+        text += (
+            f", {manifest.timings.pairs_per_second or 0:,.0f} pairs/s, a query in {work['latency_p50'] * 1000:,.0f} ms "
+            f"(p99 {work['latency_p99'] * 1000:,.0f} ms) with {work['concurrency']:.0f} at a time"
+        )
+    if retries := work.get("retries"):
+        text += f", {retries} requests sent again"
     if repaired := manifest.timings.work.get("repaired_windows"):
         text += f", {repaired} of {manifest.timings.work['windows']} windows repaired"
     if pairs := manifest.special_tokens.pairs:

@@ -32,11 +32,11 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     from mteb.models.model_meta import ModelMeta
 
     from rerank_eval.config.schema import spelled_before
-    from rerank_eval.models.resolve import resolve_model
+    from rerank_eval.models.sections import resolve_section
     from rerank_eval.rerankers.cross_encoder import CrossEncoder
     from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
 
-    ref = resolve_model(config.model, config.revision, "reranker.model")
+    ref = resolve_section(config, "reranker")
     prepared = prepare_reranker(config, ref)
     settings = config.model_dump(mode="json", include={"dtype", "recipe", "instruction", "engine"})
     settings |= {"head": spelled_before(config.head), **prepared.identity}  # mteb names results by these

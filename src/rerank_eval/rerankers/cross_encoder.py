@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,18 +17,27 @@ from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.engine.interface import BoolArray, Engine, EngineStats, QueryGroup, Scores, reads_lists
+from rerank_eval.engine.interface import (
+    BoolArray,
+    Engine,
+    QueryGroup,
+    Scores,
+    latencies_of,
+    reads_lists,
+    unclaimed_of,
+)
 from rerank_eval.engine.memory import is_out_of_memory
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.rerankers.instructions import InstructionPolicy
 from rerank_eval.rerankers.special_token_counts import SpecialTokenCounts
+from rerank_eval.rerankers.work import work_of
 from rerank_eval.results.recorder import CellScores, Floats, Recorder, check_finite
 from rerank_eval.store.cache import ScoreCache
 from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.shards import PairDigests, ScoredQuery
 
 
-def score_groups(engine: Engine, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
+def score_groups(engine: Engine, groups: Iterable[QueryGroup]) -> Generator[Scores, None, None]:
     """Score a stream of queries with their candidates; it may be read ahead of what comes out.
 
     Yields:
@@ -60,31 +69,6 @@ def score_groups(engine: Engine, groups: Iterable[QueryGroup]) -> Iterator[Score
         raise DeviceError(
             f"out of memory, with one {how}; lower reranker.max_length, or reranker.batch_size in the reference engine"
         ) from error
-
-
-def work_of(engine: Engine, stats: EngineStats) -> dict[str, float]:
-    """Return what an engine computed, for a manifest: tokens by kind, and the share wasted.
-
-    Args:
-        engine: The engine.
-        stats: What it did, such as the difference of two readings of its `stats`.
-
-    Returns:
-        `saved`, which causal rerankers alone have, is the share of the prompts' tokens that sharing made superfluous.
-    """
-    computed, padding, prompt = stats.computed_tokens, stats.padding_tokens, stats.prompt_tokens
-    work: dict[str, float] = {
-        "prompt_tokens": prompt,
-        "computed_tokens": computed,
-        "padding_tokens": padding,
-        "padding": padding / computed if computed else 0.0,
-        "tokenize_seconds": stats.tokenize_seconds,
-    }
-    if engine.causal:
-        work["saved"] = 1 - (computed - padding) / prompt if prompt else 0.0
-    if reads_lists(engine):
-        work |= {"windows": stats.windows, "repaired_windows": stats.repaired_windows}
-    return work
 
 
 @dataclass
@@ -199,12 +183,12 @@ class CrossEncoder:
         self.recorder = Recorder()
         self.counts = Counts()
         self.special_tokens = SpecialTokenCounts()
-        self._before = engine.stats
+        self._before, self._answered = engine.stats, len(latencies_of(engine))
 
     @property
     def work(self) -> dict[str, float]:
         """What the engine has computed since this reranker was made, see `work_of`."""
-        return work_of(self.engine, self.engine.stats - self._before)
+        return work_of(self.engine, self.engine.stats - self._before, latencies_of(self.engine)[self._answered :])
 
     def score(self, query: str, documents: Sequence[str], instruction: str | None = None) -> Floats:
         """Score documents for one query, without mteb.
@@ -315,22 +299,39 @@ class CrossEncoder:
                 read.popleft()
                 yield first
 
-        for result in score_groups(self.engine, unknown()):
-            yield from known_first()
-            asked = read.popleft()
-            assert isinstance(asked, _Asked)  # noqa: S101 - what is known was taken out before
-            scores, fresh = asked.joined(result)
-            query, rows = asked.candidates, np.flatnonzero(fresh).tolist()
-            # mteb would accept NaN and infinities in silence.
-            check_finite(self.mteb_model_meta.name or "reranker", query.query_id, query.document_ids, scores.scores)
-            if cell is not None and asked.digests is not None:
-                ids = [query.document_ids[row] for row in rows]
-                documents = [asked.digests.documents[row] for row in rows]
-                cell.add(ScoredQuery(query.query_id, ids, asked.digests.query, documents, scores.take(rows)))
-            yield Reranked(
-                query.query_id, query.document_ids, scores, len(scores) - len(rows), int(result.tokens.sum())
-            )
+        try:
+            with closing(score_groups(self.engine, unknown())) as results:
+                for result in results:
+                    yield from known_first()
+                    asked = read.popleft()
+                    assert isinstance(asked, _Asked)  # noqa: S101 - what is known was taken out before
+                    scores, fresh = self._taken_in(asked, result, cell)
+                    query = asked.candidates
+                    stored = len(scores) - fresh
+                    yield Reranked(query.query_id, query.document_ids, scores, stored, int(result.tokens.sum()))
+        finally:
+            if cell is not None:
+                self._keep_unclaimed(read, cell)
         yield from known_first()
+
+    def _taken_in(self, asked: _Asked, result: Scores, cell: ScoreCacheCell | None) -> tuple[Scores, int]:
+        """Put what the model says beside what was known, and keep it; return all scores, and how many are fresh."""
+        scores, fresh = asked.joined(result)
+        query, rows = asked.candidates, np.flatnonzero(fresh).tolist()
+        # mteb would accept NaN and infinities in silence.
+        check_finite(self.mteb_model_meta.name or "reranker", query.query_id, query.document_ids, scores.scores)
+        if cell is not None and asked.digests is not None:
+            ids = [query.document_ids[row] for row in rows]
+            documents = [asked.digests.documents[row] for row in rows]
+            cell.add(ScoredQuery(query.query_id, ids, asked.digests.query, documents, scores.take(rows)))
+        return scores, len(rows)
+
+    def _keep_unclaimed(self, read: deque[Reranked | _Asked], cell: ScoreCacheCell) -> None:
+        """Keep what a server had answered already behind a query that failed or was interrupted."""
+        under_way = [one for one in read if isinstance(one, _Asked)]
+        for asked, result in zip(under_way, unclaimed_of(self.engine), strict=False):
+            if result is not None:
+                self._taken_in(asked, result, cell)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank_eval.config import LoadedConfig, RunConfig
+from rerank_eval.config.schema import RerankerConfig
+from rerank_eval.config.server import ServerKeys, on_server
 from rerank_eval.errors import ConfigError
 from rerank_eval.session.choice import read_config
 
-_ADDRESS = ("http://", "https://")
+_KEPT = ("instruction", "recipe", "head", "max_length")
+"""What of A's settings a server is asked for as well."""
 _TWO = 2
 
 
@@ -81,11 +84,14 @@ def _other(request: ParityRequest, one: RunConfig) -> tuple[str, tuple[str, ...]
     overrides = (*request.overrides, *request.overrides_b)
     if request.b is None:
         return request.a, overrides
-    if not request.b.startswith(_ADDRESS):
+    if not on_server(request.b):
         return request.b, overrides
-    model = one.reranker.model if one.reranker is not None else None
-    served = [f"reranker.model={json.dumps(request.b)}", f"reranker.checkpoint={json.dumps(model)}"]
-    return request.a, (*request.overrides, *served, *request.overrides_b)
+    served = {"model": request.b, "checkpoint": None if one.reranker is None else one.reranker.model}
+    for key, field in RerankerConfig.model_fields.items():  # the server was started with dtype, engine and the like
+        if key not in {*_KEPT, *ServerKeys.model_fields, *served} and getattr(one.reranker, key) != field.default:
+            served[key] = field.default
+    changes = [f"reranker.{key}={json.dumps(value)}" for key, value in served.items()]
+    return request.a, (*request.overrides, *changes, *request.overrides_b)
 
 
 def _read(request: ParityRequest, name: str, overrides: tuple[str, ...]) -> LoadedConfig:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rerank_eval.config.schema import StoreConfig
-from rerank_eval.errors import StorageError
-from rerank_eval.files import sweep, write_text
+from rerank_eval.errors import ModelError, StorageError
+from rerank_eval.files import load_json, sweep, write_json, write_text
 from rerank_eval.names import canonical_json, digest, slug
 from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.locks import locked
 
 logger = logging.getLogger(__name__)
+
+KNOWN = "known-pairs.json"
+"""A server's scores of known pairs, beside the identity."""
+OTHER_MODEL, OTHER_DTYPE = 0.1, 1e-3
+"""Differences of known pairs' scores, as a share of their range: above the first it is another model, as in `doctor`;
+above the second more than float32's rounding."""
 
 
 class ScoreCache:
@@ -53,6 +59,39 @@ class ScoreCache:
         self.computed_on = computed_on
         self.devices: set[str] = set()
 
+    def check_same_model(self, scores: Sequence[float]) -> None:
+        """Hold a server's scores of known pairs against those that it gave when the cache's scores were made.
+
+        Args:
+            scores: Of the same known pairs every time.
+
+        Raises:
+            ModelError: Another model, template or activation stands behind the same name.
+        """
+        path = self.folder / KNOWN
+        with locked(self.folder / LOCK):
+            try:
+                before = [float(score) for score in load_json(path)]
+            except (OSError, ValueError, TypeError):
+                before = []
+            if len(before) != len(scores):
+                write_json(path, list(scores))
+                return
+        off = max(abs(old - new) for old, new in zip(before, scores, strict=True))
+        spread = max(before) - min(before) or 1.0
+        if off > OTHER_MODEL * spread:
+            raise ModelError(
+                f"reranker.model: the server scores known pairs {_listed(scores)}, and scored them {_listed(before)} "
+                f"when {self.folder} was written: it has another model, template or activation now; set "
+                "reranker.revision to a name of your own for it, and its scores are kept apart"
+            )
+        if off > OTHER_DTYPE * spread:
+            logger.warning(
+                "the server's scores of known pairs have moved by up to %.1e since %s was written: another dtype, "
+                "version or device computes now",
+                *(off, self.folder),
+            )
+
     @contextmanager
     def cell(self, task: str, subset: str, split: str) -> Iterator[ScoreCacheCell]:
         """Open a cell; what was added is on the disk when the block ends, however it ends.
@@ -79,3 +118,7 @@ class ScoreCache:
             raise
         cell.flush()
         self.devices |= cell.devices
+
+
+def _listed(scores: Sequence[float]) -> str:
+    return ", ".join(f"{score:.4g}" for score in scores)

@@ -1,0 +1,1 @@
+"""Servers that score or embed: what goes over the wire, and what comes back."""

@@ -1,0 +1,130 @@
+"""What becomes of texts before a server gets them: counted with its model's own tokenizer, cut where it would not do.
+
+A server refuses a prompt that is too long, or cuts it in silence, its end with the answer's position included. Here the
+document's text is cut instead, so that the whole prompt fits: to within a token or two what the recipe's own code does,
+which cuts token ids, since a text cannot end within a character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from rerank_eval.engine.interface import BoolArray, IntArray, QueryGroup
+from rerank_eval.engine.pairs import PairTokenizer
+from rerank_eval.engine.prompts import PromptTokenizer, encodable
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.engine.special_tokens import SpecialTokens
+
+_UNBOUNDED = 2**40
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A group as a server gets it.
+
+    Attributes:
+        group: Its texts, cut where they had to be.
+        tokens: (n,) int64, tokens of each prompt; zeros where they are not known.
+        truncated: (n,) bool, whether a prompt loses tokens, here or at the server.
+        overlong: Whether the query alone fills the prompt, so that no document is read.
+    """
+
+    group: QueryGroup
+    tokens: IntArray
+    truncated: BoolArray
+    overlong: bool = False
+
+
+class Fitter(Protocol):
+    """Counts and cuts."""
+
+    @property
+    def special_tokens(self) -> SpecialTokens | None:
+        """Finds special tokens in texts; None where the tokenizer is not known."""
+
+    def fit(self, group: QueryGroup) -> Fitted:
+        """Count a group's prompts, and cut what would not fit."""
+        ...
+
+
+class Uncounted:
+    """Knows nothing of the served model: texts go as they are."""
+
+    special_tokens = None
+
+    def fit(self, group: QueryGroup) -> Fitted:
+        """See `Fitter.fit`."""
+        count = len(group.documents)
+        return Fitted(group, np.zeros(count, np.int64), np.zeros(count, np.bool_))
+
+
+class PairFitter:
+    """Counts the pairs of a sequence classifier, which servers cut themselves as its tokenizer does.
+
+    Args:
+        tokenizer: The served model's.
+        max_length: Its longest pair in tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self._pairs = PairTokenizer(tokenizer, max_length)
+        self.special_tokens = self._pairs.special_tokens
+
+    def fit(self, group: QueryGroup) -> Fitted:
+        """See `Fitter.fit`."""
+        found = self._pairs.pairs(group)
+        return Fitted(group, found.lengths, found.truncated, found.query_cut)
+
+
+class PromptFitter:
+    """Counts the prompts of a causal reranker, and cuts documents that would make them too long.
+
+    Args:
+        tokenizer: The served model's.
+        recipe: How its prompts are written, here or by the server's template.
+        max_length: The longest prompt in tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int) -> None:
+        self._prompts = PromptTokenizer(tokenizer, recipe, _UNBOUNDED)
+        self.special_tokens = self._prompts.special_tokens
+        self._tokenizer, self._max_length = tokenizer, max_length
+
+    def fit(self, group: QueryGroup) -> Fitted:
+        """See `Fitter.fit`."""
+        tokens = self._count(group)
+        long = tokens > self._max_length
+        if not long.any():
+            return Fitted(group, tokens, long)
+        bare = int(self._count(replace(group, documents=[""]))[0])
+        if bare >= self._max_length:
+            query = self._cut(
+                group.query, bare - self._max_length, lambda text: replace(group, query=text, documents=[""])
+            )
+            cut = replace(group, query=query, documents=[""] * len(group.documents))
+            return Fitted(cut, self._count(cut), np.ones(len(tokens), np.bool_), overlong=True)
+        documents = list(group.documents)
+        for place in np.flatnonzero(long).tolist():
+            excess = int(tokens[place]) - self._max_length
+            documents[place] = self._cut(documents[place], excess, lambda text: replace(group, documents=[text]))
+        cut = replace(group, documents=documents)
+        return Fitted(cut, self._count(cut), long)
+
+    def _count(self, group: QueryGroup) -> IntArray:
+        return self._prompts.factored(group).lengths
+
+    def _cut(self, text: str, excess: int, group: Callable[[str], QueryGroup]) -> str:
+        """Shorten a text, at the borders of its tokens, until the prompt with it fits."""
+        text = encodable(text)
+        offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        kept, shorter = len(offsets), text
+        while excess > 0 and kept > 0:
+            kept = max(0, kept - excess)
+            shorter = text[: offsets[kept - 1][1]] if kept else ""
+            excess = int(self._count(group(shorter))[0]) - self._max_length
+        return shorter

@@ -1,0 +1,222 @@
+"""A reranking server as an engine: queries go out side by side, scores come back in order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
+from rerank_eval.engine.listwise import Order, arranged
+from rerank_eval.engine.recipe import Recipe
+from rerank_eval.errors import ServerError
+from rerank_eval.servers.client import Address, Connection, in_thread
+from rerank_eval.servers.fitting import Fitted, Fitter
+from rerank_eval.servers.protocol import Answer, Api, Asked
+
+CONCURRENCY = 16
+KNOWN = QueryGroup(
+    "What is the capital of China?",
+    None,
+    [
+        "The capital of China is Beijing.",
+        "Beijing became the capital under the Yuan dynasty, and again under the Ming.",
+        "Bread is baked from flour, water, salt and yeast.",
+    ],
+)
+"""Texts that tell one model, template or set of weights from another by their scores."""
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one asks a server for, the same for all queries.
+
+    Attributes:
+        address: The server.
+        api: Its protocol.
+        model: The name under which it has the model.
+        raw: Whether to ask for scores before the last activation.
+        recipe: Renders the prompts here; None lets the server do so.
+        request_size: Texts in one request, or None for all of a query's.
+        prefix: What stands before the path of every endpoint.
+    """
+
+    address: Address
+    api: Api
+    model: str
+    raw: bool
+    recipe: Recipe | None = None
+    request_size: int | None = None
+    prefix: str = ""
+
+    def texts(self, group: QueryGroup) -> tuple[str, Sequence[str]]:
+        """Return what goes out for query and documents: whole prompts behind an empty query if rendered here."""
+        if self.recipe is None:
+            behind = f" {group.instruction}" if group.instruction and not self.api.instructed else ""
+            return group.query + behind, group.documents
+        return "", [self.recipe.prompt(group.query, document, group.instruction) for document in group.documents]
+
+    async def score(self, connection: Connection, group: QueryGroup) -> Answer:
+        """Have a group scored, in as many requests as it takes.
+
+        Raises:
+            EngineError: The server refuses a request, or its answer is not what it should be.
+            ServerError: It does not answer.
+        """
+        query, documents = self.texts(group)
+        size = self.request_size or len(documents) or 1
+        scores: list[float] = []
+        tokens: int | None = 0
+        for start in range(0, len(documents), size):
+            part = documents[start : start + size]
+            instruction = group.instruction if self.api.instructed and self.recipe is None else None
+            path, body = self.api.request(Asked(self.model, query, part, instruction, self.raw))
+            answer = self.api.answer(await connection.post(self.prefix + path, body), len(part))
+            scores += answer.scores
+            tokens = None if tokens is None or answer.tokens is None else tokens + answer.tokens
+        return Answer(scores, tokens)
+
+    def score_now(self, group: QueryGroup, tries: int | None = None) -> Answer:
+        """Have one group scored, and wait for it; see `score`."""
+
+        async def work() -> Answer:
+            async with Connection(self.address, tries) as connection:
+                return await self.score(connection, group)
+
+        return in_thread(work)
+
+
+class _NoSpecialTokens:
+    """Of a tokenizer that is not known."""
+
+    def found(self, text: str) -> tuple[str, ...]:
+        """See `SpecialTokenFinder.found`."""
+        return ()
+
+
+@dataclass(frozen=True)
+class _Done:
+    answer: Answer
+    fitted: Fitted
+    places: list[int]
+    seconds: float
+
+
+class ServerEngine:
+    """A server's reranker as an engine.
+
+    Args:
+        service: What it is asked for.
+        fitter: Counts prompts and cuts texts.
+        concurrency: Queries under way at a time.
+        order: For a model that reads a query's documents together, the order in which they are sent; else None.
+
+    Attributes:
+        causal, settings, special_tokens, stats: See `Engine`.
+        listwise: See `reads_lists`.
+        unclaimed: After an error or an interruption, the scores that had come back behind the query that was waited
+            for: one entry for each query under way, in order, None where there is none.
+        latencies: Seconds that each query took, from its first request to its last answer.
+    """
+
+    def __init__(self, service: Service, fitter: Fitter, concurrency: int, order: Order | None = None) -> None:
+        self.causal = False
+        self.listwise = order is not None
+        self.settings: Mapping[str, str | int] = {"concurrency": concurrency}
+        self.special_tokens: SpecialTokenFinder = fitter.special_tokens or _NoSpecialTokens()
+        self.stats = EngineStats()
+        self.unclaimed: list[Scores | None] = []
+        self.latencies: list[float] = []
+        self._service, self._fitter, self._concurrency = service, fitter, concurrency
+        self._order: Order = order or "given"
+
+    def known_scores(self) -> list[float]:
+        """Return the scores of `KNOWN`, by which another model or template behind the same name is found out."""
+        return self._service.score_now(KNOWN).scores
+
+    def score(self, group: QueryGroup) -> Scores:
+        """See `Engine.score`."""
+        return next(self.score_groups([group]))
+
+    def score_groups(self, groups: Iterable[QueryGroup]) -> Iterator[Scores]:
+        """See `Engine.score_groups`.
+
+        Raises:
+            EngineError: The server refuses a request, or its answer is not what it should be.
+            ServerError: It does not answer; names the query.
+        """
+        self.unclaimed = []
+        waiting: deque[tuple[QueryGroup, Future[_Done]]] = deque()
+        source = iter(groups)
+        opened = Connection(self._service.address, concurrency=self._concurrency)
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as connection:
+            started = time.perf_counter()
+            try:
+                while True:
+                    for group in islice(source, max(0, 2 * self._concurrency - len(waiting))):
+                        waiting.append((group, self._start(portal, connection, group)))
+                    if not waiting:
+                        return
+                    group, future = waiting[0]
+                    scores = self._scores(_result(group, future))
+                    waiting.popleft()
+                    self.stats += EngineStats(seconds=time.perf_counter() - started)
+                    yield scores
+                    started = time.perf_counter()  # what the caller does in between is not scoring
+            finally:
+                self.stats += EngineStats(retries=connection.retries)
+                for _, future in waiting:
+                    self.unclaimed.append(self._finished(future))
+
+    def _start(self, portal: BlockingPortal, connection: Connection, group: QueryGroup) -> Future[_Done]:
+        ordered, places = arranged(group, self._order)
+        return portal.start_task_soon(self._work, connection, self._fitter.fit(ordered), places)
+
+    async def _work(self, connection: Connection, fitted: Fitted, places: list[int]) -> _Done:
+        async with connection.turn:
+            started = time.perf_counter()
+            answer = await self._service.score(connection, fitted.group)
+            return _Done(answer, fitted, places, time.perf_counter() - started)
+
+    def _scores(self, done: _Done) -> Scores:
+        fitted, values = done.fitted, np.array(done.answer.scores, dtype=np.float64)
+        sent = Scores(values, values.copy(), fitted.truncated, np.full(len(values), fitted.overlong), fitted.tokens)
+        scores = sent.take(np.argsort(done.places))
+        if len(values):
+            self.latencies.append(done.seconds)
+        self.stats += EngineStats(
+            pairs=len(values),
+            groups=1,
+            prompt_tokens=int(fitted.tokens.sum()),
+            truncated_pairs=int(fitted.truncated.sum()),
+            overlong_queries=int(fitted.overlong),
+            served_tokens=done.answer.tokens or 0,
+        )
+        return scores
+
+    def _finished(self, future: Future[_Done]) -> Scores | None:
+        future.cancel()
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        return self._scores(future.result())
+
+    def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
+        """See `Engine.render`; the server's own template is not known, so there are no tokens."""
+        fitted = self._fitter.fit(QueryGroup(query, instruction, [document]))
+        first, [second] = self._service.texts(fitted.group)
+        text = first + second if self._service.recipe is not None else f"{first}\n{second}"
+        return RenderedPrompt(text, (), bool(fitted.truncated[0]))
+
+
+def _result(group: QueryGroup, future: Future[_Done]) -> _Done:
+    try:
+        return future.result()
+    except ServerError as error:
+        raise ServerError(f"{error} (at query {group.query[:_SHOWN]!r})") from error
