@@ -1,4 +1,4 @@
-"""What two rows of numbers tell: links, orders, lengths, formats. Each finding where it is right, and where it is not."""
+"""What two rows of numbers tell: links, orders, lengths, formats; each finding also where it is not right."""
 
 from __future__ import annotations
 

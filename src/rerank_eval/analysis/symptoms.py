@@ -60,7 +60,7 @@ def head_finding(side: Side, name: str) -> Finding | None:
     if fit is None or fit.link.name == "B = A":
         return None
     formula = fit.name.replace("A", "margin").replace("B = ", "")
-    text = f"{name} ranks by {formula} and the other by the margin; that is off by {fit.largest:.2g} at most"
+    text = f"{name} ranks by {formula} and not by the margin itself; that is off by {fit.largest:.2g} at most"
     return Finding("head", text, {"side": name, "link": fit.name, "leaves": fit.largest})
 
 
@@ -85,7 +85,7 @@ def symptoms(pairs: Pairs, y: Floats, tolerance: float) -> list[Finding]:
     whole = links.best(x, y, tolerance, unexplained, form.rounding)
     if whole is not None:
         found.append(link_finding(whole, len(y), unexplained))
-    for look in (_rounded, _constant, _orders, _per_query, _monotone, _cuts):
+    for look in (_rounded, _orders, _per_query, _constant, _monotone, _cuts):
         if not any(one.explains for one in found):
             found += look(pairs, y, tolerance, form)
     found += _digits(pairs, y, form)
@@ -313,7 +313,7 @@ def _constant(pairs: Pairs, y: Floats, *_: object) -> Iterator[Finding]:
     flat = sum(bool(np.ptp(y[rows]) == 0) for rows in lists)
     if lists and flat == len(lists):
         text = f"B gives all documents of a query one score, in all {flat} queries: it does not read the document"
-        yield Finding("constant", text, {"queries": flat}, explains=True)
+        yield Finding("constant", text, {"queries": flat})
         return
     of_document: dict[str, list[int]] = {}
     for row, document in enumerate(pairs.doc_ids):
@@ -324,7 +324,7 @@ def _constant(pairs: Pairs, y: Floats, *_: object) -> Iterator[Finding]:
             f"B gives a document the same score for every query, in all {len(shared)} documents that two queries "
             "have: it does not read the query"
         )
-        yield Finding("constant", text, {"documents": len(shared)}, explains=True)
+        yield Finding("constant", text, {"documents": len(shared)})
 
 
 def _unrelated(pairs: Pairs) -> Iterator[Finding]:

@@ -207,6 +207,10 @@ class ServerEngine:
             return None
         return self._scores(future.result())
 
+    def sent(self, group: QueryGroup) -> QueryGroup:
+        """Return a group's texts as they go out: a document that would not fit is cut."""
+        return self._fitter.fit(group).group
+
     def render(self, query: str, document: str, instruction: str | None) -> RenderedPrompt:
         """See `Engine.render`; the server's own template is not known, so there are no tokens."""
         fitted = self._fitter.fit(QueryGroup(query, instruction, [document]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from rerank_eval.session.prompts_tried import LENGTHS, Hypothesis, ProbePair, Wr
 
 PROBES = 24
 """Pairs on which hypotheses are confirmed."""
-_SCREEN = 6
+_SCREEN = 4
 """Pairs on which most of them are refuted."""
 _LENIENT = 3.0
 _AS_GOOD = 3
@@ -50,6 +50,7 @@ class Asked:
     Attributes:
         pairs: Their texts.
         y: The other side's scores.
+        base: What the side whose weights are here makes of its own prompts.
         rounding: What their number format rounds off.
         tolerance: Noise of a margin.
         lengths: Limits in tokens that the numbers point to.
@@ -58,6 +59,7 @@ class Asked:
 
     pairs: Sequence[ProbePair]
     y: Floats
+    base: Floats
     rounding: Floats
     tolerance: float
     lengths: Sequence[int] = ()
@@ -102,12 +104,16 @@ class Prober:
             return self._by_settings(asked)
         tokenizer = load_tokenizer(self.prepared.ref, trust_remote_code=self.prepared.config.trust_remote_code)
         writer = Writer(self.prepared, tokenizer, self._metadata)
-        base = self._margins(Hypothesis("", "", writer.recipe, writer.own), asked.pairs, writer)
-        for tier in (writer.likely(asked.pairs, asked.lengths), writer.further()):
-            found = self._try(tier, asked, base, writer, asked.tolerance)
+        for tier in (*self._likely(asked, writer), writer.further()):
+            found = self._try(tier, asked, writer, asked.tolerance)
             if found:
                 return self._findings(found, asked)
-        return self._by_dtype(asked, base, writer)
+        return self._by_dtype(asked, writer)
+
+    def _likely(self, asked: Asked, writer: Writer) -> list[Iterator[Hypothesis]]:
+        """Return what changes one thing: first what the numbers point to."""
+        tiers = [writer.likely(asked.lengths), writer.cuts(asked.pairs, asked.lengths)]
+        return tiers[::-1] if asked.lengths else tiers
 
     def _margins(self, hypothesis: Hypothesis, pairs: Sequence[ProbePair], writer: Writer) -> Floats:
         """Score prompts; the same ids are scored once.
@@ -135,10 +141,9 @@ class Prober:
             self._heads[key] = answer_head(name, writer.tokenizer, engine.parts.model, recipe, "float32")
         return self._heads[key]
 
-    def _try(
-        self, hypotheses: Iterable[Hypothesis], asked: Asked, base: Floats, writer: Writer, tolerance: float
-    ) -> list[Supported]:
+    def _try(self, hypotheses: Iterable[Hypothesis], asked: Asked, writer: Writer, tolerance: float) -> list[Supported]:
         """Hold hypotheses against the pairs."""
+        base = asked.base
         screen = _spread(base, asked.y)
         without = {one.link.name: one.largest for one in links.fits(base, asked.y, tolerance, asked.rounding)}
         found: list[Supported] = []
@@ -191,8 +196,9 @@ class Prober:
         }
         return [Finding(first.kind, text, evidence, explains=True)]
 
-    def _by_dtype(self, asked: Asked, base: Floats, writer: Writer) -> list[Finding]:
+    def _by_dtype(self, asked: Asked, writer: Writer) -> list[Finding]:
         """Try other number formats; what such a format changes is then the noise of everything else."""
+        base = asked.base
         unexplained = float(np.abs(asked.y - base).max())
         noise = 0.0
         own = self.prepared.config.dtype
@@ -225,8 +231,10 @@ class Prober:
             )
             return [Finding("dtype", text, {"largest": unexplained, "noise": noise}, explains=True)]
         self._engine = self._engine or self._load(self.prepared)
-        found = self._try(writer.likely(asked.pairs, asked.lengths), asked, base, writer, 2 * noise)
-        return self._findings(found, asked, f", within the noise of bfloat16 ({noise:.2g})") if found else []
+        for tier in self._likely(asked, writer):
+            if found := self._try(tier, asked, writer, 2 * noise):
+                return self._findings(found, asked, f", within the noise of bfloat16 ({noise:.2g})")
+        return []
 
     def _of_settings(self, update: dict[str, Any], asked: Asked) -> Floats | None:
         """Load the model with other settings and score the pairs; None where it cannot be loaded so."""
@@ -245,9 +253,7 @@ class Prober:
 
     def _by_settings(self, asked: Asked) -> list[Finding]:
         """Try other settings of a model whose prompts are not written here, such as a sequence classifier."""
-        engine = self._engine or self._load(self.prepared)
-        base = np.array([self._one(engine, pair) for pair in asked.pairs])
-        del engine
+        base = asked.base
         unexplained = float(np.abs(asked.y - base).max())
         without = {one.link.name: one.largest for one in links.fits(base, asked.y, asked.tolerance, asked.rounding)}
         limit = self.prepared.max_length

@@ -29,6 +29,7 @@ from rerank_eval.pipeline.run import cross_encoder, load_engine
 from rerank_eval.rerankers.cross_encoder import Candidates
 from rerank_eval.rerankers.rerank_search import candidates_of
 from rerank_eval.results.recorder import CellScores, Recorder
+from rerank_eval.servers.scoring import ServerEngine
 from rerank_eval.session.hypotheses import PROBES, Asked, Prober, group_of
 from rerank_eval.session.parity_sides import ParityRequest, Sides, find_sides
 from rerank_eval.session.prompts_tried import ProbePair
@@ -286,13 +287,19 @@ class _Parity:
         return Finding("unsteady", text, {"largest": largest, "pairs": len(rows)})
 
     def _texts(self, rows: Any) -> list[ProbePair]:
+        """Return some pairs, their documents as B's server gets them."""
         every = [
             ProbePair(one.query, one.own_instruction, document)
             for cell in self.sample.values()
             for one in cell
             for document in one.documents
         ]
-        return [every[row] for row in rows]
+        engine, prepared = self._engines.get(self.row_b.digest), self.row_b.prepared
+        chosen = [every[row] for row in rows]
+        if not isinstance(engine, ServerEngine) or prepared is None:
+            return chosen
+        sent = [engine.sent(group_of(prepared, pair, self.task.metadata)).documents[0] for pair in chosen]
+        return [replace(pair, document=document) for pair, document in zip(chosen, sent, strict=True)]
 
     def _tried(self, pairs: Pairs, y: Any, tolerance: float, known: Sequence[Finding]) -> list[Finding]:
         """Try hypotheses with the weights of the side that runs in this process."""
@@ -301,11 +308,12 @@ class _Parity:
         if not in_process(row):
             return []
         rows = parity.probes(pairs, PROBES)
-        values = pairs.a.margins if swapped else y
+        values, own = (pairs.a.margins, pairs.b.margins) if swapped else (y, pairs.a.margins)
         length = next((one.evidence for one in known if one.kind == "length"), None)
         asked = Asked(
             self._texts(rows),
             values[rows],
+            own[rows],
             format_of(values).rounding[rows],
             tolerance,
             [*_limits(pairs), *(_between(length["agree_up_to"], length["differ_from"]) if length is not None else ())],
@@ -316,7 +324,7 @@ class _Parity:
         gc.collect()
         prober = Prober(row, self.task.metadata, engine)
         found = prober.explain(asked)
-        if found or any(one.kind in {"cut", "length"} for one in known):
+        if found or any(one.kind in {"cut", "length", "constant"} for one in known):
             return found
         nearest = "" if prober.nearest is None else f"; nearest comes: {prober.nearest[1]}"
         text = f"none of {prober.tried} hypotheses about prompt, cut and number format explains the rest{nearest}"

@@ -98,12 +98,11 @@ class Writer:
             instructions=instructions,
         )
 
-    def likely(self, pairs: Sequence[ProbePair], lengths: Sequence[int]) -> Iterator[Hypothesis]:
+    def likely(self, lengths: Sequence[int]) -> Iterator[Hypothesis]:
         """Yield what changes one thing of the prompt.
 
         Args:
-            pairs: What will be scored: what is cut is longer than some of them.
-            lengths: Further limits, such as those that the numbers point to.
+            lengths: Limits in tokens that the numbers point to, tried with other recipes and without template.
         """
         yield from self._instructed(self.recipe, "")
         for length in (self.max_length, *lengths):
@@ -115,7 +114,6 @@ class Writer:
                 cut = f"{words}, cut at {length} tokens"
                 yield from self._made("recipe", cut, recipe, self._policy(recipe), length)
         yield from self._broken()
-        yield from self._cuts(pairs, lengths)
 
     def further(self) -> Iterator[Hypothesis]:
         """Yield what changes two things: the recipe and the instruction."""
@@ -168,10 +166,9 @@ class Writer:
                 f"query and document, {end} between them": (end, ""),
                 f"query and document, {end} behind them": ("", end),
             }
-        for words, (between, behind) in forms.items():
-            yield Hypothesis(
-                "bare", f"B sends no template: {words}{cut}", self.recipe, self._bare_by([0, between, 1, behind], limit)
-            )
+        for form, (between, behind) in forms.items():
+            words = f"B sends no template (vLLM wants --chat-template): {form}{cut}"
+            yield Hypothesis("bare", words, self.recipe, self._bare_by([0, between, 1, behind], limit))
         yield Hypothesis(
             "bare",
             f"B sends the document alone, without template and query{cut}",
@@ -232,8 +229,13 @@ class Writer:
         before, behind = "".join(rendered[:place]), "".join(rendered[place:])
         return self.own(ProbePair(before, pair.own_instruction, behind))
 
-    def _cuts(self, pairs: Sequence[ProbePair], lengths: Sequence[int]) -> Iterator[Hypothesis]:
-        """Yield prompts that are cut: as the recipe does, at either end, the document alone."""
+    def cuts(self, pairs: Sequence[ProbePair], lengths: Sequence[int]) -> Iterator[Hypothesis]:
+        """Yield prompts that are cut: as the recipe does, at either end, the document alone.
+
+        Args:
+            pairs: What will be scored: only what is shorter than the longest of them is tried.
+            lengths: Limits beside `LENGTHS`.
+        """
         longest = max(len(self.own(pair)) for pair in pairs)
         for length in sorted({*LENGTHS, *lengths}):
             if length >= longest:
