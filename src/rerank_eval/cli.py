@@ -2,7 +2,7 @@
 
 Exit codes: 0 success, 1 a bug, 2 config or command line, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device,
 8 off the published numbers, 9 a broken set-up (`doctor`), 10 a result that does not follow from its files (`verify`),
-130 Ctrl-C, 143 SIGTERM (`rerank_eval.errors`).
+11 a server that does not answer, 130 Ctrl-C, 143 SIGTERM (`rerank_eval.errors`).
 """
 
 from __future__ import annotations
