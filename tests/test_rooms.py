@@ -17,6 +17,7 @@ ROOMS = (
     "base",
     "config",
     "engine",
+    "servers",
     "store",
     "metrics",
     "models",

@@ -43,6 +43,7 @@ class StandIn:
     version: str = "0.32.0"
     template: str | None = "<q>{instruction}{query}</q><d>{document}</d>"
     score: Callable[[str, str], float] = overlap
+    embed: Callable[[list[str]], list[list[float]]] | None = None
     key: str | None = None
     largest: int | None = None
     delay: float = 0.0
@@ -96,6 +97,8 @@ class StandIn:
         return None
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/v1/embeddings" and self.embed is not None:
+            return self._embeddings(body)
         paths = {
             "sglang": ["/v1/rerank"],
             "cohere": ["/v2/rerank"],
@@ -123,6 +126,14 @@ class StandIn:
         usage = {"prompt_tokens": sum(len(prompt) for prompt in prompts)}
         return 200, self._form(path, scores, usage)
 
+    def _embeddings(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if body.get("model") != self.name:
+            return 404, {"error": {"message": f"The model `{body.get('model')}` does not exist.", "code": 404}}
+        assert self.embed is not None
+        vectors = self.embed(body["input"])
+        data = [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(vectors)]
+        return 200, {"object": "list", "model": self.name, "data": data[::-1], "usage": {"prompt_tokens": 1}}
+
     def _form(self, path: str, scores: list[float], usage: dict[str, int]) -> Any:
         order = sorted(range(len(scores)), key=lambda place: -scores[place])
         if path == "/score":
@@ -137,7 +148,7 @@ class StandIn:
 
 
 def documents_of(body: dict[str, Any]) -> list[str]:
-    return body.get("documents") or body.get("texts") or body.get("text_2") or []
+    return body.get("documents") or body.get("texts") or body.get("text_2") or body.get("input") or []
 
 
 def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - each fault is a line

@@ -34,9 +34,8 @@ app = typer.Typer(
 Start with `rerank-eval eval`: it needs no GPU and no hub. `rerank-eval tasks` lists what can be evaluated,
 `rerank-eval score` shows one pair with its exact prompt.""",
     epilog="Exit codes: 0 ok, 1 bug, 2 config, 3 data, 4 model, 5 hub out of reach, 6 storage, 7 device, "
-    "8 off the published numbers, 9 broken set-up (doctor), 10 altered result (verify), 11 server, "
-    "12 two sides differ (parity), "
-    "130 Ctrl-C, 143 SIGTERM.",
+    "8 off the published numbers, 9 broken set-up (doctor), 10 altered result (verify), 11 silent server, "
+    "12 two sides differ (parity), 130 Ctrl-C, 143 SIGTERM.",
 )
 
 # Into a file or a pipe a table gets the width it needs rather than rich's 80 columns.

@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from rerank_eval.config.files import find_config, is_file, is_name, parse_yaml, read_yaml
 from rerank_eval.config.listwise import ListwiseConfig
+from rerank_eval.config.renamed import renamed
 from rerank_eval.config.schema import (
     RerankerConfig,
     RetrieverConfig,
     RunConfig,
     UnknownNameError,
     WorkersConfig,
-    renamed,
 )
 from rerank_eval.errors import ConfigError
 from rerank_eval.names import did_you_mean

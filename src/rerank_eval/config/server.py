@@ -38,9 +38,7 @@ def check_address(value: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("an address with a name or password in it would reach files; set key: $NAME instead")
     if parts.query or parts.fragment:
-        raise ValueError(
-            f"{value!r} has more than an address in it; write http://HOST:PORT, and a secret as key: $NAME"
-        )
+        raise ValueError("it has more than an address in it; write http://HOST:PORT, and a secret as key: $NAME")
     if _ENDPOINT.search(parts.path.rstrip("/")):
         raise ValueError(f"{value!r} names an endpoint; write the server's address alone, and the protocol as api")
     return value.rstrip("/")

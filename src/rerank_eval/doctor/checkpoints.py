@@ -52,8 +52,7 @@ def folder_of(ref: ModelRef) -> Path | None:
     """Find the folder that holds a model's files.
 
     Returns:
-        The folder, a snapshot of the hub's cache among them; None for BM25, Python code, servers, and what is not in the
-        cache.
+        The folder, a snapshot of the hub's cache among them; None for BM25, code and servers, and where nothing is.
     """
     if ref.source == BM25 or ref.origin in {"python", "server"}:
         return None

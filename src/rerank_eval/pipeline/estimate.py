@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
 
-from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
+from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
 from rerank_eval.config.schema import BM25
-from rerank_eval.config.server import on_server
-from rerank_eval.engine.recipe import MAX_LENGTH, Recipe
-from rerank_eval.engine.recipes import RECIPES
-from rerank_eval.engine.shapes import EncoderShape, Shape, shape_of
-from rerank_eval.errors import ModelError, OfflineError
+from rerank_eval.engine.recipe import MAX_LENGTH
+from rerank_eval.engine.shapes import EncoderShape, Shape
 from rerank_eval.files import at_home
 from rerank_eval.models.architectures import effective_max_length
-from rerank_eval.models.checkpoint import load_tokenizer, read_mapping
-from rerank_eval.models.recipes import AUTO, find_recipe, known_recipe
-from rerank_eval.models.ref import ModelRef
-from rerank_eval.models.resolve import on_hub
-from rerank_eval.models.sections import resolve_section
-from rerank_eval.names import digest
 from rerank_eval.pipeline import results
 from rerank_eval.pipeline.estimate_lists import is_listwise, list_counts
 from rerank_eval.pipeline.estimate_rate import DeviceLoad, Rater, measure_bm25, useful_flops
 from rerank_eval.pipeline.estimate_servers import ServerRate, measure_server
+from rerank_eval.pipeline.estimate_subjects import Subject, key_of, subjects_of
 from rerank_eval.pipeline.estimate_texts import Cell, frame_of, read_texts
-from rerank_eval.pipeline.plan import RunSpec, make_plan
+from rerank_eval.pipeline.plan import RunSpec
 from rerank_eval.pipeline.run import inputs_of
 from rerank_eval.results.manifest import Manifest
 from rerank_eval.retrievers.embedders import saved_max_length
@@ -41,7 +29,6 @@ _RETRIEVER_FRAME = 25  # `Instruct: ...` and `Query:`
 # Bytes a pair: parquet and TREC run, for a retriever mteb's predictions too; measured on the embedded tasks' files.
 _RERANKED, _RETRIEVED = 112, 165
 _BATCH = 32  # texts at a time, as sentence-transformers takes them; what packs hold follows the device's memory
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -130,50 +117,6 @@ class Estimate:
         return sum((each / 3600 for each in seconds), 0.0)
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A retriever or a reranker of the config; without a plan's row where its model is not here."""
-
-    run: RunConfig
-    section: RetrieverConfig | RerankerConfig
-    row: RunSpec | None
-    ref: ModelRef | None
-    shape: Shape | EncoderShape | None = None
-    tokenizer: Any = None
-    recipe: Recipe | None = None
-
-    @property
-    def kind(self) -> str:
-        return "retriever" if isinstance(self.section, RetrieverConfig) else "reranker"
-
-    @property
-    def name(self) -> str:
-        return self.section.model
-
-    @property
-    def dtype(self) -> str:
-        return str(self.section.dtype)
-
-    @property
-    def serves(self) -> bool:
-        return self.kind == "reranker" and on_server(self.name)
-
-    @property
-    def timed(self) -> bool:
-        """Whether its time is measured by itself, and not from the FLOP of a model."""
-        return self.name == BM25 or self.serves
-
-    @property
-    def detail(self) -> str:
-        if self.row is not None:
-            return self.row.detail
-        if isinstance(self.section, RetrieverConfig) or isinstance(self.shape, EncoderShape):
-            return self.dtype
-        known = known_recipe(self.section.model) if self.section.recipe == AUTO else None
-        name = known.name if known is not None else self.section.recipe
-        return self.dtype if name == AUTO else f"{name}, {self.dtype}"
-
-
 def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str | None = None) -> Estimate:
     """Estimate a config's work, without loading a model or downloading anything.
 
@@ -190,7 +133,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     """
     rater = Rater.of(loaded, rate, device_name)
     tasks = resolve(loaded.base.tasks, split=loaded.base.split, where=f"{loaded.path}: tasks")
-    subjects = _subjects(loaded)
+    subjects = subjects_of(loaded)
     work: list[Work] = []
     unmeasured: list[str] = []
     servers: dict[str, ServerRate | None] = {}
@@ -199,7 +142,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
         texts: dict[str, list[Cell]] = {}
         scored: list[RetrieverConfig | RerankerConfig] = []
         for subject in subjects:
-            key = _key(subject.kind, subject.run.retriever)
+            key = key_of(subject.kind, subject.run.retriever)
             if key not in texts:
                 texts[key] = _texts(loaded, task, subject, subjects)
             if not texts[key]:
@@ -230,15 +173,7 @@ def estimate(loaded: LoadedConfig, rate: float | None = None, device_name: str |
     )
 
 
-def _key(kind: str, *sections: RetrieverConfig | RerankerConfig) -> str:
-    return digest([kind, *(section.model_dump(mode="json") for section in sections)])
-
-
-def _sections(run: RunConfig) -> dict[str, RetrieverConfig | RerankerConfig]:
-    return {"retriever": run.retriever, **({"reranker": run.reranker} if run.reranker is not None else {})}
-
-
-def _asked(subject: _Subject, work: Sequence[Work]) -> DeviceLoad | None:
+def _asked(subject: Subject, work: Sequence[Work]) -> DeviceLoad | None:
     """Say how long the texts are that are left, on average; None where none are, or the model's size is not known."""
     row = (subject.kind, subject.name, subject.dtype)
     left = [one for one in work if (one.kind, one.model, one.dtype) == row and not one.done]
@@ -253,68 +188,7 @@ def _asked(subject: _Subject, work: Sequence[Work]) -> DeviceLoad | None:
     return DeviceLoad(subject.shape, subject.dtype, 0.0, prompts / texts, _BATCH)
 
 
-def _subjects(loaded: LoadedConfig) -> list[_Subject]:
-    """Return each retriever, and each reranker on its candidates, once."""
-    rows = _rows(loaded)
-    found: dict[str, _Subject] = {}
-    for run in loaded.runs:
-        for kind, section in _sections(run).items():
-            key = _key(kind, run.retriever, section)
-            if key not in found:
-                found[key] = _subject(loaded, run, section, rows.get(key), f"{loaded.path}: {kind}")
-    return list(found.values())
-
-
-def _rows(loaded: LoadedConfig) -> dict[str, RunSpec]:
-    """Return the plan's rows of the runs whose models are here."""
-    found: dict[str, RunSpec] = {}
-    for run in loaded.runs:
-        sections = _sections(run)
-        alone = dataclasses.replace(loaded, runs=(run,), variants=({},))
-        plan = _if_here(partial(make_plan, alone), *sections.values())
-        if plan is not None:
-            found |= {_key(row.kind, run.retriever, sections[row.kind]): row for row in plan.rows}
-    return found
-
-
-def _if_here(find: Callable[[], _T], *sections: RetrieverConfig | RerankerConfig) -> _T | None:
-    """Return what is found, or None where a model is still to come from the hub; one on the disk has to be usable."""
-    try:
-        return find()
-    except OfflineError:
-        return None
-    except ModelError:
-        if any(on_hub(section.model) for section in sections):
-            return None  # a mirror's models may be fetched later
-        raise
-
-
-def _subject(
-    loaded: LoadedConfig, run: RunConfig, section: RetrieverConfig | RerankerConfig, row: RunSpec | None, where: str
-) -> _Subject:
-    resolving = partial(resolve_section, section, where, loaded.base.model_folder)
-    ref = row.ref if row is not None else _if_here(resolving, section)
-    recipe = _recipe(section, row, f"{where}.recipe") if isinstance(section, RerankerConfig) else None
-    if section.model == BM25:
-        return _Subject(run, section, row, ref)
-    config, tokenizer = None, None
-    if ref is not None and on_server(section.model):
-        ref = ref.checkpoint
-    if ref is not None:
-        config = read_mapping(ref, "config.json")
-        with suppress(ModelError):  # without a tokenizer the table of scripts does
-            tokenizer = load_tokenizer(ref, local=True)
-    shape = None if on_server(section.model) else shape_of(ref.name if ref is not None else section.model, config)
-    return _Subject(run, section, row, ref, shape, tokenizer, recipe)
-
-
-def _recipe(section: RerankerConfig, row: RunSpec | None, where: str) -> Recipe:
-    """Return a row's recipe; the card's, whose frame is about as long, where only the model's files tell."""
-    ready = row.prepared.prompting.recipe if row is not None and row.prepared is not None else None
-    return ready or find_recipe(section.recipe, where) or known_recipe(section.model) or RECIPES["card"]
-
-
-def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: list[_Subject]) -> list[Cell]:
+def _texts(loaded: LoadedConfig, task: TaskRef, subject: Subject, subjects: list[Subject]) -> list[Cell]:
     retriever = subject.run.retriever
     first = next((one.row for one in subjects if one.section == retriever), None)
     predictions = None
@@ -329,7 +203,7 @@ def _texts(loaded: LoadedConfig, task: TaskRef, subject: _Subject, subjects: lis
 def _work(
     loaded: LoadedConfig,
     task: TaskRef,
-    subject: _Subject,
+    subject: Subject,
     cells: list[Cell],
     server: ServerRate | None,
     *,
@@ -366,7 +240,7 @@ def _work(
     )
 
 
-def _beside(subject: _Subject, cell: Cell) -> float:
+def _beside(subject: Subject, cell: Cell) -> float:
     """Return the seconds that a cell takes besides a model's layers: BM25, or tokenising the corpus once."""
     if subject.name != BM25:
         return cell.tokenizing * cell.documents * cell.corpus.mean / 1e6
@@ -374,7 +248,7 @@ def _beside(subject: _Subject, cell: Cell) -> float:
     return measure_bm25(texts, queries, subject.run.retriever.top_k)
 
 
-def _counts(subject: _Subject, cell: Cell) -> tuple[float, float, float]:
+def _counts(subject: Subject, cell: Cell) -> tuple[float, float, float]:
     """Return prompt tokens, computed tokens and useful FLOP of one cell."""
     query = cell.query_characters / cell.characters_a_token
     config = subject.section
@@ -408,7 +282,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _embedded(subject: _Subject, cell: Cell, query: float) -> tuple[float, float, float]:
+def _embedded(subject: Subject, cell: Cell, query: float) -> tuple[float, float, float]:
     if subject.name == BM25:
         return 0.0, 0.0, 0.0
     limit = subject.section.max_length or (saved_max_length(subject.ref) if subject.ref else None) or MAX_LENGTH

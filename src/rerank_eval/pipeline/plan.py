@@ -10,7 +10,8 @@ from typing import Any
 from mteb.models.model_meta import ModelMeta
 
 from rerank_eval.config import LoadedConfig, RunConfig
-from rerank_eval.config.schema import BM25, RerankerConfig, RetrieverConfig, renamed
+from rerank_eval.config.renamed import renamed
+from rerank_eval.config.schema import BM25, RerankerConfig, RetrieverConfig
 from rerank_eval.config.server import ServerKeys
 from rerank_eval.engine.interface import arithmetic
 from rerank_eval.files import at_home
@@ -59,7 +60,7 @@ class RunSpec:
     def detail(self) -> str:
         """The settings that tell this row from others of the same model, for a table."""
         if self.kind == "retriever":
-            shown = ["dtype", "instruction", "max_length", "options"]
+            shown = ["api", "dtype", "instruction", "max_length", "options"]
             if self.config.retriever.engine != "auto":
                 shown.append("engine")
         else:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
-from rerank_eval.config.schema import BM25, MINILM, spelled_before
+from rerank_eval.config.renamed import spelled_before
+from rerank_eval.config.schema import BM25, MINILM
 from rerank_eval.models.instruction_sets import find_instruction_set, shown_instruction
 from rerank_eval.models.recipes import find_recipe, known_recipe
 from rerank_eval.reproduce.choice import Filter

@@ -31,7 +31,7 @@ def load_reranker(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     # Imported here: the package is imported by whatever needs one of its small modules, and torch takes seconds.
     from mteb.models.model_meta import ModelMeta
 
-    from rerank_eval.config.schema import spelled_before
+    from rerank_eval.config.renamed import spelled_before
     from rerank_eval.models.sections import resolve_section
     from rerank_eval.rerankers.cross_encoder import CrossEncoder
     from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker

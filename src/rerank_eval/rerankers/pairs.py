@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from rerank_eval.config.schema import RerankerConfig, spelled_before
+from rerank_eval.config.renamed import spelled_before
+from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.classifier import PairClassifier
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.loading import ids_of, resolve_device

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from rerank_eval.config.schema import spelled_before
+from rerank_eval.config.renamed import spelled_before
 from rerank_eval.engine.interface import QueryGroup, SpecialTokenFinder
 
 

@@ -49,7 +49,8 @@ def takes_qwen3_instructions(ref: ModelRef) -> bool:
 
     A registered model does by its entry in mteb; any other by the query prompt that it was saved with.
     """
-    return _is_registered_qwen3(ref) or bool(_INSTRUCT.fullmatch(saved_prompts(ref).get("query", "")))
+    registered_so = ref.published and is_registered_qwen3(ref.name)
+    return registered_so or bool(_INSTRUCT.fullmatch(saved_prompts(ref).get("query", "")))
 
 
 def saved_prompts(ref: ModelRef) -> dict[str, str]:
@@ -78,7 +79,7 @@ def _why_not_packed(config: RetrieverConfig, ref: ModelRef) -> str | None:
         return f"its architecture is {ref.architecture or 'unknown'}, not one of {', '.join(sorted(_ARCHITECTURES))}"
     if obstacle := _why_not_this_network(read_mapping(ref, "config.json")):
         return obstacle
-    if _is_registered_qwen3(ref):
+    if ref.published and is_registered_qwen3(ref.name):
         return None
     if ref.published and getattr(registered(ref.name), "loader", None) is not None:
         return "mteb has a wrapper of its own for it"
@@ -126,7 +127,8 @@ def _pooling_modes(config: Mapping[str, Any]) -> list[str]:
     return [found[1] for key, value in config.items() if value and (found := _POOLING.fullmatch(key))]
 
 
-def _is_registered_qwen3(ref: ModelRef) -> bool:
+def is_registered_qwen3(name: str) -> bool:
+    """Tell whether mteb's registry has a model of this name whose queries stand behind `Instruct: ...` and `Query:`."""
     from mteb.models.model_implementations.qwen3_models import q3e_instruct_loader
 
-    return ref.published and getattr(registered(ref.name), "loader", None) is q3e_instruct_loader
+    return getattr(registered(name), "loader", None) is q3e_instruct_loader

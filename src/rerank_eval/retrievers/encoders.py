@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from mteb.types import PromptType
 from numpy.typing import NDArray
 
 from rerank_eval.config.schema import RetrieverConfig
-from rerank_eval.engine.embedding import PackedEmbedder, load_embedder
+from rerank_eval.engine.embedding import EmbeddingStats, load_embedder
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.errors import DeviceError, ModelError
 from rerank_eval.models.checkpoint import checkpoint_folder
@@ -23,17 +23,45 @@ from rerank_eval.models.resolve import registered
 from rerank_eval.retrievers.embedders import saved_max_length, saved_prompts, takes_qwen3_instructions
 
 
+class Embedder(Protocol):
+    """Turns texts into vectors: the packed engine, workers that have it, or a server."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are compared."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text that count; 0 where that is not known."""
+
+    @property
+    def stats(self) -> EmbeddingStats:
+        """What has been done since the embedder was made."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts: (n, dim) float32 of length one.
+
+        Raises:
+            EngineError: The model returned something that is not finite.
+        """
+        ...
+
+
 class PackedEncoder(AbsEncoder):  # type: ignore[misc] # mteb is not typed for us
-    """The packed embedder as an mteb encoder, so that instructions are chosen by mteb's own code.
+    """An embedder as an mteb encoder, so that instructions are chosen by mteb's own code.
 
     Args:
-        embedder: The loaded embedder.
+        embedder: The embedder.
         instruct: Queries stand behind `Instruct: ...` and `Query:`, as in mteb's wrapper of Qwen3-Embedding.
         prompts: Otherwise, the prompts that the checkpoint was saved with, as in mteb's wrapper of
             sentence-transformers.
     """
 
-    def __init__(self, embedder: PackedEmbedder, *, instruct: bool, prompts: Mapping[str, str]) -> None:
+    def __init__(self, embedder: Embedder, *, instruct: bool, prompts: Mapping[str, str]) -> None:
         self.model = embedder
         self.instruction_template = instruction_template if instruct else None
         self.model_prompts = None if instruct else self.validate_task_to_prompt_name(dict(prompts), False)[0]
@@ -107,7 +135,7 @@ def load_packed_encoder(
 
 
 def packed_encoder(
-    embedder: PackedEmbedder,
+    embedder: Embedder,
     config: RetrieverConfig,
     ref: ModelRef,
     instructions: InstructionSet | None,
@@ -119,7 +147,7 @@ def packed_encoder(
         ModelError: The model takes no instruction and the config gives one.
     """
     encoder = kind(embedder, instruct=takes_qwen3_instructions(ref), prompts=saved_prompts(ref))
-    _set_instruction(encoder, config.instruction, instructions)
+    set_instruction(encoder, config.instruction, instructions)
     return encoder
 
 
@@ -139,7 +167,7 @@ def load_encoder(
         if not hasattr(getattr(encoder, "model", None), "max_seq_length"):
             raise ModelError("retriever.max_length: this encoder's length cannot be set; leave the key out")
         encoder.model.max_seq_length = config.max_length
-    _set_instruction(encoder, config.instruction, instructions)
+    set_instruction(encoder, config.instruction, instructions)
     return encoder
 
 
@@ -168,7 +196,12 @@ def _load_encoder(config: RetrieverConfig, ref: ModelRef, device: str | None) ->
     return SentenceTransformerEncoderWrapper(ref.source, revision=ref.load_revision, device=device, **options)
 
 
-def _set_instruction(encoder: Any, instruction: str, instructions: InstructionSet | None) -> None:
+def set_instruction(encoder: Any, instruction: str, instructions: InstructionSet | None) -> None:
+    """Have an mteb encoder put what the setting says before texts.
+
+    Raises:
+        ModelError: It takes no instruction and the setting gives one.
+    """
     if instruction == "task":
         return  # mteb's own way: the task's prompt, else the default of the task's type
     if instruction == "default":

@@ -119,12 +119,29 @@ class PromptFitter:
         return self._prompts.factored(group).lengths
 
     def _cut(self, text: str, excess: int, group: Callable[[str], QueryGroup]) -> str:
-        """Shorten a text, at the borders of its tokens, until the prompt with it fits."""
-        text = encodable(text)
-        offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        kept, shorter = len(offsets), text
-        while excess > 0 and kept > 0:
-            kept = max(0, kept - excess)
-            shorter = text[: offsets[kept - 1][1]] if kept else ""
-            excess = int(self._count(group(shorter))[0]) - self._max_length
-        return shorter
+        def over(shorter: str) -> int:
+            return int(self._count(group(shorter))[0]) - self._max_length
+
+        return shortened(self._tokenizer, text, excess, over)
+
+
+def shortened(tokenizer: PreTrainedTokenizerBase, text: str, excess: int, over: Callable[[str], int]) -> str:
+    """Shorten a text from its end, at the borders of its tokens.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        text: The text.
+        excess: Tokens that are too many with the whole text.
+        over: Says the same of a shorter one.
+
+    Returns:
+        The first characters of the text with which nothing is too much; empty if even that is.
+    """
+    text = encodable(text)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    kept, shorter = len(offsets), text
+    while excess > 0 and kept > 0:
+        kept = max(0, kept - excess)
+        shorter = text[: offsets[kept - 1][1]] if kept else ""
+        excess = over(shorter)
+    return shorter

@@ -15,7 +15,7 @@ from rerank_eval.analysis.formats import format_of
 from rerank_eval.analysis.parity import Pairs, Side
 from rerank_eval.analysis.parity_render import heading, show
 from rerank_eval.analysis.symptoms import Finding, head_finding, symptoms
-from rerank_eval.config.schema import renamed
+from rerank_eval.config.renamed import renamed
 from rerank_eval.engine.interface import Engine, Scores, reads_lists
 from rerank_eval.errors import ConfigError, DataError, ParityError
 from rerank_eval.files import write_json

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from rerank_eval.config.schema import RerankerConfig, spelled_before
+from rerank_eval.config.renamed import spelled_before
+from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import Engine
 from rerank_eval.engine.loading import READS_IMAGES, load_engine, why_not_packed

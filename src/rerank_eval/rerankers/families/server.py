@@ -11,7 +11,8 @@ import dataclasses
 import logging
 from typing import Any
 
-from rerank_eval.config.schema import RerankerConfig, spelled_before
+from rerank_eval.config.renamed import spelled_before
+from rerank_eval.config.schema import RerankerConfig
 from rerank_eval.config.server import ServerKeys
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup

@@ -20,17 +20,12 @@ class VllmRerank:
     def request(self, asked: Asked) -> tuple[str, dict[str, Any]]:
         """See `Api.request`."""
         body: dict[str, Any] = {"model": asked.model, "query": asked.query, "documents": list(asked.documents)}
-        return "/rerank", body | extras(asked)
+        instruction = {} if asked.instruction is None else {"instruction": asked.instruction}
+        return "/rerank", body | instruction | {"use_activation": not asked.raw}
 
     def answer(self, body: Any, count: int) -> Answer:
         """See `Api.answer`."""
         return Answer(by_index(field(body, "results"), "relevance_score", count), counted_tokens(body))
-
-
-def extras(asked: Asked) -> dict[str, Any]:
-    """Return what both of vLLM's requests have besides the texts."""
-    instruction = {} if asked.instruction is None else {"instruction": asked.instruction}
-    return instruction | {"use_activation": not asked.raw}
 
 
 PART = VllmRerank()

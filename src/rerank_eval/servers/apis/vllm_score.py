@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rerank_eval.servers.apis.vllm_rerank import extras
 from rerank_eval.servers.protocol import Answer, Asked, by_index, counted_tokens, field
 
 
@@ -21,7 +20,7 @@ class VllmScore:
     def request(self, asked: Asked) -> tuple[str, dict[str, Any]]:
         """See `Api.request`."""
         body: dict[str, Any] = {"model": asked.model, "text_1": asked.query, "text_2": list(asked.documents)}
-        return "/score", body | extras(asked)
+        return "/score", body | {"use_activation": not asked.raw}
 
     def answer(self, body: Any, count: int) -> Answer:
         """See `Api.answer`."""
