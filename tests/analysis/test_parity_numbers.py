@@ -192,6 +192,7 @@ def test_an_order_on_another_scale_is_told() -> None:
     x = margins()
     ranks = by_query(x, lambda one: DOCUMENTS - np.argsort(np.argsort(-one)).astype(float))
     assert found(x, ranks)["monotone"].explains
+    assert not found(x, x + 0.01 * x**2 * np.sign(x))["monotone"].explains
     assert "whole numbers" in found(x, ranks)["rounded"].text
     assert "monotone" in found(x, (x > 0).astype(float))
     assert "monotone" not in found(x, ranks[::-1].copy())

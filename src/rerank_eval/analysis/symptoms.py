@@ -25,6 +25,8 @@ _MOST_DIFFER = 0.8
 """Share of the pairs above that length which differ: a cut text may hold all that counts."""
 _ENDS = 0.1
 """Share of scores of exactly 0 or 1 that is worth telling; likewise of digits lost."""
+_GRADES = 10
+"""Distinct scores of which no more are taken for grades."""
 _UNRELATED = 0.15
 """Mean tau of which less, or less than two standard errors, is no relation."""
 
@@ -85,12 +87,12 @@ def symptoms(pairs: Pairs, y: Floats, tolerance: float) -> list[Finding]:
     whole = links.best(x, y, tolerance, unexplained, form.rounding)
     if whole is not None:
         found.append(link_finding(whole, len(y), unexplained))
-    for look in (_rounded, _orders, _per_query, _constant, _monotone, _cuts):
+    for look in (_rounded, _constant, _orders, _per_query, _cuts):
         if not any(one.explains for one in found):
             found += look(pairs, y, tolerance, form)
     found += _digits(pairs, y, form)
     if not any(one.explains for one in found):
-        found += _unrelated(pairs)
+        found += [*_monotone(pairs, y, form), *_unrelated(pairs)]
     return found
 
 
@@ -188,7 +190,7 @@ def _per_query(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Itera
             yield Finding("normalised", text, {"queries": len(sums), "of": unexplained}, explains=True)
             return
     lines = [links.line(x[rows], y[rows]) for rows in pairs.groups]
-    if any(one is None for one in lines):
+    if any(one is None for one in lines) or any(np.ptp(y[rows]) == 0 for rows in pairs.groups):
         return
     slopes, offsets = (np.array([one[i] for one in lines if one is not None]) for i in (0, 1))
     predicted = np.empty_like(y)
@@ -213,7 +215,7 @@ def _per_query(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Itera
     yield Finding("normalised", text, evidence, explains=True)
 
 
-def _monotone(pairs: Pairs, y: Floats, *_: object) -> Iterator[Finding]:
+def _monotone(pairs: Pairs, y: Floats, form: Format) -> Iterator[Finding]:
     """Look for the same order on another scale, such as ranks and grades."""
     lists = [rows for rows in pairs.groups if len(rows) >= _LIST and np.ptp(y[rows]) > 0]
     if len(lists) < _SIDES or len(lists) < _MOST_DIFFER * len(pairs.groups):
@@ -221,10 +223,11 @@ def _monotone(pairs: Pairs, y: Floats, *_: object) -> Iterator[Finding]:
     # Ties of A may stand in either order.
     if all((np.diff(y[rows][np.lexsort((y[rows], pairs.a.margins[rows]))]) >= 0).all() for rows in lists):
         text = (
-            f"B never contradicts A's order, in all {len(lists)} queries: its scores are on another scale, of "
-            f"{len(np.unique(y)):,} distinct values, and no formula known here leads from A's to them"
+            f"B never contradicts A's order, in all {len(lists)} queries: its {len(np.unique(y)):,} distinct scores "
+            "are on another scale"
         )
-        yield Finding("monotone", text, {"queries": len(lists)}, explains=True)
+        grades = form.name == "whole numbers" or len(np.unique(y)) <= _GRADES
+        yield Finding("monotone", text, {"queries": len(lists)}, explains=grades)
 
 
 def _cuts(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Iterator[Finding]:

@@ -260,7 +260,7 @@ class _Parity:
         if pairs.largest > self.request.tolerance and not any(one.explains for one in found):
             tried = self._tried(pairs, y, tolerance, found)
             if any(one.explains for one in tried):
-                found = [one for one in found if one.kind != "unrelated"]
+                found = [one for one in found if one.kind not in {"unrelated", "monotone"}]
             found = [*tried, *found]
         heads = [
             head_finding(side, name) for name, side in (("A", pairs.a), ("B", pairs.b)) if not side.ranks_by_margin
