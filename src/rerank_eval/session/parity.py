@@ -277,14 +277,34 @@ class _Parity:
         again = [
             float(engine.score(group_of(prepared, pair, self.task.metadata)).margins[0]) for pair in self._texts(rows)
         ]
-        largest = float(np.abs(np.array(again) - pairs.b.margins[rows]).max())
+        off = np.abs(np.array(again) - pairs.b.margins[rows])
+        largest = float(off.max())
         if largest <= self.request.tolerance:
             return None
+        evidence = {"largest": largest, "pairs": len(rows)}
+        list_off = self._list_again(pairs, engine, int(rows[off.argmax()]))
+        if list_off > self.request.tolerance:
+            text = (
+                f"B's stored scores are not what B says now: the list of the pair that is off most, sent once more, "
+                f"differs by up to {list_off:.2g}; it was started anew with something else since (results of another "
+                "folder are not read: --results), or answers at random"
+            )
+            return Finding("changed", text, evidence | {"list": list_off})
         text = (
-            f"B does not score a pair alike twice: {len(rows)} pairs, each sent by itself, differ by up to "
-            f"{largest:.2g} from what the same pair got among others"
+            f"B does not score a pair alike in other company: {len(rows)} pairs, each sent by itself, differ by up "
+            f"to {largest:.2g} from what the same pair got among others"
         )
-        return Finding("unsteady", text, {"largest": largest, "pairs": len(rows)})
+        return Finding("unsteady", text, evidence)
+
+    def _list_again(self, pairs: Pairs, engine: Engine, row: int) -> float:
+        """Have B score the query of a pair once more; return the largest difference from what is stored."""
+        prepared, rows = self.row_b.prepared, pairs.groups[int(pairs.query[row])]
+        assert prepared is not None  # noqa: S101 - a reranker's row has it
+        every = [one for cell in self.sample.values() for one in cell]
+        asked = every[int(pairs.query[row])]
+        group = group_of(prepared, ProbePair(asked.query, asked.own_instruction, ""), self.task.metadata)
+        again = engine.score(replace(group, documents=asked.documents)).margins
+        return float(np.abs(again - pairs.b.margins[rows]).max())
 
     def _texts(self, rows: Any) -> list[ProbePair]:
         """Return some pairs, their documents as B's server gets them."""
