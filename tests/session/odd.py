@@ -5,6 +5,7 @@ They are real code with the real weights; what they get wrong is all that is mad
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ from rerank_eval.models.checkpoint import load_tokenizer
 from rerank_eval.models.resolve import resolve_model
 from rerank_eval.rerankers import load_reranker
 
+_TURN = threading.Lock()
 MODEL = "demo:qwen3-python"
 
 
@@ -36,15 +38,24 @@ def ids(text: str) -> list[int]:
     return token_ids(tokenizer(), [text])[0] if text else []
 
 
+def first(text: str, count: int) -> str:
+    """Return the beginning of a text that has so many tokens."""
+    cut = len(text)
+    while len(ids(text[:cut])) > count:
+        cut -= 1
+    return text[:cut]
+
+
 def prompt(query: str, document: str, instruction: str | None, recipe: str = "card") -> list[int]:
     prompts = PromptTokenizer(tokenizer(), get_recipe(recipe), 512)
     return list(prompts.render(query, document, instruction).token_ids)
 
 
 def margins(prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    engine = reranker().engine
-    assert isinstance(engine, PromptEngine)
-    return engine.answers(prompts, engine.parts.head)[1]
+    with _TURN:  # an engine is used by one thread at a time, and a server's requests come side by side
+        engine = reranker().engine
+        assert isinstance(engine, PromptEngine)
+        return engine.answers(prompts, engine.parts.head)[1]
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -86,7 +97,7 @@ FORMS: dict[str, Callable[[str, str, str | None], list[int]]] = {
     "without think": lambda q, d, i: prompt(q, d, i)[: -len(ids("<think>\n\n</think>\n\n"))],
     "end cut at 200": lambda q, d, i: prompt(q, d, i)[:200],
     "left cut at 128": lambda q, d, i: prompt(q, d, i)[-128:],
-    "document cut": lambda q, d, i: prompt(q, tokenizer().decode(ids(d)[:64]), i),
+    "document cut": lambda q, d, i: prompt(q, first(d, 64), i),
     "template twice": lambda q, d, i: prompt(
         f"{get_recipe('card').prefix}<Instruct>: {i}\n<Query>: {q}\n<Document>:",
         f" {d}{get_recipe('card').suffix}",
@@ -94,6 +105,7 @@ FORMS: dict[str, Callable[[str, str, str | None], list[int]]] = {
     ),
     "without query": lambda _, d, i: prompt("", d, i),
     "without document": lambda q, _, i: prompt(q, "", i),
+    "left cut without instruction": lambda q, d, _: prompt(q, d, None)[-128:],
     "mteb without instruction": lambda q, d, _: prompt(q, d, None, "qwen_eval"),
 }
 
@@ -107,7 +119,8 @@ class Written:
         self.form, self.change = FORMS[form], CHANGES[change]
 
     def score(self, query: str, documents: list[str], instruction: str | None) -> np.ndarray:
-        return self.change(margins([self.form(query, one, instruction) for one in documents]))
+        asked = instruction or get_recipe("card").default_instruction
+        return self.change(margins([self.form(query, one, asked) for one in documents]))
 
 
 class Best:

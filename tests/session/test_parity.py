@@ -15,7 +15,7 @@ from tests.pipeline.folders import TOOLS, USES
 from tests.servers.stand_in import StandIn
 from tests.session import odd
 
-COMMON = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=8", "--queries", "4")
+COMMON = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=8", "--queries", "3")
 PYTHON = "reranker.model=python:tests.session.odd"
 
 
@@ -70,7 +70,7 @@ def test_one_config_twice_is_the_same(project: Path, capsys: pytest.CaptureFixtu
     code, found = parity("a.yaml")
     assert (code, found["margins"]["largest"], kinds(found)) == (0, 0.0, ["identity"])
     assert "they share their scores" in capsys.readouterr().out
-    assert (found["queries"], found["pairs"]) == (4, 32)
+    assert (found["queries"], found["pairs"]) == (3, 24)
 
 
 def test_packed_and_reference_agree(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +167,20 @@ def test_scores_of_nothing_are_unexplained(project: Path) -> None:
     assert found["diagnosis"][0]["tried"] > 50
 
 
+def test_scores_that_a_server_no_longer_gives_are_told(project: Path) -> None:
+    template = ["<q>{query}</q>"]
+
+    def score(query: str, document: str) -> float:
+        return float(odd.margins([odd.ids(template[0].format(query=query) + document)])[0])
+
+    with StandIn("tei", score=score) as server:
+        _, before = parity(server.url, "--set-b", "reranker.checkpoint=null", "--set-b", "reranker.max_length=null")
+        template[0] = "{query}: "
+        _, after = parity(server.url, "--set-b", "reranker.checkpoint=null", "--set-b", "reranker.max_length=null")
+    assert "changed" not in kinds(before)
+    assert kinds(after)[-1] == "changed"
+
+
 def test_what_changes_when_a_pair_is_sent_alone_is_told(project: Path) -> None:
     _, found = changed(f"{PYTHON}:Changed", "reranker.options.change=unsteady", "reranker.max_length=null")
     assert "unsteady" in kinds(found)
@@ -185,7 +199,7 @@ FORMS = {
     "document cut": ("cut", "B cuts each document at 64 tokens"),
     "template twice": ("prompt", "stands twice"),
     "without query": ("prompt", "not hold the query"),
-    "without document": ("constant", "does not read the document"),
+    "left cut without instruction": ("cut", "B cuts at 128 tokens, from the left; without an instruction besides"),
     "mteb without instruction": ("instruction", "recipe qwen_eval without an instruction"),
 }
 
@@ -198,6 +212,13 @@ def test_a_prompt_that_was_written_otherwise_is_named(project: Path, form: str) 
     assert kinds(found)[0] == kind
     assert words in found["diagnosis"][0]["text"]
     assert not {"unexplained", "unrelated", "unsteady"} & set(kinds(found))
+
+
+def test_a_prompt_without_the_document_is_named_besides_what_the_numbers_say(project: Path) -> None:
+    settings = ["reranker.options.form=without document", "reranker.max_length=null"]
+    _, found = changed(f"{PYTHON}:Written", *settings)
+    assert kinds(found)[:2] == ["prompt", "constant"]
+    assert "does not hold the document" in found["diagnosis"][0]["text"]
 
 
 def test_no_template_and_two_sigmoids(project: Path) -> None:
@@ -263,7 +284,7 @@ def test_a_grid_of_two_is_both_sides(project: Path, capsys: pytest.CaptureFixtur
 
 def test_b_s_retriever_is_not_used(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = parity("--set-b", "retriever.top_k=5", "--set-b", "reranker.engine=reference")
-    assert (code, found["pairs"]) == (0, 32)
+    assert (code, found["pairs"]) == (0, 24)
     assert "both score the candidates of A's" in capsys.readouterr().out
 
 

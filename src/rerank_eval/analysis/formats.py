@@ -12,6 +12,8 @@ Floats = npt.NDArray[np.float64]
 _MOST_DECIMALS = 6
 _BFLOAT16_BITS = 8
 _FLOAT16_BITS = 11
+_STEPS = 1e-5
+"""Hundred times a 32-bit float's relative step: finer decimals of all numbers are the format's own."""
 _FEW = 8
 """Values of which fewer say nothing of a format."""
 
@@ -43,6 +45,8 @@ def format_of(values: Floats) -> Format:
     if len(np.unique(values)) < _FEW:
         return none
     for decimals in range(_MOST_DECIMALS + 1):
+        if 10.0**-decimals < _STEPS * np.abs(values).max():
+            break  # a 32-bit float of that size has no further decimals
         near = np.round(values, decimals)
         if (np.abs(near - values) <= 2e-7 * np.maximum(np.abs(values), 10.0**-decimals)).all():
             name = f"{decimals} decimals" if decimals else "whole numbers"

@@ -104,7 +104,7 @@ class Prober:
             return self._by_settings(asked)
         tokenizer = load_tokenizer(self.prepared.ref, trust_remote_code=self.prepared.config.trust_remote_code)
         writer = Writer(self.prepared, tokenizer, self._metadata)
-        for tier in (*self._likely(asked, writer), writer.further()):
+        for tier in (*self._likely(asked, writer), writer.further(asked.pairs, asked.lengths)):
             found = self._try(tier, asked, writer, asked.tolerance)
             if found:
                 return self._findings(found, asked)

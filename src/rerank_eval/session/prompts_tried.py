@@ -115,10 +115,18 @@ class Writer:
                 yield from self._made("recipe", cut, recipe, self._policy(recipe), length)
         yield from self._broken()
 
-    def further(self) -> Iterator[Hypothesis]:
-        """Yield what changes two things: the recipe and the instruction."""
+    def further(self, pairs: Sequence[ProbePair], lengths: Sequence[int]) -> Iterator[Hypothesis]:
+        """Yield what changes two things: the instruction, and recipe, template or length; arguments as for `cuts`."""
         for recipe in self._recipes():
             yield from self._instructed(recipe, f"that of recipe {recipe.name}")
+        for setting, words in (
+            ("none", "without an instruction"),
+            ("default", "with the recipe's default instruction"),
+        ):
+            policy = InstructionPolicy(setting, self.recipe.default_instruction)
+            other = Writer(dataclasses.replace(self.prepared, policy=policy), self.tokenizer, self._metadata)
+            for one in (*other._broken(), *other.cuts(pairs, lengths)):
+                yield dataclasses.replace(one, words=f"{one.words}; {words} besides")
 
     def _recipes(self) -> list[Recipe]:
         return [one for one in all_recipes() if one.reads == "last" and one.name != self.recipe.name]
