@@ -71,6 +71,8 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": lambda x: np.exp(x) / np.exp(x).sum(),
     "noise": lambda x: np.random.default_rng(abs(int(1e6 * x.sum()))).normal(size=len(x)),
     "unsteady": lambda x: x + 0.05 * np.arange(len(x)) / len(x),
+    "jitter": lambda x: x + 0.03 * np.sin(1000 * x),
+    "jitter and sigmoid": lambda x: sigmoid(x + 0.03 * np.sin(1000 * x)),
     "constant": lambda x: np.full(len(x), x.mean()),
     "decimals": lambda x: np.round(sigmoid(x), 3),
 }

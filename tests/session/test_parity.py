@@ -14,6 +14,7 @@ from rerank_eval.cli import _run
 from tests.pipeline.folders import TOOLS, USES
 from tests.servers.stand_in import StandIn
 from tests.session import odd
+from tests.tiny_classifiers import bert, save
 
 COMMON = ("--set", "retriever.model=bm25", "--set", "retriever.top_k=8", "--queries", "3")
 PYTHON = "reranker.model=python:tests.session.odd"
@@ -28,6 +29,7 @@ def write_folder(folder: Path) -> None:
         words = [
             generator.choice([*TOOLS, *" ".join(USES).split(), "def", "return", "self"]) for _ in range(4 + number * 3)
         ]
+        words += ["<|im_end|>"] if number % 5 == 2 else []
         documents.append({"_id": f"d{number}", "title": "", "text": " ".join(words)})
     queries = [{"_id": f"q{n}", "text": f"which {TOOLS[n]} can {USES[n % 6]} {n}"} for n in range(6)]
     for name, rows in (("corpus", documents), ("queries", queries)):
@@ -101,6 +103,7 @@ SETTINGS = {
     "reranker.max_length=128": ("cut", "B cuts at 128 tokens, as max_length: 128 does"),
     "reranker.max_length=203": ("cut", "B cuts at 203 tokens, as max_length: 203 does"),
     "reranker.dtype=bfloat16": ("dtype", "B computes in bfloat16"),
+    "reranker.special_tokens=escape": ("special_tokens", "special tokens in texts otherwise (special_tokens: escape)"),
 }
 
 
@@ -161,6 +164,18 @@ def test_a_wrapper_that_changes_scores_is_found_out(project: Path, change: str) 
     assert ("unsteady" in kinds(found)) == of_lists
 
 
+def test_what_another_kernel_in_bfloat16_may_do_is_told_by_its_size(project: Path) -> None:
+    for change, kind, words in (
+        ("jitter", "dtype", "of the size of bfloat16's rounding"),
+        ("jitter and sigmoid", "link", "B = sigmoid(A)"),
+    ):
+        settings = (f"{PYTHON}:Changed", f"reranker.options.change={change}", "reranker.max_length=null")
+        _, found = changed(*settings)
+        assert kinds(found)[0] == kind
+        assert words in found["diagnosis"][0]["text"]
+        assert "bfloat16" in found["diagnosis"][0]["text"]
+
+
 def test_scores_of_nothing_are_unexplained(project: Path) -> None:
     _, found = changed(f"{PYTHON}:Changed", "reranker.options.change=noise", "reranker.max_length=null")
     assert kinds(found)[:2] == ["unexplained", "unrelated"]
@@ -168,17 +183,19 @@ def test_scores_of_nothing_are_unexplained(project: Path) -> None:
 
 
 def test_scores_that_a_server_no_longer_gives_are_told(project: Path) -> None:
-    template = ["<q>{query}</q>"]
+    """Known pairs, by which a run finds out about another model, have no instruction."""
+    instruction = [""]
 
     def score(query: str, document: str) -> float:
-        return float(odd.margins([odd.ids(template[0].format(query=query) + document)])[0])
+        asked = "" if "China" in query else instruction[0]
+        return float(odd.margins([odd.ids(asked + query + document)])[0])
 
+    keys = ("reranker.checkpoint=null", "reranker.max_length=null")
     with StandIn("tei", score=score) as server:
-        _, before = parity(server.url, "--set-b", "reranker.checkpoint=null", "--set-b", "reranker.max_length=null")
-        template[0] = "{query}: "
-        _, after = parity(server.url, "--set-b", "reranker.checkpoint=null", "--set-b", "reranker.max_length=null")
-    assert "changed" not in kinds(before)
-    assert kinds(after)[-1] == "changed"
+        for text, expected in (("", False), ("Judge this: ", True)):
+            instruction[0] = text
+            _, found = parity(server.url, *(part for key in keys for part in ("--set-b", key)))
+            assert ("changed" in kinds(found)) == expected
 
 
 def test_what_changes_when_a_pair_is_sent_alone_is_told(project: Path) -> None:
@@ -250,6 +267,26 @@ def test_a_server_without_template_is_found_out(project: Path, capsys: pytest.Ca
     assert "one behind the other" in found["diagnosis"][0]["text"]
     assert found["b"]["identity"]["checkpoint"] == found["a"]["identity"]["revision"]
     assert "B: demo (vllm)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind", "words"),
+    [
+        ("reranker.max_length=64", "cut", "B cuts at 64 tokens"),
+        ("reranker.dtype=bfloat16", "dtype", "bfloat16"),
+        ("reranker.engine=reference", None, ""),
+    ],
+)
+def test_a_classifier_s_settings_are_tried(project: Path, setting: str, kind: str | None, words: str) -> None:
+    if not (project / "bert").exists():
+        save(bert(), project / "bert")
+    (project / "classifier.yaml").write_text(
+        "extends: offline\nreranker: {model: ./bert, max_length: null}\n", encoding="utf-8"
+    )
+    code, found = parity("--set-b", setting, a="classifier.yaml")
+    assert code == (0 if kind is None else 12)
+    assert kinds(found)[:1] == ([] if kind is None else [kind])
+    assert kind is None or words in found["diagnosis"][0]["text"]
 
 
 def test_the_file_is_the_same_bytes_again(project: Path) -> None:

@@ -35,11 +35,13 @@ PROBES = 24
 _SCREEN = 4
 """Pairs on which most of them are refuted."""
 _LENIENT = 3.0
+"""Times the noise by which a link may be off on the screening pairs."""
 _AS_GOOD = 3
 _DTYPES = ("bfloat16", "float16", "float32")
 _OWN_NOISE = 0.25
 """Share of what a dtype changes that two packings of it may differ by."""
 _SIZES = 4.0
+"""How many times larger or smaller a difference may be that is of the size of a number format's rounding."""
 _SIDE = re.compile(r"\b[AB]\b")
 
 
@@ -212,6 +214,7 @@ class Prober:
             change = float(np.abs(other - base).max())
             noise = max(noise, change if dtype != "float16" else 0.0)
             tolerance = max(asked.tolerance, _OWN_NOISE * change)
+            # Another packing rounds elsewhere: a quarter of the difference may stay.
             fit = links.best(other, asked.y, tolerance, unexplained / (links.CLEARLY * _SIZES), asked.rounding)
             if fit is not None:
                 also = "" if fit.link.name == "B = A" else f", and {_turned(fit.name, swapped=asked.swapped)}"
@@ -222,18 +225,27 @@ class Prober:
                 )
                 evidence = {"dtype": dtype, "link": fit.name, "leaves": fit.largest, "of": unexplained}
                 return [Finding("dtype", text, evidence, explains=True)]
-        if noise <= asked.tolerance:
-            return []
+        return self._within(noise, asked, writer) if noise > asked.tolerance else []
+
+    def _within(self, noise: float, asked: Asked, writer: Writer) -> list[Finding]:
+        """Look for what leaves no more than bfloat16 changes: servers use it, and each kernel rounds elsewhere."""
+        unexplained = float(np.abs(asked.y - asked.base).max())
+        whose, own = "B" if asked.swapped else "A", self.prepared.config.dtype
         if noise / _SIZES <= unexplained <= noise * _SIZES:
             text = (
-                f"the differences are of the size of bfloat16's rounding: up to {unexplained:.2g}, where A's own model "
-                f"in bfloat16 differs from {own} by up to {noise:.2g}; another kernel or number format"
+                f"the differences are of the size of bfloat16's rounding: up to {unexplained:.2g}, where {whose}'s own "
+                f"model in bfloat16 differs from {own} by up to {noise:.2g}; another kernel or number format"
             )
             return [Finding("dtype", text, {"largest": unexplained, "noise": noise}, explains=True)]
+        within = f", within the noise of bfloat16 ({noise:.2g})"
+        fit = links.best(asked.base, asked.y, 2 * noise, unexplained, asked.rounding)
+        if fit is not None:
+            words = "both read the same prompt"
+            return self._findings([Supported("link", words, fit, unexplained, asked.base)], asked, within)
         self._engine = self._engine or self._load(self.prepared)
         for tier in self._likely(asked, writer):
             if found := self._try(tier, asked, writer, 2 * noise):
-                return self._findings(found, asked, f", within the noise of bfloat16 ({noise:.2g})")
+                return self._findings(found, asked, within)
         return []
 
     def _of_settings(self, update: dict[str, Any], asked: Asked) -> Floats | None:
