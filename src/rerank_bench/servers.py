@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from rerank_bench import say
+from rerank_eval.engine.quiet import hush
 from rerank_eval.files import write_json
 
 FOLDER = Path(".cache/servers")
@@ -224,6 +225,7 @@ def free_port() -> int:
 
 def main() -> int:
     """Parse the arguments; start what is there, or stop what runs."""
+    hush()
     parser = argparse.ArgumentParser(prog="python -m rerank_bench.servers", description=__doc__)
     parser.add_argument("what", choices=("start", "stop"))
     if parser.parse_args().what == "stop":
