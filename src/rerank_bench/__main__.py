@@ -18,6 +18,7 @@ import torch  # noqa: E402 - what it reads when imported is set first
 
 from rerank_bench import say  # noqa: E402
 from rerank_bench.dtypes import effects  # noqa: E402
+from rerank_bench.peers import PEERS  # noqa: E402
 from rerank_bench.run import Settings, measure  # noqa: E402
 from rerank_bench.shapes import SHAPES, write_checkpoint  # noqa: E402
 from rerank_bench.workloads import WORKLOADS  # noqa: E402
@@ -38,6 +39,8 @@ def main() -> int:
     parser.add_argument("--growth", nargs="*", type=int, default=[10, 100, 1000] if cuda else [1, 10, 100])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--tokenizer", help="folder with Qwen's tokenizer, where the package dashscope is missing")
+    parser.add_argument("--vllm", help="python of an environment with vLLM, where it is not installed in this one")
+    parser.add_argument("--peers", nargs="*", choices=[name for name in PEERS if name != "ours"], help="these alone")
     parser.add_argument("--checkpoints", default=str(Path(tempfile.gettempdir()) / "rerank-eval-bench"))
     parser.add_argument("--output", default="results/bench")
     told = parser.parse_args()
@@ -63,13 +66,16 @@ def main() -> int:
         threads=told.threads,
         small=not told.device.startswith("cuda"),
         together=not told.device.startswith("cuda"),
+        pythons={"vllm": told.vllm} if told.vllm else {},
+        peers=None if told.peers is None else tuple(told.peers),
     )
     document = measure(settings, say)
-    document["dtypes"] = effects(folder, told.device, say) if told.workloads else {}
+    document["dtypes"] = effects(folder, told.device, say) if told.workloads and told.peers is None else {}
     document["seconds"] = time.perf_counter() - started
     output = Path(told.output)
     output.mkdir(parents=True, exist_ok=True)
-    path = output / f"{told.preset}-{told.device.partition(':')[0]}-{told.dtype}.json"
+    beside = "".join(f"-{name.replace(' ', '_')}" for name in told.peers or ())
+    path = output / f"{told.preset}-{told.device.partition(':')[0]}-{told.dtype}{beside}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     say(f"written: {path}")
     if find_spec("matplotlib"):  # else `python -m rerank_bench.plot` draws it elsewhere

@@ -34,7 +34,7 @@ import transformers  # noqa: E402
 from transformers import AutoTokenizer, Qwen2Config, XLMRobertaConfig  # noqa: E402
 
 from rerank_bench import say  # noqa: E402
-from rerank_bench.parity import roberta_tokenizer, save_random  # noqa: E402
+from rerank_bench.parity_families import roberta_tokenizer, save_random  # noqa: E402
 from rerank_bench.scorer import Scorer  # noqa: E402
 from rerank_bench.shapes import SHAPES  # noqa: E402
 from rerank_bench.table import put  # noqa: E402

@@ -3,14 +3,17 @@
     python parity_peers.py < question.json > answer.json
 
 Runs in an environment of the peers' own (FlagEmbedding and mxbai-rerank need transformers 4), so it imports nothing of
-this project. The question holds `peer`, `folder`, `pairs` and `instruction`; the answer `scores`, `ids`, `version`.
+this project. The question holds `peer`, `folder`, `pairs`, `instruction` and, for vLLM, what `vllm` names; the answer
+`scores`, `ids`, `version`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -127,7 +130,39 @@ def head(folder: str, texts: list[list[str]], _: str | None) -> tuple[list[float
     return scores, caught.rows, f"transformers {version('transformers')}"
 
 
-PEERS = {
+def vllm(
+    folder: str, pairs: list[list[str]], instruction: str | None, *, overrides: dict[str, Any], template: str = ""
+) -> tuple[list[float], list[list[int]], str]:
+    """VLLM's class LLM: query and document by a chat template or as they stand, or prompts as parts tokenised apart."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM, PoolingParams, TokensPrompt
+
+    model = LLM(
+        folder,
+        runner="pooling",
+        dtype="float32",
+        max_model_len=LENGTH,
+        enforce_eager=True,
+        hf_overrides=overrides,
+    )
+    # An empty instruction leaves its part out; none at all would be the template's default.
+    filled = {"chat_template_kwargs": {"instruction": instruction or ""}} if template else None
+    told = PoolingParams(use_activation=False, extra_kwargs=filled)
+    if template or all(len(pair) == 2 for pair in pairs):  # noqa: PLR2004 - query and document
+        queries, texts = ([pair[side] for pair in pairs] for side in (0, 1))
+        found = model.score(queries, texts, chat_template=template or None, pooling_params=told, use_tqdm=False)
+        scores = [float(one.outputs.score) for one in found]
+    else:
+        encode = model.get_tokenizer().encode
+        ids = [[one for part in parts for one in encode(part, add_special_tokens=False)] for parts in pairs]
+        prompts = [TokensPrompt(prompt_token_ids=one) for one in ids]
+        found = model.classify(prompts, pooling_params=told, use_tqdm=False)
+        scores = [float(one.outputs.probs[0]) for one in found]
+    return scores, [list(one.prompt_token_ids) for one in found], f"vLLM {version('vllm-cpu')}"
+
+
+PEERS: dict[str, Callable[..., tuple[list[float], list[list[int]], str]]] = {
     "FlagLLMReranker": flag_llm,
     "FlagReranker": flag,
     "MxbaiRerankV2": mxbai,
@@ -135,13 +170,15 @@ PEERS = {
     "CrossEncoder": cross_encoder,
     "the card's code": ctxl,
     "AutoModelForSequenceClassification": head,
+    "vLLM": vllm,
 }
 
 
 def main() -> None:
     """Answer the question on the standard input."""
     asked = json.load(sys.stdin)
-    scores, ids, told = PEERS[asked["peer"]](asked["folder"], asked["pairs"], asked["instruction"])
+    peer, folder, pairs, instruction = (asked.pop(key) for key in ("peer", "folder", "pairs", "instruction"))
+    scores, ids, told = PEERS[peer](folder, pairs, instruction, **asked)
     json.dump({"scores": scores, "ids": ids, "version": told}, sys.stdout)
 
 

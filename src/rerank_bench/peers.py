@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rerank_bench.servers import QWEN3_OVERRIDES
+from rerank_eval.engine.chat_template import chat_template
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.loading import load_engine
 from rerank_eval.engine.recipes import RECIPES
@@ -119,40 +121,6 @@ class MtebWrapper:
                 yield np.array(found, dtype=np.float64)
 
 
-CHAT_TEMPLATE = (
-    "{%- set ns = namespace(instruct='', query='', document='') -%}"
-    "{%- for message in messages -%}"
-    "{%- if message.role == 'system' -%}{%- set ns.instruct = message.content -%}"
-    "{%- elif message.role == 'query' -%}{%- set ns.query = message.content -%}"
-    "{%- else -%}{%- set ns.document = message.content -%}{%- endif -%}"
-    "{%- endfor -%}"
-)
-"""Takes a CrossEncoder's messages apart: its prompt comes as the system's, a pair's halves as query and document."""
-
-
-def card_chat_template() -> str:
-    """Return the card's recipe as a chat template for sentence-transformers."""
-    recipe = RECIPES["card"]
-
-    def literal(text: str) -> str:
-        escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-        return "{{- '" + escaped + "' -}}"
-
-    def filled(template: str, field: str) -> str:
-        head, _, tail = template.partition("{" + field + "}")
-        named = "instruct" if field == "instruction" else field
-        return (literal(head) if head else "") + "{{- ns." + named + " -}}" + (literal(tail) if tail else "")
-
-    parts = [
-        literal(recipe.prefix),
-        filled(recipe.instruct_template, "instruction"),
-        filled(recipe.query_template, "query"),
-        filled(recipe.document_template, "document"),
-        literal(recipe.suffix),
-    ]
-    return CHAT_TEMPLATE + "".join(parts)
-
-
 class SentenceTransformers:
     """sentence-transformers' CrossEncoder with the card's prompt: sorted by length, last position's logits only."""
 
@@ -163,7 +131,7 @@ class SentenceTransformers:
             device=device,
             max_length=MAX_LENGTH,
             model_kwargs={"dtype": getattr(torch, dtype)},
-            processor_kwargs={"chat_template": card_chat_template()},
+            processor_kwargs={"chat_template": chat_template(RECIPES["card"])},
         )
         self._batch_size = batch_size
 
@@ -183,18 +151,29 @@ class SentenceTransformers:
 
 
 class Vllm:
-    """vLLM as the model card uses it: prefix caching, one token, log-probabilities of yes and no."""
+    """vLLM's class LLM: the checkpoint as a classifier of logit(yes) - logit(no), prefixes cached, all at once."""
 
     def __init__(self, folder: Path, dtype: str, device: str, batch_size: int) -> None:
+        cpu = device == "cpu"
+        # In one process, and on as many threads as the other peers: else its memory and threads would be elsewhere.
+        wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+        wanted |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {}
+        for name, value in wanted.items():
+            os.environ.setdefault(name, value)
         vllm: Any = importlib.import_module("vllm")
+        self.version = vllm.__version__.partition("+")[0]
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = vllm.LLM(
-            model=str(folder), dtype=dtype, max_model_len=MAX_LENGTH, enable_prefix_caching=True, seed=0
+            model=str(folder),
+            runner="pooling",
+            dtype=dtype,
+            max_model_len=MAX_LENGTH,
+            enable_prefix_caching=True,
+            enforce_eager=cpu,
+            hf_overrides=QWEN3_OVERRIDES,
+            seed=0,
         )
-        self._no, self._yes = (self._tokenizer.convert_tokens_to_ids(word) for word in ("no", "yes"))
-        self._options = vllm.SamplingParams(
-            temperature=0, max_tokens=1, logprobs=20, allowed_token_ids=[self._yes, self._no]
-        )
+        self._options = vllm.PoolingParams(use_activation=False)
 
     def score(self, groups: Groups) -> Iterator[PYes]:
         """See `Peer.score`."""
@@ -202,13 +181,10 @@ class Vllm:
         for group in groups:
             texts = [recipe.prompt(group.query, document, group.instruction) for document in group.documents]
             ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-            outputs = self._model.generate([{"prompt_token_ids": one} for one in ids], self._options, use_tqdm=False)
-            found = []
-            for output in outputs:
-                logprobs = output.outputs[0].logprobs[-1]
-                yes, no = (np.exp(logprobs[i].logprob) if i in logprobs else 1e-10 for i in (self._yes, self._no))
-                found.append(yes / (yes + no))
-            yield np.array(found, dtype=np.float64)
+            prompts = [{"prompt_token_ids": one} for one in ids]
+            outputs = self._model.classify(prompts, pooling_params=self._options, use_tqdm=False)
+            margins = np.array([output.outputs.probs[0] for output in outputs], dtype=np.float64)
+            yield 1 / (1 + np.exp(-margins))
 
 
 PEERS: dict[str, tuple[Callable[..., Peer], str | None, int]] = {

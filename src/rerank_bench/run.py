@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -46,6 +47,8 @@ class Settings:
         threads: CPU threads, 0 for torch's default.
         small: Use the workloads' smaller groups.
         together: Keep all peers loaded and let them take turns; else one after the other, where memory is short.
+        pythons: For peers that run in an environment of their own, its interpreter.
+        peers: The peers to measure beside ours; None for all that can run.
     """
 
     shape: str
@@ -59,6 +62,8 @@ class Settings:
     threads: int = 0
     small: bool = True
     together: bool = True
+    pythons: dict[str, str] = field(default_factory=dict)
+    peers: tuple[str, ...] | None = None
 
 
 class Worker(Scorer):
@@ -76,7 +81,10 @@ class Worker(Scorer):
             "threads": settings.threads,
             "batch_size": batch_size,
         }
-        super().__init__([sys.executable, "-m", "rerank_bench.worker", json.dumps(told)])
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}  # another environment has not installed us
+        env |= {"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {}
+        python = settings.pythons.get(peer, sys.executable)
+        super().__init__([python, "-m", "rerank_bench.worker", json.dumps(told)], env)
 
     def run(self, first: int, groups: int, *, ready: bool = True) -> dict[str, Any]:
         """Score some groups.
@@ -174,7 +182,9 @@ def _workload(settings: Settings, name: str, rate: float, say: Say) -> dict[str,
 def _contenders(settings: Settings) -> list[tuple[str, str, int | None]]:
     """Return label, peer and batch size; None is the peer's default."""
     tried: list[tuple[str, str, int | None]] = []
-    for peer in installed():
+    for peer in dict.fromkeys([*installed(), *settings.pythons]):
+        if settings.peers is not None and peer not in {"ours", *settings.peers}:
+            continue
         tried.append((peer, peer, None))
         tried += [(f"{peer}, batch {size}", peer, size) for size in settings.batch_sizes.get(peer, ())]
     return tried

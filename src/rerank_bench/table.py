@@ -37,9 +37,10 @@ def to_markdown(document: dict[str, Any]) -> str:
     for name, workload in document["workloads"].items():
         for label, row in workload["peers"].items():
             low, high = row["times_as_long_range"]
+            engine, speed = f"{label} {row.get('version', '')}".strip(), row["pairs_per_second"]
             ratio = "1" if label == "ours" else f"{row['times_as_long_as_ours']:.1f} ({low:.1f} to {high:.1f})"
             lines.append(
-                f"| {WORKLOADS[name].name} | {label} | {row['pairs_per_second']:.1f} | {row['tokens_per_second']:,.0f} "
+                f"| {WORKLOADS[name].name} | {engine} | {speed:.1f} | {row['tokens_per_second']:,.0f} "
                 f"| {row['share_of_matmul_rate']:.0%} | {row['peak_bytes'] / 2**20:,.0f} | {ratio} |"
             )
     if document["growth"]:

@@ -32,7 +32,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(told["folder"])
     texts = Texts(tokenizer, WORKLOADS[told["workload"]], told["group"])
     memory = _Memory(told["device"])
-    print(json.dumps({"batch_size": size, "settings": _settings(peer)}), file=answers, flush=True)
+    facts = {"batch_size": size, "settings": _settings(peer), "version": getattr(peer, "version", "")}
+    print(json.dumps(facts), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         groups = list(texts.groups(order["first"], order["groups"])) if order["ready"] else None

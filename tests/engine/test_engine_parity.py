@@ -253,14 +253,14 @@ def test_recipe_card_equals_sentence_transformers_cross_encoder(demo, engine_for
     """The same prompt, as a chat template; its score is the logit difference before the sigmoid."""
     from sentence_transformers import CrossEncoder
 
-    from rerank_bench.peers import card_chat_template
+    from rerank_eval.engine.chat_template import chat_template
 
     model = CrossEncoder(
         str(demo),
         device="cpu",
         max_length=8192,
         model_kwargs={"dtype": torch.float32},
-        processor_kwargs={"chat_template": card_chat_template()},
+        processor_kwargs={"chat_template": chat_template(RECIPES["card"])},
     )
     for group in (SHORT, GROUPS["long query"]):
         pairs = [(group.query, document) for document in group.documents]

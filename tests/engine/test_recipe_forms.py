@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rerank_bench.parity import gemma_tokenizer
+from rerank_bench.parity_families import gemma_tokenizer
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.engine.prompts import PromptTokenizer

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import silu
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from rerank_bench.parity import gemma_tokenizer
+from rerank_bench.parity_families import gemma_tokenizer
 from rerank_eval.cli import main
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.errors import EngineError

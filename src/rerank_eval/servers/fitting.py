@@ -88,9 +88,13 @@ class PromptFitter:
         tokenizer: The served model's.
         recipe: How its prompts are written, here or by the server's template.
         max_length: The longest prompt in tokens.
+        default: The instruction that the server's template writes where none is sent.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, max_length: int, default: str | None = None
+    ) -> None:
+        self._default = default
         self._prompts = PromptTokenizer(tokenizer, recipe, _UNBOUNDED)
         self.special_tokens = self._prompts.special_tokens
         self._tokenizer, self._max_length = tokenizer, max_length
@@ -116,6 +120,8 @@ class PromptFitter:
         return Fitted(cut, self._count(cut), long)
 
     def _count(self, group: QueryGroup) -> IntArray:
+        if group.instruction is None:
+            group = replace(group, instruction=self._default)
         return self._prompts.factored(group).lengths
 
     def _cut(self, text: str, excess: int, group: Callable[[str], QueryGroup]) -> str:

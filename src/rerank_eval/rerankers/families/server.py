@@ -180,7 +180,10 @@ def _fitter(ref: ModelRef, recipe: Recipe | None, max_length: int) -> Fitter:
         return Uncounted()
     tokenizer = load_tokenizer(ref.checkpoint)
     try:
-        return PairFitter(tokenizer, max_length) if recipe is None else PromptFitter(tokenizer, recipe, max_length)
+        if recipe is None:
+            return PairFitter(tokenizer, max_length)
+        default = None if _served(ref)[1].whole else recipe.default_instruction
+        return PromptFitter(tokenizer, recipe, max_length, default)
     except EngineError as error:
         raise ModelError(f"reranker.checkpoint: {ref.checkpoint.name}: {error}") from error
 
@@ -223,7 +226,10 @@ def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tupl
     if served.facts.software != "vllm":  # others do not count, or let one pay for it
         return [], None
     joined = _tokens(dataclasses.replace(service, recipe=None), _SHORTEST)
-    known = dataclasses.replace(KNOWN, instruction=None if expected is None else expected.default_instruction)
+    # Sent to a template without one: its default instruction is what most tasks are scored with.
+    known = dataclasses.replace(
+        KNOWN, instruction=None if service.recipe is None else service.recipe.default_instruction
+    )
     tokens = _tokens(service, known)
     if joined is None or tokens is None:
         return [], tokens
