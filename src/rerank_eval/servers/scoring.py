@@ -121,8 +121,8 @@ class ServerEngine:
     Attributes:
         causal, settings, special_tokens, stats: See `Engine`.
         listwise: See `reads_lists`.
-        unclaimed: After an error or an interruption, the scores that had come back behind the query that was waited
-            for: one entry for each query under way, in order, None where there is none.
+        unclaimed: After an error or an interruption, the groups whose scores had come back behind the query that was
+            waited for, and those scores.
         latencies: Seconds that each query took, from its first request to its last answer.
     """
 
@@ -132,7 +132,7 @@ class ServerEngine:
         self.settings: Mapping[str, str | int] = {"concurrency": concurrency}
         self.special_tokens: SpecialTokenFinder = fitter.special_tokens or _NoSpecialTokens()
         self.stats = EngineStats()
-        self.unclaimed: list[Scores | None] = []
+        self.unclaimed: list[tuple[QueryGroup, Scores]] = []
         self.latencies: list[float] = []
         self._service, self._fitter, self._concurrency = service, fitter, concurrency
         self._order: Order = order or "given"
@@ -172,8 +172,9 @@ class ServerEngine:
                     started = time.perf_counter()  # what the caller does in between is not scoring
             finally:
                 self.stats += EngineStats(retries=connection.retries)
-                for _, future in waiting:
-                    self.unclaimed.append(self._finished(future))
+                for group, future in waiting:
+                    if (kept := self._finished(future)) is not None:
+                        self.unclaimed.append((group, kept))
 
     def _start(self, portal: BlockingPortal, connection: Connection, group: QueryGroup) -> Future[_Done]:
         ordered, places = arranged(group, self._order)
