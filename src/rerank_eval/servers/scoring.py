@@ -7,15 +7,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
 from rerank_eval.engine.listwise import Order, arranged
 from rerank_eval.engine.recipe import Recipe
-from rerank_eval.errors import ServerError
+from rerank_eval.errors import ModelError, ServerError
 from rerank_eval.servers.client import Address, Connection, in_thread
 from rerank_eval.servers.fitting import Fitted, Fitter
 from rerank_eval.servers.protocol import Answer, Api, Asked
@@ -78,19 +80,28 @@ class Service:
             part = documents[start : start + size]
             instruction = group.instruction if self.api.instructed and self.recipe is None else None
             path, body = self.api.request(Asked(self.model, query, part, instruction, self.raw))
-            answer = self.api.answer(await connection.post(self.prefix + path, body), len(part))
+            path = self.prefix + path
+            answer = connection.read(path, partial(self.api.answer, await connection.post(path, body), len(part)))
             scores += answer.scores
             tokens = None if tokens is None or answer.tokens is None else tokens + answer.tokens
         return Answer(scores, tokens)
 
     def score_now(self, group: QueryGroup, tries: int | None = None) -> Answer:
-        """Have one group scored, and wait for it; see `score`."""
+        """Have one group scored, and wait for it.
+
+        Raises:
+            ModelError: The server refuses it, or its answer is not what it should be.
+            ServerError: It does not answer.
+        """
 
         async def work() -> Answer:
             async with Connection(self.address, tries) as connection:
                 return await self.score(connection, group)
 
-        return in_thread(work)
+        try:
+            return in_thread(work)
+        except EngineError as error:
+            raise ModelError(str(error)) from error
 
 
 class _NoSpecialTokens:
