@@ -38,7 +38,7 @@ _BUSY = {_TOO_MANY, 502, 503, 504}
 _FAILED = 500
 _NO_JSON = (ValueError, RecursionError)
 """What `json.loads` raises, the second for brackets without end."""
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Connection:
         """Return a text of the server's without the key."""
         return text.replace(self._secret, "...") if self._secret else text
 
-    def read(self, path: str, reader: Callable[[], R]) -> R:
+    def read(self, path: str, reader: Callable[[], T]) -> T:
         """Read an answer.
 
         Raises:
