@@ -146,6 +146,17 @@ def test_another_model_behind_the_same_name_is_refused(project: Path, capfd: pyt
     assert "have moved by up to" in " ".join((said.out + said.err).split())
 
 
+def test_what_is_done_is_not_taken_for_another_models(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with StandIn("vllm") as server:
+        assert evaluate(server) == 0
+        assert evaluate(server) == 0
+        server.score = lambda query, document: -overlap(query, document)
+        assert evaluate(server) == 4
+        assert "it has another model, template or activation now" in capfd.readouterr().err
+        assert evaluate(server, "reranker.revision=reversed") == 0
+    assert len(manifests(project)) == 2
+
+
 def test_a_key_reaches_no_file(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
