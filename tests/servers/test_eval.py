@@ -218,6 +218,12 @@ def test_plan_measures_the_server(project: Path, capfd: pytest.CaptureFixture[st
     assert 300 < rate < 4 * TOP_K / 0.05
 
 
+def test_plan_names_a_server_that_refuses_the_texts(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with StandIn("tei", refuse_on="Beijing") as server:
+        assert evaluate(server, command="plan") == 4
+    assert "this text is refused" in capfd.readouterr().err
+
+
 def test_the_doctor_asks_the_server_known_pairs(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with StandIn("vllm") as server:
         assert evaluate(server, command="doctor") in {0, 9}
