@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,3 +51,14 @@ def test_scores_of_an_interrupted_run_are_kept_under_their_own_query(tmp_path: P
     for number, one in enumerate(found):
         asked = candidates(number)
         assert one.scores.scores.tolist() == [overlap(asked.query, text) for text in asked.documents]
+
+
+def test_an_interruption_does_not_wait_for_the_server(tmp_path: Path) -> None:
+    with StandIn("vllm") as server:
+        stream = answers(server, tmp_path, list(range(6)))
+        server.delay = 6.0
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        started = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert time.perf_counter() - started < 4

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -169,7 +170,7 @@ class Connection:
     ) -> tuple[int, bytes, httpx.Headers]:
         """Exchange, again where the server may only be busy or starting."""
         for turn in range(1, self._tries + 1):
-            wait = BACKOFF * 2.0 ** (turn - 1)
+            pause = BACKOFF * 2.0 ** (turn - 1)
             try:
                 status, content, headers = await self._exchange(method, path, body)
             except (httpx.RequestError, TimeoutError) as error:
@@ -187,9 +188,9 @@ class Connection:
                         f"{self._name(path)} answered {status} to {turn} tries ({self._shown(content)}); lower "
                         f"{self.address.where}.concurrency, or run again later: what was scored is kept"
                     )
-                wait = max(wait, _retry_after(headers))
+                pause = max(pause, _retry_after(headers))
             self.retries += 1
-            await anyio.sleep(wait)
+            await anyio.sleep(pause)
         raise AssertionError("not reached")
 
     async def _exchange(
@@ -270,4 +271,11 @@ def _retry_after(headers: httpx.Headers) -> float:
 def in_thread(work: Callable[[], Awaitable[T]]) -> T:
     """Run asynchronous work in a thread with an event loop of its own: notebooks have one in theirs."""
     with start_blocking_portal() as portal:
-        return portal.call(work)
+        return waited_for(portal.start_task_soon(work))
+
+
+def waited_for(future: Future[T]) -> T:
+    """Return a future's result; Ctrl-C is noticed meanwhile, even where a library had signals restart a wait."""
+    while not wait([future], timeout=0.2).done:
+        pass
+    return future.result()

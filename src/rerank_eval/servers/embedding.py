@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rerank_eval.engine.embedding import EmbeddingStats
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.errors import ModelError
-from rerank_eval.servers.client import Address, Connection
+from rerank_eval.servers.client import Address, Connection, waited_for
 from rerank_eval.servers.fitting import shortened
 from rerank_eval.servers.protocol import SHOWN, field
 
@@ -126,7 +126,7 @@ class ServerEmbedder:
                 portal.start_task_soon(self._one, connection, part) for part in parts
             ]
             try:
-                return [future.result() for future in futures]
+                return [waited_for(future) for future in futures]
             finally:
                 for future in futures:
                     future.cancel()

@@ -18,7 +18,7 @@ from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt
 from rerank_eval.engine.listwise import Order, arranged
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError, ServerError
-from rerank_eval.servers.client import Address, Connection, in_thread
+from rerank_eval.servers.client import Address, Connection, in_thread, waited_for
 from rerank_eval.servers.fitting import Fitted, Fitter
 from rerank_eval.servers.protocol import Answer, Api, Asked
 
@@ -229,6 +229,6 @@ class ServerEngine:
 
 def _result(group: QueryGroup, future: Future[_Done]) -> _Done:
     try:
-        return future.result()
+        return waited_for(future)
     except ServerError as error:
         raise ServerError(f"{error} (at query {group.query[:_SHOWN]!r})") from error
