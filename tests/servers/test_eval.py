@@ -146,6 +146,17 @@ def test_another_model_behind_the_same_name_is_refused(project: Path, capfd: pyt
     assert "have moved by up to" in " ".join((said.out + said.err).split())
 
 
+def test_what_is_done_is_not_taken_for_another_models(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with StandIn("vllm") as server:
+        assert evaluate(server) == 0
+        assert evaluate(server) == 0
+        server.score = lambda query, document: -overlap(query, document)
+        assert evaluate(server) == 4
+        assert "it has another model, template or activation now" in capfd.readouterr().err
+        assert evaluate(server, "reranker.revision=reversed") == 0
+    assert len(manifests(project)) == 2
+
+
 def test_a_key_reaches_no_file(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +216,12 @@ def test_plan_measures_the_server(project: Path, capfd: pytest.CaptureFixture[st
     # 20 documents in 50 ms, four at a time
     rate = float(output.partition("measured now, ")[2].partition(" pairs/s")[0].replace(",", ""))
     assert 300 < rate < 4 * TOP_K / 0.05
+
+
+def test_plan_names_a_server_that_refuses_the_texts(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with StandIn("tei", refuse_on="Beijing") as server:
+        assert evaluate(server, command="plan") == 4
+    assert "this text is refused" in capfd.readouterr().err
 
 
 def test_the_doctor_asks_the_server_known_pairs(project: Path, capfd: pytest.CaptureFixture[str]) -> None:

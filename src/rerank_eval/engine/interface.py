@@ -180,14 +180,14 @@ def latencies_of(engine: Engine) -> Sequence[float]:
     return found
 
 
-def unclaimed_of(engine: Engine) -> Sequence[Scores | None]:
+def unclaimed_of(engine: Engine) -> Sequence[tuple[QueryGroup, Scores]]:
     """Return what had come back out of turn when `score_groups` ended early.
 
     Returns:
-        For each group that was read and not yet answered, in order, its scores or None; nothing for an engine that
-        computes one group after the other.
+        Groups, the very objects that were read, with their scores; nothing for an engine that computes one group after
+        the other.
     """
-    found: Sequence[Scores | None] = getattr(engine, "unclaimed", ())
+    found: Sequence[tuple[QueryGroup, Scores]] = getattr(engine, "unclaimed", ())
     return found
 
 

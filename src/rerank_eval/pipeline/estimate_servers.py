@@ -10,10 +10,11 @@ import numpy as np
 from rerank_eval.engine.interface import QueryGroup
 from rerank_eval.pipeline.estimate_texts import Cell
 from rerank_eval.pipeline.plan import RunSpec
+from rerank_eval.rerankers.cross_encoder import score_groups
 from rerank_eval.rerankers.loading import load_reranking_engine
+from rerank_eval.servers.scoring import KNOWN
 
 _SECONDS = 3.0
-_CHARACTERS_A_WORD = 6
 _MOST_DOCUMENTS = 100
 
 
@@ -31,7 +32,7 @@ class ServerRate:
 
 
 def measure_server(row: RunSpec, cell: Cell) -> ServerRate | None:
-    """Measure a server for some seconds, on texts of random words.
+    """Measure a server for some seconds, on texts of words in random order.
 
     Args:
         row: A reranker's, whose model is a server.
@@ -41,6 +42,7 @@ def measure_server(row: RunSpec, cell: Cell) -> ServerRate | None:
         The rate; None for a hosted service, which lets one pay for every pair.
 
     Raises:
+        ModelError: The server refuses the texts, or its answer is not what it should be.
         ServerError: The server does not answer.
     """
     served, prepared = row.ref.served, row.prepared
@@ -48,11 +50,12 @@ def measure_server(row: RunSpec, cell: Cell) -> ServerRate | None:
         return None
     engine = load_reranking_engine(prepared.config, row.ref, "cpu", prepared.prompting)
     concurrency = int(engine.settings["concurrency"])
-    words = [f"w{number}" for number in range(2_000)]
+    words = " ".join((KNOWN.query, *KNOWN.documents)).split()
+    characters_a_word = 1 + float(np.mean([len(word) for word in words]))
     random = np.random.default_rng(0)
 
     def text(characters: float) -> str:
-        return " ".join(random.choice(words, max(1, round(characters / _CHARACTERS_A_WORD))))
+        return " ".join(random.choice(words, max(1, round(characters / characters_a_word))))
 
     documents = max(1, min(round(cell.pairs / max(cell.queries, 1)), _MOST_DOCUMENTS))
     pairs, seconds, groups = 0, 0.0, max(1, concurrency // 4)
@@ -62,7 +65,7 @@ def measure_server(row: RunSpec, cell: Cell) -> ServerRate | None:
             for _ in range(groups)
         ]
         started = time.perf_counter()
-        pairs = sum(len(scores) for scores in engine.score_groups(asked))
+        pairs = sum(len(scores) for scores in score_groups(engine, asked))
         seconds = time.perf_counter() - started
         # The last turn counts alone: the first ones warm up, and are too short to fill the server.
         groups = max(groups + 1, min(4 * groups, round(groups * 1.2 * _SECONDS / max(seconds, 1e-3))))

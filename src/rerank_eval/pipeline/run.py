@@ -84,6 +84,7 @@ class Runner:
         rows = [row for row in plan.rerankers() if loaded is not None and row.config.reranker == loaded.config]
         self._loaded = (_engine_key(rows[0]), loaded.engine) if rows and loaded is not None else None
         self._cluster: Cluster | None = None
+        self._compared: set[str] = set()
 
     def run(self) -> Outcome:
         """Compute what is missing.
@@ -148,9 +149,17 @@ class Runner:
     def _is_done(self, row: RunSpec, task: TaskRef) -> bool:
         if not results.is_done(row.folder(self.plan.results_dir, task.name), self._inputs(row, task)):
             return False
+        self._check_same_model(row)
         self.outcome.skipped.append((row.ref.label, task.name))
         self.reporter.say(f"  done before: {row.kind} {row.ref.label} on {task.name}{_variant(row)}")
         return True
+
+    def _check_same_model(self, row: RunSpec) -> None:
+        """Refuse a result as done whose server has another model behind the same name by now."""
+        if row.kind == "reranker" and row.ref.served is not None and row.digest not in self._compared:
+            self._compared.add(row.digest)
+            cache = ScoreCache(self.plan.results_dir, row.ref.label, row.score_identity)
+            _compare_known_scores(cache, load_engine(row, self._cluster))
 
     def _kept(self, key: str, load: Callable[[], Any]) -> Any:
         """Return the model in memory where it is the one that is asked for; else let go of it and load another."""
@@ -258,10 +267,14 @@ def cross_encoder(job: Job, engine: Engine, cluster: Cluster | None) -> tuple[Cr
         check=job.held.check if job.held is not None else None,
         computed_on=devices,
     )
-    known = getattr(engine, "known_scores", None)
+    _compare_known_scores(cache, engine)
+    return CrossEncoder(engine, job.meta(), _reranker_of(row).policy, cache=cache), cache
+
+
+def _compare_known_scores(cache: ScoreCache, engine: Engine) -> None:
+    known = getattr(engine, "known_scores", None)  # a server's engine alone has it
     if known is not None:
         cache.check_same_model(known())
-    return CrossEncoder(engine, job.meta(), _reranker_of(row).policy, cache=cache), cache
 
 
 def _engine_key(row: RunSpec) -> str:

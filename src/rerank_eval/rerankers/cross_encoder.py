@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -302,10 +303,11 @@ class CrossEncoder:
         try:
             with closing(score_groups(self.engine, unknown())) as results:
                 for result in results:
-                    yield from known_first()
+                    known = list(known_first())
                     asked = read.popleft()
                     assert isinstance(asked, _Asked)  # noqa: S101 - what is known was taken out before
-                    scores, fresh = self._taken_in(asked, result, cell)
+                    scores, fresh = self._taken_in(asked, result, cell)  # before a reader can end here
+                    yield from known
                     query = asked.candidates
                     stored = len(scores) - fresh
                     yield Reranked(query.query_id, query.document_ids, scores, stored, int(result.tokens.sum()))
@@ -328,9 +330,9 @@ class CrossEncoder:
 
     def _keep_unclaimed(self, read: deque[Reranked | _Asked], cell: ScoreCacheCell) -> None:
         """Keep what a server had answered already behind a query that failed or was interrupted."""
-        under_way = [one for one in read if isinstance(one, _Asked)]
-        for asked, result in zip(under_way, unclaimed_of(self.engine), strict=False):
-            if result is not None:
+        under_way = {id(one.missing): one for one in read if isinstance(one, _Asked)}
+        for group, result in unclaimed_of(self.engine):  # by the object: an interruption comes between any two steps
+            if (asked := under_way.get(id(group))) is not None:
                 self._taken_in(asked, result, cell)
 
 
@@ -344,7 +346,7 @@ class _Asked:
     found: BoolArray | None = None
     known: Scores | None = None
 
-    @property
+    @cached_property
     def missing(self) -> QueryGroup:
         if self.found is None or not self.found.any():
             return self.group

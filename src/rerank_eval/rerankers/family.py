@@ -129,7 +129,7 @@ def family_of(config: RerankerConfig, ref: ModelRef) -> Family:
         ModelError: No family serves the model, or `kind` names something else.
         ConfigError: A package's family cannot be imported.
     """
-    if config.kind != "auto" and ref.origin != "python":
+    if config.kind != "auto" and ref.origin not in {"python", "server"}:
         named = RERANKERS.get(config.kind, "reranker.kind")
         if not hasattr(named, "serves"):
             raise ModelError(f"reranker.kind: {config.kind} is a reranker and no family; name it as reranker.model")

@@ -47,7 +47,8 @@ async def _facts(connection: Connection) -> Facts:
     prefix = "/v1"
     if (listed := await connection.get("/v1/models")) is None:
         prefix, listed = "", await connection.get("/models")
-    rows = [row for row in _mapping(listed).get("data") or [] if isinstance(row, Mapping) and row.get("id")]
+    data = _mapping(listed).get("data")
+    rows = [row for row in data if isinstance(row, Mapping) and _text(row.get("id"))] if isinstance(data, list) else []
     models = tuple(Listed(_text(row["id"]), _text(row.get("root")), _count(row.get("max_model_len"))) for row in rows)
     owner = _text(rows[0].get("owned_by")) if rows else ""
     if owner == "sglang":
@@ -120,7 +121,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and value.isprintable() else ""
 
 
 def _count(value: Any) -> int | None:

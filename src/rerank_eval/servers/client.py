@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,6 +18,7 @@ from anyio.from_thread import start_blocking_portal
 
 from rerank_eval.config.server import ServerKeys
 from rerank_eval.engine.errors import EngineError
+from rerank_eval.engine.prompts import encodable
 from rerank_eval.errors import ConfigError, ServerError
 from rerank_eval.servers.protocol import SHOWN
 
@@ -35,6 +37,8 @@ _DENIED = {401, 403}
 _BUSY = {_TOO_MANY, 502, 503, 504}
 """The server, or what stands before it, is overloaded, or not there for the moment."""
 _FAILED = 500
+_NO_JSON = (ValueError, RecursionError)
+"""What `json.loads` raises, the second for brackets without end."""
 T = TypeVar("T")
 
 
@@ -143,7 +147,7 @@ class Connection:
             return None
         try:
             return json.loads(content)
-        except ValueError:
+        except _NO_JSON:
             return None
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -158,7 +162,7 @@ class Connection:
             raise self._refusal(status, path, content)
         try:
             return json.loads(content)
-        except ValueError:
+        except _NO_JSON:
             raise EngineError(f"{self._name(path)} answered no JSON but {self._shown(content)}") from None
 
     async def _persistently(
@@ -166,10 +170,10 @@ class Connection:
     ) -> tuple[int, bytes, httpx.Headers]:
         """Exchange, again where the server may only be busy or starting."""
         for turn in range(1, self._tries + 1):
-            wait = BACKOFF * 2.0 ** (turn - 1)
+            pause = BACKOFF * 2.0 ** (turn - 1)
             try:
                 status, content, headers = await self._exchange(method, path, body)
-            except httpx.TransportError as error:
+            except (httpx.RequestError, TimeoutError) as error:
                 if turn == self._tries:
                     raise self._silent(path, error) from None
             else:
@@ -184,24 +188,25 @@ class Connection:
                         f"{self._name(path)} answered {status} to {turn} tries ({self._shown(content)}); lower "
                         f"{self.address.where}.concurrency, or run again later: what was scored is kept"
                     )
-                wait = max(wait, _retry_after(headers))
+                pause = max(pause, _retry_after(headers))
             self.retries += 1
-            await anyio.sleep(wait)
+            await anyio.sleep(pause)
         raise AssertionError("not reached")
 
     async def _exchange(
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[int, bytes, httpx.Headers]:
-        content = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        content = None if body is None else encodable(json.dumps(body, ensure_ascii=False)).encode()
         headers = {} if content is None else {"Content-Type": "application/json"}
         parts: list[bytes] = []
         size = 0
-        async with self._client.stream(method, path, content=content, headers=headers) as response:
-            async for part in response.aiter_bytes():
-                size += len(part)
-                if size > LARGEST_ANSWER:
-                    raise EngineError(f"{self._name(path)} answered more than {LARGEST_ANSWER >> 20} MiB")
-                parts.append(part)
+        with anyio.fail_after(self.address.timeout):  # httpx's own bounds each byte, and a trickle never ends
+            async with self._client.stream(method, path, content=content, headers=headers) as response:
+                async for part in response.aiter_bytes():
+                    size += len(part)
+                    if size > LARGEST_ANSWER:
+                        raise EngineError(f"{self._name(path)} answered more than {LARGEST_ANSWER >> 20} MiB")
+                    parts.append(part)
         return response.status_code, b"".join(parts), response.headers
 
     def _name(self, path: str) -> str:
@@ -210,10 +215,25 @@ class Connection:
     def _shown(self, content: bytes) -> str:
         """Return the beginning of an answer without the key, which some servers repeat."""
         text = " ".join(content[: 20 * SHOWN].decode("utf-8", "replace").split())
-        return repr((text.replace(self._secret, "...") if self._secret else text)[:SHOWN])
+        return repr(self.without_key(text)[:SHOWN])
 
-    def _silent(self, path: str, error: httpx.TransportError) -> ServerError:
-        if isinstance(error, httpx.TimeoutException):
+    def without_key(self, text: str) -> str:
+        """Return a text of the server's without the key."""
+        return text.replace(self._secret, "...") if self._secret else text
+
+    def read(self, path: str, reader: Callable[[], T]) -> T:
+        """Read an answer.
+
+        Raises:
+            EngineError: It is not what the protocol says; names the endpoint, and quotes no key.
+        """
+        try:
+            return reader()
+        except EngineError as error:
+            raise EngineError(f"{self._name(path)}: {self.without_key(str(error))}") from None
+
+    def _silent(self, path: str, error: httpx.RequestError | TimeoutError) -> ServerError:
+        if isinstance(error, (httpx.TimeoutException, TimeoutError)):
             what = f"did not answer within {self.address.timeout:g} s; raise {self.address.where}.timeout"
         else:
             what = f"cannot be reached ({type(error).__name__}: {error}); start it, or correct the address"
@@ -226,7 +246,7 @@ class Connection:
                 f"{self.address.where}.key: {self.address.url} refuses {named} with {status} ({self._shown(content)}); "
                 "name the environment variable that holds its key"
             )
-        target = headers.get("location", "elsewhere")
+        target = self.without_key(headers.get("location", "elsewhere"))
         return ServerError(
             f"{self.address.where}.model: {self.address.url} redirects to {target[:SHOWN]!r}, which is not followed: "
             "texts and key would go there; name that address if it is yours"
@@ -251,4 +271,11 @@ def _retry_after(headers: httpx.Headers) -> float:
 def in_thread(work: Callable[[], Awaitable[T]]) -> T:
     """Run asynchronous work in a thread with an event loop of its own: notebooks have one in theirs."""
     with start_blocking_portal() as portal:
-        return portal.call(work)
+        return waited_for(portal.start_task_soon(work))
+
+
+def waited_for(future: Future[T]) -> T:
+    """Return a future's result; Ctrl-C is noticed meanwhile, even where a library had signals restart a wait."""
+    while not wait([future], timeout=0.2).done:
+        pass
+    return future.result()

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank_eval.engine.embedding import EmbeddingStats
 from rerank_eval.engine.errors import EngineError
-from rerank_eval.servers.client import Address, Connection
+from rerank_eval.errors import ModelError
+from rerank_eval.servers.client import Address, Connection, waited_for
 from rerank_eval.servers.fitting import shortened
 from rerank_eval.servers.protocol import SHOWN, field
 
@@ -63,6 +64,9 @@ class ServerEmbedder:
         concurrency: Requests under way at a time; None for 8.
         device: Where vectors are compared.
 
+    Raises:
+        ModelError: The server does not embed `KNOWN`.
+
     Attributes:
         known: (2, dim) float32, the vectors of `KNOWN`.
         max_length: Of `limits`, or 0.
@@ -84,7 +88,10 @@ class ServerEmbedder:
         self.max_length = 0 if limits is None else limits.max_length
         self.stats = EmbeddingStats()
         self._dim: int | None = None
-        self.known = self.embed(KNOWN)
+        try:
+            self.known = self.embed(KNOWN)
+        except EngineError as error:
+            raise ModelError(str(error)) from error
         self.stats = EmbeddingStats()
 
     @property
@@ -119,7 +126,7 @@ class ServerEmbedder:
                 portal.start_task_soon(self._one, connection, part) for part in parts
             ]
             try:
-                return [future.result() for future in futures]
+                return [waited_for(future) for future in futures]
             finally:
                 for future in futures:
                     future.cancel()
@@ -127,7 +134,7 @@ class ServerEmbedder:
     async def _one(self, connection: Connection, texts: list[str]) -> NDArray[np.float32]:
         async with connection.turn:
             body = await connection.post(PATH, {"model": self._model, "input": texts, "encoding_format": "float"})
-        vectors = read_vectors(body, len(texts), self._dim)
+        vectors = connection.read(PATH, lambda: read_vectors(body, len(texts), self._dim))
         self._dim = vectors.shape[1]
         return vectors
 
@@ -149,12 +156,12 @@ def read_vectors(body: Any, count: int, dim: int | None = None) -> NDArray[np.fl
     rows = field(body, "data")
     if not isinstance(rows, list) or len(rows) != count or not all(isinstance(row, Mapping) for row in rows):
         raise EngineError(f"the server returned no list of {count} vectors but {str(rows)[:SHOWN]!r}")
-    by_place = {row.get("index"): row.get("embedding") for row in rows}
-    if set(by_place) != set(range(count)) or any(isinstance(place, bool) for place in by_place):
+    by_place = {place: row.get("embedding") for row in rows if type(place := row.get("index")) is int}
+    if set(by_place) != set(range(count)):
         raise EngineError(f"the server's vectors are not those of texts 0 to {count - 1}")
     try:
         vectors = np.array([by_place[place] for place in range(count)], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise EngineError("the server returned vectors of several lengths, or none of numbers") from None
     norms = np.linalg.norm(vectors, axis=1, keepdims=True) if vectors.ndim == 2 else np.zeros(1)  # noqa: PLR2004
     if not np.isfinite(norms).all() or not (norms > 0).all() or (dim is not None and vectors.shape[1] != dim):

@@ -110,7 +110,7 @@ def by_index(rows: Any, key: str, count: int) -> list[float]:
     for row in rows:
         place, score = row.get("index"), row.get(key)
         if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < count or place in scores:
-            raise EngineError(f"the server returned index {place!r} for {count} documents")
+            raise EngineError(f"the server returned index {str(place)[:40]!r} for {count} documents")
         scores[place] = number(score)
     return [scores[place] for place in range(count)]
 
@@ -121,9 +121,13 @@ def number(score: Any) -> float:
     Raises:
         EngineError: It is not.
     """
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+    try:
+        value = math.nan if isinstance(score, bool) or not isinstance(score, (int, float)) else float(score)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
         raise EngineError(f"the server returned {str(score)[:40]!r} for a score")
-    return float(score)
+    return value
 
 
 def field(body: Any, name: str) -> Any:

@@ -7,16 +7,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from rerank_eval.engine.errors import EngineError
 from rerank_eval.engine.interface import EngineStats, QueryGroup, RenderedPrompt, Scores, SpecialTokenFinder
 from rerank_eval.engine.listwise import Order, arranged
 from rerank_eval.engine.recipe import Recipe
-from rerank_eval.errors import ServerError
-from rerank_eval.servers.client import Address, Connection, in_thread
+from rerank_eval.errors import ModelError, ServerError
+from rerank_eval.servers.client import Address, Connection, in_thread, waited_for
 from rerank_eval.servers.fitting import Fitted, Fitter
 from rerank_eval.servers.protocol import Answer, Api, Asked
 
@@ -78,19 +80,28 @@ class Service:
             part = documents[start : start + size]
             instruction = group.instruction if self.api.instructed and self.recipe is None else None
             path, body = self.api.request(Asked(self.model, query, part, instruction, self.raw))
-            answer = self.api.answer(await connection.post(self.prefix + path, body), len(part))
+            path = self.prefix + path
+            answer = connection.read(path, partial(self.api.answer, await connection.post(path, body), len(part)))
             scores += answer.scores
             tokens = None if tokens is None or answer.tokens is None else tokens + answer.tokens
         return Answer(scores, tokens)
 
     def score_now(self, group: QueryGroup, tries: int | None = None) -> Answer:
-        """Have one group scored, and wait for it; see `score`."""
+        """Have one group scored, and wait for it.
+
+        Raises:
+            ModelError: The server refuses it, or its answer is not what it should be.
+            ServerError: It does not answer.
+        """
 
         async def work() -> Answer:
             async with Connection(self.address, tries) as connection:
                 return await self.score(connection, group)
 
-        return in_thread(work)
+        try:
+            return in_thread(work)
+        except EngineError as error:
+            raise ModelError(str(error)) from error
 
 
 class _NoSpecialTokens:
@@ -121,8 +132,8 @@ class ServerEngine:
     Attributes:
         causal, settings, special_tokens, stats: See `Engine`.
         listwise: See `reads_lists`.
-        unclaimed: After an error or an interruption, the scores that had come back behind the query that was waited
-            for: one entry for each query under way, in order, None where there is none.
+        unclaimed: After an error or an interruption, the groups whose scores had come back behind the query that was
+            waited for, and those scores.
         latencies: Seconds that each query took, from its first request to its last answer.
     """
 
@@ -132,7 +143,7 @@ class ServerEngine:
         self.settings: Mapping[str, str | int] = {"concurrency": concurrency}
         self.special_tokens: SpecialTokenFinder = fitter.special_tokens or _NoSpecialTokens()
         self.stats = EngineStats()
-        self.unclaimed: list[Scores | None] = []
+        self.unclaimed: list[tuple[QueryGroup, Scores]] = []
         self.latencies: list[float] = []
         self._service, self._fitter, self._concurrency = service, fitter, concurrency
         self._order: Order = order or "given"
@@ -172,8 +183,9 @@ class ServerEngine:
                     started = time.perf_counter()  # what the caller does in between is not scoring
             finally:
                 self.stats += EngineStats(retries=connection.retries)
-                for _, future in waiting:
-                    self.unclaimed.append(self._finished(future))
+                for group, future in waiting:
+                    if (kept := self._finished(future)) is not None:
+                        self.unclaimed.append((group, kept))
 
     def _start(self, portal: BlockingPortal, connection: Connection, group: QueryGroup) -> Future[_Done]:
         ordered, places = arranged(group, self._order)
@@ -221,6 +233,6 @@ class ServerEngine:
 
 def _result(group: QueryGroup, future: Future[_Done]) -> _Done:
     try:
-        return future.result()
+        return waited_for(future)
     except ServerError as error:
         raise ServerError(f"{error} (at query {group.query[:_SHOWN]!r})") from error

@@ -49,7 +49,6 @@ _READ = {
     "model",
     "revision",
     "instruction",
-    "kind",
     "recipe",
     "head",
     "max_length",
@@ -78,7 +77,7 @@ class Server:
                     f"reranker.{key}: a server's reranker does not read it; start the server so, and take it out"
                 )
         recipe = _recipe(prompting, ref, api)
-        reads, max_length = _limit(config, ref, served)
+        reads, max_length = _limit(config, ref, served, recipe)
         service = _service(config, ref, recipe)
         notes, tokens = _looked_at(service, ref, recipe)
         identity: dict[str, Any] = {"api": served.api, "served_model": served.name}
@@ -90,9 +89,11 @@ class Server:
             identity["head"] = spelled_before("recipe_softmax") if api.raw else "as served"
         if reads:
             identity |= {"checkpoint": _checkpoint(ref).revision, "max_length": max_length}
+        elif served.listed.max_length is not None and served.facts.software != "vllm":  # which refuses, and never cuts
+            identity["served_max_length"] = served.listed.max_length
         if tokens is not None:
             identity["known_pairs_tokens"] = tokens
-        if listwise := _reads_lists(served):
+        if listwise := _reads_lists(ref):
             identity["listwise"] = list_identity(config, ref, by_windows=False)
             if config.request_size is not None:
                 raise ModelError(f"reranker.request_size: {ref.label} reads a query's documents together; take it out")
@@ -114,7 +115,7 @@ class Server:
         service = _service(config, ref, recipe)
         for note in ref.notes[1:]:
             logger.warning("%s: %s", ref.label, note)
-        fitter = _fitter(ref, recipe, _limit(config, ref, served)[1])
+        fitter = _fitter(ref, recipe, _limit(config, ref, served, recipe)[1])
         order = list_settings(config).order if prepared.listwise else None
         return ServerEngine(service, fitter, config.concurrency or CONCURRENCY, order)
 
@@ -143,9 +144,11 @@ def _service(config: RerankerConfig, ref: ModelRef, recipe: Recipe | None) -> Se
     )
 
 
-def _reads_lists(served: Served) -> bool:
-    """Tell whether a served model reads a query's documents together, as jina-reranker-v3 does, by its name."""
-    return any(_READS_LISTS in name.lower() for name in (served.name, served.listed.root))
+def _reads_lists(ref: ModelRef) -> bool:
+    """Tell whether a served model reads a query's documents together, as jina-reranker-v3 does, by its names."""
+    served, _ = _served(ref)
+    names = (served.name, served.listed.root, "" if ref.checkpoint is None else ref.checkpoint.name)
+    return any(_READS_LISTS in name.lower() for name in names)
 
 
 def _recipe(prompting: Prompting, ref: ModelRef, api: Api) -> Recipe | None:
@@ -163,9 +166,13 @@ def _recipe(prompting: Prompting, ref: ModelRef, api: Api) -> Recipe | None:
     return recipe
 
 
-def _limit(config: RerankerConfig, ref: ModelRef, served: Served) -> tuple[bool, int]:
+def _limit(config: RerankerConfig, ref: ModelRef, served: Served, recipe: Recipe | None) -> tuple[bool, int]:
     """Say whether prompts are counted here, and how long they may be."""
     if ref.checkpoint is not None:
+        if recipe is None and config.max_length not in {None, served.listed.max_length}:
+            raise ModelError(
+                "reranker.max_length: a classifier's pairs are cut by the server, which is not told; take it out"
+            )
         return True, min(effective_max_length(config, ref.checkpoint), served.listed.max_length or 2**40)
     if config.max_length is not None:
         raise ModelError(
