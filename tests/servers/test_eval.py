@@ -120,11 +120,12 @@ def test_a_query_that_always_fails_is_named_and_the_others_stay(
 
 
 def test_servers_that_answer_otherwise_are_kept_apart(project: Path) -> None:
-    for settings in ({}, {"version": "0.33.0"}, {"template": TEMPLATE + "!"}, {"name": "other"}):
+    twice = {"template": TEMPLATE.replace("{instruction}", "{instruction}{instruction}")}  # the same without one
+    for settings in ({}, {"version": "0.33.0"}, {"template": TEMPLATE + "!"}, {"name": "other"}, twice):
         with StandIn("vllm", **settings) as server:
             assert evaluate(server) == 0
             assert pairs(server) == QUERIES * TOP_K
-    assert len({one.identity.digest for one in manifests(project)}) == 4
+    assert len({one.identity.digest for one in manifests(project)}) == 5
 
 
 def test_another_model_behind_the_same_name_is_refused(project: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -33,6 +33,8 @@ KNOWN = QueryGroup(
     ],
 )
 """Texts that tell one model, template or set of weights from another by their scores."""
+KNOWN_INSTRUCTED = replace(KNOWN, instruction="Given a text of any kind, find what contradicts it")
+"""A template may differ in what it makes of an instruction alone."""
 _SHOWN = 60
 
 
@@ -57,6 +59,11 @@ class Service:
     recipe: Recipe | None = None
     request_size: int | None = None
     prefix: str = ""
+
+    @property
+    def reads_instructions(self) -> bool:
+        """Whether an instruction can change a prompt."""
+        return self.api.instructed or self.recipe is not None
 
     def texts(self, group: QueryGroup) -> tuple[str, Sequence[str]]:
         """Return what goes out for query and documents: whole prompts behind an empty query if rendered here."""
@@ -149,8 +156,9 @@ class ServerEngine:
         self._order: Order = order or "given"
 
     def known_scores(self) -> list[float]:
-        """Return the scores of `KNOWN`, by which another model or template behind the same name is found out."""
-        return self._service.score_now(KNOWN).scores
+        """Return the scores of known pairs, by which another model or template behind the same name is found out."""
+        instructed = [KNOWN_INSTRUCTED] if self._service.reads_instructions else []
+        return [score for group in (KNOWN, *instructed) for score in self._service.score_now(group).scores]
 
     def score(self, group: QueryGroup) -> Scores:
         """See `Engine.score`."""

@@ -30,7 +30,7 @@ from rerank_eval.servers.client import Address
 from rerank_eval.servers.facts import Served
 from rerank_eval.servers.fitting import Fitter, PairFitter, PromptFitter, Uncounted
 from rerank_eval.servers.protocol import Api
-from rerank_eval.servers.scoring import CONCURRENCY, KNOWN, ServerEngine, Service
+from rerank_eval.servers.scoring import CONCURRENCY, KNOWN, KNOWN_INSTRUCTED, ServerEngine, Service
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ _BARE = (
 )
 _NO_INSTRUCTION = "the server's template reads no instruction: its prompts are the same whichever is sent"
 _READS_LISTS = "jina-reranker-v3"
-_OTHER_INSTRUCTION = "Given a text of any kind, find what contradicts it"
+_PROBES = 3
+"""Tries of a request for known pairs: the server has just answered, and may be busy."""
 _READ = {
     "listwise",
     "model",
@@ -220,11 +221,12 @@ def _policy(config: RerankerConfig, api: Api, prompting: Prompting, recipe: Reci
     return InstructionPolicy(config.instruction, None, reads_task_prompt=False, place="behind the query")
 
 
-def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tuple[list[str], int | None]:
+def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tuple[list[str], list[int] | None]:
     """Have known pairs scored, and look at the prompt tokens that the server counts: they tell of its template.
 
     Returns:
-        What a reader of a result has to know; and the tokens of `KNOWN`, None where the server does not say.
+        What a reader of a result has to know; and the tokens of `KNOWN`, and of `KNOWN_INSTRUCTED` where instructions
+        are read, None where the server does not say.
 
     Raises:
         ModelError: The server puts a template around prompts that are rendered here.
@@ -239,7 +241,7 @@ def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tupl
     )
     tokens = _tokens(service, known)
     if joined is None or tokens is None:
-        return [], tokens
+        return [], None
     if service.recipe is not None and joined > _JOINED:
         raise ModelError(
             f"reranker.recipe: {ref.label} puts a template of its own around texts ({joined} tokens for two letters), "
@@ -247,26 +249,24 @@ def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tupl
             "prompts (reranker.api: vllm-rerank)"
         )
     if service.recipe is None and joined <= _JOINED:
-        return [_BARE], tokens
-    notes: list[str] = []
-    if service.api.instructed and tokens == _tokens(
-        service, dataclasses.replace(KNOWN, instruction=_OTHER_INSTRUCTION)
-    ):
-        notes = [_NO_INSTRUCTION]
+        return [_BARE], [tokens]
+    instructed = _tokens(service, KNOWN_INSTRUCTED) if service.reads_instructions else None
+    notes = [_NO_INSTRUCTION] if service.api.instructed and tokens == instructed else []
+    counts = [tokens] if instructed is None else [tokens, instructed]
     if ref.checkpoint is None or expected is None:
-        return notes, tokens
+        return notes, counts
     counted = int(_fitter(ref, expected, MAX_LENGTH).fit(known).tokens.sum())
     if counted == tokens:
-        return notes, tokens
+        return notes, counts
     return [
         *notes,
         f"the server's prompts of known pairs have {tokens} tokens where {expected.name}'s have {counted}: its "
         "template is not that recipe",
-    ], tokens
+    ], counts
 
 
 def _tokens(service: Service, group: QueryGroup) -> int | None:
-    return service.score_now(group, tries=1).tokens
+    return service.score_now(group, tries=_PROBES).tokens
 
 
 PART = Server()
