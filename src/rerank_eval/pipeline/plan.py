@@ -74,7 +74,7 @@ class RunSpec:
             [(name, today)] = renamed({key: value})[0].items()
             parts.append(f"{name}={_shown(today)}" if key in _NAMED else str(value))
         first = self.retriever or self
-        if first.identity["candidates"] != "auto":
+        if first.identity["candidates"] != "auto" and first.ref.origin != "given":
             parts.append(f"candidates={first.identity['candidates']}")
         if "own_document" in first.identity:
             parts.append(f"own_document={first.identity['own_document']}")
