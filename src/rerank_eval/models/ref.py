@@ -15,7 +15,8 @@ class ModelRef:
     Attributes:
         name: `org/name`, the name under which results are filed.
         label: Short name for tables.
-        source: What a loader is given: a hub name, a folder, `module:object`, or a server's address.
+        source: What a loader is given: a hub name, a folder, `module:object`, a server's address, or a
+            path of candidates.
         revision: Commit on the hub, package version, digest of a local folder's weights, or what a server says.
         origin: Where it comes from; `mirror` is a hub model whose files are in a folder.
         architecture: First entry of `architectures` in its config.json, empty for BM25, Python code and servers.
@@ -29,7 +30,7 @@ class ModelRef:
     label: str
     source: str
     revision: str
-    origin: Literal["built-in", "local", "hub", "mirror", "python", "server"]
+    origin: Literal["built-in", "local", "hub", "mirror", "python", "server", "given"]
     architecture: str = ""
     notes: tuple[str, ...] = ()
     folder: str = ""

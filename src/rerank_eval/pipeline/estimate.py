@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig
-from rerank_eval.config.schema import BM25
+from rerank_eval.config.schema import BM25, GIVEN
 from rerank_eval.engine.recipe import MAX_LENGTH
 from rerank_eval.engine.shapes import EncoderShape, Shape
 from rerank_eval.files import at_home
@@ -242,6 +242,8 @@ def _work(
 
 def _beside(subject: Subject, cell: Cell) -> float:
     """Return the seconds that a cell takes besides a model's layers: BM25, or tokenising the corpus once."""
+    if subject.name == GIVEN:
+        return 0.0
     if subject.name != BM25:
         return cell.tokenizing * cell.documents * cell.corpus.mean / 1e6
     texts, queries = (cell.documents, cell.corpus.mean), (cell.queries, cell.query_characters)
@@ -283,7 +285,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _embedded(subject: Subject, cell: Cell, query: float) -> tuple[float, float, float]:
-    if subject.name == BM25:
+    if subject.name in {BM25, GIVEN}:
         return 0.0, 0.0, 0.0
     limit = subject.section.max_length or (saved_max_length(subject.ref) if subject.ref else None) or MAX_LENGTH
     documents = [min(text, limit) for text in cell.corpus.tokens(cell.characters_a_token)]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rerank_eval.config import LoadedConfig, RerankerConfig, RetrieverConfig, RunConfig
-from rerank_eval.config.schema import BM25
+from rerank_eval.config.schema import BM25, GIVEN
 from rerank_eval.config.server import on_server
 from rerank_eval.engine.recipe import Recipe
 from rerank_eval.engine.recipes import RECIPES
@@ -62,7 +62,7 @@ class Subject:
     @property
     def timed(self) -> bool:
         """Whether its time is measured by itself, and not from the FLOP of a model."""
-        return self.name == BM25 or self.serves
+        return self.name in {BM25, GIVEN} or self.serves
 
     @property
     def detail(self) -> str:

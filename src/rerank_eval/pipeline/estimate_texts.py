@@ -120,7 +120,7 @@ def read_texts(
     cells = []
     for subset, split, data in prepare.cells(built):
         lists: list[list[str]] | None = None
-        if retriever.candidates == "auto" and data["top_ranked"] and prepare.gives_lists(built.metadata):
+        if retriever.rule == "auto" and data["top_ranked"] and prepare.gives_lists(built.metadata):
             lists = [list(ids) for ids in data["top_ranked"].values()]
         elif split in found.get(subset, {}):
             lists = [list(scores)[: retriever.top_k] for scores in found[subset][split].values()]
@@ -161,7 +161,7 @@ def _measure(data: Any, lists: list[list[str]] | None, retriever: RetrieverConfi
         candidate=_lengths(chosen),
         corpus=_lengths(texts),
         characters_a_token=ratio,
-        own_candidates=bool(retriever.candidates == "auto" and data["top_ranked"]),
+        own_candidates=bool(retriever.rule == "auto" and data["top_ranked"]),
         tokenizing=tokenizing,
     )
 
@@ -201,7 +201,7 @@ def _of_statistics(subset: str, counted: Mapping[str, Any], metadata: Any, retri
     ranked = counted.get("top_ranked_statistics")
     listed = ranked["average_top_ranked_per_query"] if ranked else number
     # Of another task, lists say where to retrieve from.
-    native = bool(ranked) and prepare.gives_lists(metadata) and retriever.candidates == "auto"
+    native = bool(ranked) and prepare.gives_lists(metadata) and retriever.rule == "auto"
     among = number if prepare.gives_lists(metadata) else listed
     candidates = listed if native else min(retriever.top_k, among)
     languages = metadata.eval_langs

@@ -21,7 +21,7 @@ from rerank_eval.models.sections import resolve_section
 from rerank_eval.names import canonical_json, digest, slug, task_folder, without_split
 from rerank_eval.rerankers.family import Prepared, Prompting
 from rerank_eval.rerankers.loading import prepare_reranker
-from rerank_eval.retrievers.family import Chosen, retriever_settings
+from rerank_eval.retrievers.family import Chosen, resolve_retriever, retriever_settings
 from rerank_eval.store import LOCK, STORE, score_identity
 from rerank_eval.tasks.registry import TaskRef, resolve
 
@@ -74,7 +74,7 @@ class RunSpec:
             [(name, today)] = renamed({key: value})[0].items()
             parts.append(f"{name}={_shown(today)}" if key in _NAMED else str(value))
         first = self.retriever or self
-        if first.identity["candidates"] != "auto":
+        if first.identity["candidates"] != "auto" and first.ref.origin != "given":
             parts.append(f"candidates={first.identity['candidates']}")
         if "own_document" in first.identity:
             parts.append(f"own_document={first.identity['own_document']}")
@@ -146,7 +146,7 @@ _UNREMARKABLE: dict[str, Any] = {
 }
 _NAMED = {"instruction", "max_length", "engine", "head", "markers", "options"}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers", "options")
-_OF_A_SERVER = {*ServerKeys.model_fields, "recipe"}
+_OF_A_SERVER = {*ServerKeys.model_fields, "recipe", "run", "candidates"}
 _SHOWN = 24
 
 
@@ -210,7 +210,8 @@ def make_plan(loaded: LoadedConfig) -> Plan:
             [type(section).__name__, section.model, section.revision, section.model_dump(include=_OF_A_SERVER)]
         )
         if key not in resolved:
-            resolved[key] = resolve_section(section, where, loaded.base.model_folder)
+            find = resolve_retriever if isinstance(section, RetrieverConfig) else resolve_section
+            resolved[key] = find(section, where, loaded.base.model_folder)  # type: ignore[arg-type] # by its own kind
         return resolved[key]
 
     def check(instructions: InstructionSet | None, where: str) -> None:
@@ -264,7 +265,7 @@ def retriever_identity(chosen: Chosen) -> dict[str, Any]:
         "model": ref.name,
         "revision": ref.revision,
         "top_k": config.top_k,
-        "candidates": config.candidates,
+        "candidates": config.rule,
     }
     if config.own_document != "auto":
         identity["own_document"] = config.own_document

@@ -53,6 +53,8 @@ def retrieve(job: Job, backend: Backend, reporter: Reporter) -> None:
     results.write_predictions(job.folder, job.task.name, search.mteb_model_meta, search.recorder)
     work = {name: value - before[name] for name, value in backend.work.items()}
     facts = _facts(task, rules, judged) | {"counts": {"texts": bar.done}}
+    if missing := work.get("queries_without_candidates"):
+        facts["data"]["queries_without_candidates"] = int(missing)
     prompts = backend.prompts(task.metadata)
     if prompts is not None:
         facts["instruction"] = {"setting": job.row.identity["instruction"], **prompts}
@@ -162,7 +164,7 @@ def _loaded(job: Job) -> Any:
 
 def _rules(job: Job, task: Any) -> Rules:
     retriever = job.row.config.retriever
-    return rules_of(task, retriever.candidates, retriever.own_document)
+    return rules_of(task, retriever.rule, retriever.own_document)
 
 
 def _check_unaltered(predictions: Path, manifest: Manifest) -> None:

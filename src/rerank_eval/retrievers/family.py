@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from rerank_eval.config.schema import RetrieverConfig
+from rerank_eval.config.schema import GIVEN, RetrieverConfig
 from rerank_eval.engine.quiet import settle
 from rerank_eval.models.instruction_sets import InstructionSet
 from rerank_eval.models.python_objects import refuse_options
 from rerank_eval.models.ref import ModelRef
+from rerank_eval.models.sections import resolve_section
+from rerank_eval.names import slug
 from rerank_eval.registry import RETRIEVERS
+from rerank_eval.retrievers.given_runs import given_of
 from rerank_eval.retrievers.retriever import Backend
 
 
@@ -69,6 +72,19 @@ def family_of(ref: ModelRef) -> Family:
     """Return the family that serves a model; every checkpoint is a dense retriever's as far as is known here."""
     parts = (RETRIEVERS.get(name) for name in RETRIEVERS.builtins)
     return cast("Family", next(part for part in parts if part.serves(ref)))
+
+
+def resolve_retriever(config: RetrieverConfig, where: str, model_root: Path | None = None) -> ModelRef:
+    """Find what a config's section names: a model, see `resolve_section`, or files with candidates.
+
+    Raises:
+        ConfigError: There are no such files.
+        RerankEvalError: See `resolve_section`.
+    """
+    if config.model != GIVEN:
+        return resolve_section(config, where, model_root)
+    given = given_of(config, where)
+    return ModelRef(f"candidates/{slug(given.label)}", given.label, given.source, given.revision(), "given")
 
 
 def retriever_settings(chosen: Chosen) -> Mapping[str, Any]:

@@ -131,11 +131,11 @@ class Cluster:
     def backend(
         self, config: RetrieverConfig, ref: ModelRef, results_dir: Path | None, instructions: InstructionSet | None
     ) -> Backend:
-        """Load a retriever in every worker; see `load_backend`. BM25, Python code and servers stay here."""
+        """Load a retriever in every worker; see `load_backend`. BM25, code, servers and files stay here."""
         from rerank_eval.workers.remote_encoder import EncoderSpec, RemoteDenseBackend
         from rerank_eval.workers.retrieval import EmbedderSpec, RemoteEmbedder, packed_backend
 
-        if config.model == BM25 or ref.origin in {"python", "server"}:
+        if config.model == BM25 or ref.origin in {"python", "server", "given"}:
             self.end_pool()
             return load_backend(config, ref, "cpu", results_dir, instructions)
         packed, ref = embedding_engine(config, ref) == "packed", portable(ref)

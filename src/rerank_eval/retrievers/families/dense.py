@@ -21,7 +21,7 @@ class Dense:
 
     def serves(self, ref: ModelRef) -> bool:
         """See `Family.serves`."""
-        return ref.source != BM25 and ref.origin not in {"python", "server"}
+        return ref.source != BM25 and ref.origin not in {"python", "server", "given"}
 
     def identity(self, chosen: Chosen) -> dict[str, Any]:
         """See `Family.identity`."""
