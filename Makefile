@@ -17,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocess
 EVAL_ARGS = $(foreach t,$(TASK),--task "$(t)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(CONFIG),--config "$(CONFIG)") $(foreach s,$(SET),--set "$(s)")
 
 .DEFAULT_GOAL := help
-.PHONY: servers servers-stop test-servers help setup doctor plan fetch eval compare report tasks bench bench-families bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
+.PHONY: servers servers-stop servers-parity test-servers help setup doctor plan fetch eval compare report tasks bench bench-families bench-scaling bench-large crash leaderboard readme reproduce train-demo-reranker demo-figures schema fuzz lint format test test-all test-wheel clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [TASK='...'] [SPLIT=dev] [CONFIG=NAME or FILE] [SET='key=value ...']"
@@ -148,6 +148,9 @@ servers: $(READY) $(SERVERS)/.ready ## start real reranking servers (vLLM, Infin
 
 servers-stop: $(READY) ## stop what make servers started
 	@$(BIN)/python -m rerank_bench.servers stop
+
+servers-parity: $(READY) $(SERVERS)/.ready ## ask rerank-eval parity about real servers; docs/servers.md
+	@OMP_NUM_THREADS=1 $(BIN)/python -m rerank_bench.servers_parity
 
 test-servers: $(READY) ## the tests against real servers of .venv-servers (make servers sets it up)
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 0 -m servers tests/servers

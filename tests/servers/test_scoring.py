@@ -145,7 +145,7 @@ def test_a_server_that_comes_back_is_waited_for() -> None:
     back = StandIn("vllm", port=server.port)
 
     def start() -> None:
-        time.sleep(0.1)
+        time.sleep(0.7)
         back.__enter__()
 
     starting = threading.Thread(target=start)

@@ -64,21 +64,36 @@ class Uncounted:
 
 
 class PairFitter:
-    """Counts the pairs of a sequence classifier, which servers cut themselves as its tokenizer does.
+    """Counts the pairs of a sequence classifier, which most servers cut themselves as its tokenizer does.
 
     Args:
         tokenizer: The served model's.
         max_length: Its longest pair in tokens.
+        refused: Whether the server refuses longer pairs, as vLLM does: their documents are then cut here.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, *, refused: bool = False) -> None:
         self._pairs = PairTokenizer(tokenizer, max_length)
+        self._whole = PairTokenizer(tokenizer, _UNBOUNDED)
         self.special_tokens = self._pairs.special_tokens
+        self._tokenizer, self._max_length, self._refused = tokenizer, max_length, refused
 
     def fit(self, group: QueryGroup) -> Fitted:
         """See `Fitter.fit`."""
         found = self._pairs.pairs(group)
+        if self._refused and found.truncated.any():
+            documents = list(group.documents)
+            for place in np.flatnonzero(found.truncated).tolist():
+                excess = self._over(group, documents[place])
+                documents[place] = shortened(
+                    self._tokenizer, documents[place], excess, lambda text: self._over(group, text)
+                )
+            group = replace(group, documents=documents)
+            return Fitted(group, self._whole.pairs(group).lengths, found.truncated, found.query_cut)
         return Fitted(group, found.lengths, found.truncated, found.query_cut)
+
+    def _over(self, group: QueryGroup, document: str) -> int:
+        return int(self._whole.pairs(replace(group, documents=[document])).lengths[0]) - self._max_length
 
 
 class PromptFitter:

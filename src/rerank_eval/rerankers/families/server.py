@@ -37,12 +37,14 @@ logger = logging.getLogger(__name__)
 _SHORTEST = QueryGroup("x", None, ["y"])
 _JOINED = 3
 """Tokens of `_SHORTEST` where at most a beginning-of-sequence token stands around it: an encoder's pair has more."""
+_UNCOUNTED = "its prompts are not counted, and what the server cuts is not known: reranker.checkpoint tells"
 _BARE = (
     "the server has no template: it joins query and document as they stand, which no decoder was trained to score; "
     "start it with the model's (vLLM: --chat-template)"
 )
 _NO_INSTRUCTION = "the server's template reads no instruction: its prompts are the same whichever is sent"
 _READS_LISTS = "jina-reranker-v3"
+_VLLM = "vllm"
 _PROBES = 3
 """Tries of a request for known pairs: the server has just answered, and may be busy."""
 _READ = {
@@ -81,17 +83,8 @@ class Server:
         reads, max_length = _limit(config, ref, served, recipe)
         service = _service(config, ref, recipe)
         notes, tokens = _looked_at(service, ref, recipe)
-        identity: dict[str, Any] = {"api": served.api, "served_model": served.name}
-        if served.server:
-            identity["server"] = served.server
-        known = None if recipe is None else recipe.name
-        identity |= {"recipe": known} if api.whole else {"template": known or "the server's"}
-        if not service.raw:
-            identity["head"] = spelled_before("recipe_softmax") if api.raw else "as served"
-        if reads:
-            identity |= {"checkpoint": _checkpoint(ref).revision, "max_length": max_length}
-        elif served.listed.max_length is not None and served.facts.software != "vllm":  # which refuses, and never cuts
-            identity["served_max_length"] = served.listed.max_length
+        notes = notes if reads else [*notes, _UNCOUNTED]
+        identity = _identity(service, ref, recipe, max_length if reads else None)
         if tokens is not None:
             identity["known_pairs_tokens"] = tokens
         if listwise := _reads_lists(ref):
@@ -115,10 +108,28 @@ class Server:
         recipe = prepared.prompting.recipe
         service = _service(config, ref, recipe)
         for note in ref.notes[1:]:
-            logger.warning("%s: %s", ref.label, note)
+            if note != _UNCOUNTED:  # a reader of the table is told, and nobody has to be warned
+                logger.warning("%s: %s", ref.label, note)
         fitter = _fitter(ref, recipe, _limit(config, ref, served, recipe)[1])
         order = list_settings(config).order if prepared.listwise else None
         return ServerEngine(service, fitter, config.concurrency or CONCURRENCY, order)
+
+
+def _identity(service: Service, ref: ModelRef, recipe: Recipe | None, max_length: int | None) -> dict[str, Any]:
+    """Return what can change a score, as far as it is known; `max_length` None where the server alone cuts."""
+    served, api = _served(ref)
+    identity: dict[str, Any] = {"api": served.api, "served_model": served.name}
+    if served.server:
+        identity["server"] = served.server
+    known = None if recipe is None else recipe.name
+    identity |= {"recipe": known} if api.whole else {"template": known or "the server's"}
+    if not service.raw:
+        identity["head"] = spelled_before("recipe_softmax") if api.raw else "as served"
+    if max_length is not None:
+        identity |= {"checkpoint": _checkpoint(ref).revision, "max_length": max_length}
+    elif served.listed.max_length is not None and served.facts.software != _VLLM:  # which refuses, and never cuts
+        identity["served_max_length"] = served.listed.max_length
+    return identity
 
 
 def _served(ref: ModelRef) -> tuple[Served, Api]:
@@ -186,10 +197,10 @@ def _limit(config: RerankerConfig, ref: ModelRef, served: Served, recipe: Recipe
 def _fitter(ref: ModelRef, recipe: Recipe | None, max_length: int) -> Fitter:
     if ref.checkpoint is None:
         return Uncounted()
-    tokenizer = load_tokenizer(ref.checkpoint)
+    tokenizer, refused = load_tokenizer(ref.checkpoint), _served(ref)[0].facts.software == _VLLM
     try:
         if recipe is None:
-            return PairFitter(tokenizer, max_length)
+            return PairFitter(tokenizer, max_length, refused=refused)
         default = None if _served(ref)[1].whole else recipe.default_instruction
         return PromptFitter(tokenizer, recipe, max_length, default)
     except EngineError as error:
@@ -232,7 +243,7 @@ def _looked_at(service: Service, ref: ModelRef, expected: Recipe | None) -> tupl
         ModelError: The server puts a template around prompts that are rendered here.
     """
     served, _ = _served(ref)
-    if served.facts.software != "vllm":  # others do not count, or let one pay for it
+    if served.facts.software != _VLLM:  # others do not count, or let one pay for it
         return [], None
     joined = _tokens(dataclasses.replace(service, recipe=None), _SHORTEST)
     # Sent to a template without one: its default instruction is what most tasks are scored with.
