@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def write_folder(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     judged = "".join(f"q{n}\td{number}\t1\n" for n in range(6) for number in range(n, 30, 6))
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
+
+
+def quick(names: Iterable[str], *fast: str) -> list[Any]:
+    """Mark all but some of a test's cases as slow: each searches through every hypothesis."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,7 @@ def test_recipe_and_length_together(project: Path) -> None:
     assert "recipe mteb, cut at 203 tokens" in found["diagnosis"][0]["text"]
 
 
+@pytest.mark.slow
 def test_a_recipe_within_the_noise_of_a_format(project: Path) -> None:
     _, found = changed("reranker.recipe=zerank", "reranker.dtype=bfloat16")
     assert "recipe zerank" in found["diagnosis"][0]["text"]
@@ -154,7 +161,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", quick(CHANGES, "sorted", "twice", "decimals"))
 def test_a_wrapper_that_changes_scores_is_found_out(project: Path, change: str) -> None:
     code, found = changed(f"{PYTHON}:Changed", f"reranker.options.change={change}", "reranker.max_length=null")
     assert code == 12
@@ -164,6 +171,7 @@ def test_a_wrapper_that_changes_scores_is_found_out(project: Path, change: str) 
     assert ("unsteady" in kinds(found)) == of_lists
 
 
+@pytest.mark.slow
 def test_what_another_kernel_in_bfloat16_may_do_is_told_by_its_size(project: Path) -> None:
     for change, kind, words in (
         ("jitter", "dtype", "of the size of bfloat16's rounding"),
@@ -176,6 +184,7 @@ def test_what_another_kernel_in_bfloat16_may_do_is_told_by_its_size(project: Pat
         assert "bfloat16" in found["diagnosis"][0]["text"]
 
 
+@pytest.mark.slow
 def test_scores_of_nothing_are_unexplained(project: Path) -> None:
     _, found = changed(f"{PYTHON}:Changed", "reranker.options.change=noise", "reranker.max_length=null")
     assert kinds(found)[:2] == ["unexplained", "unrelated"]
@@ -198,6 +207,7 @@ def test_scores_that_a_server_no_longer_gives_are_told(project: Path) -> None:
             assert ("changed" in kinds(found)) == expected
 
 
+@pytest.mark.slow
 def test_what_changes_when_a_pair_is_sent_alone_is_told(project: Path) -> None:
     _, found = changed(f"{PYTHON}:Changed", "reranker.options.change=unsteady", "reranker.max_length=null")
     assert "unsteady" in kinds(found)
@@ -221,7 +231,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", quick(FORMS, "bare", "end cut at 200", "template twice"))
 def test_a_prompt_that_was_written_otherwise_is_named(project: Path, form: str) -> None:
     code, found = changed(f"{PYTHON}:Written", f"reranker.options.form={form}", "reranker.max_length=null")
     kind, words = FORMS[form]

@@ -179,8 +179,8 @@ def render_depths(curves: Sequence[DepthCurve]) -> str:
 
 
 def _interval(gain: tuple[float, float, float]) -> str:
-    value, low, high = (100 * one for one in gain)
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    value, low, high = (percent(one, "+") for one in gain)
+    return f"{value} [{low}, {high}]"
 
 
 def _words(curve: DepthCurve) -> str:

@@ -339,7 +339,7 @@ def _unrelated(pairs: Pairs) -> Iterator[Finding]:
     mean, error = float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
     if abs(mean) < max(_UNRELATED, 2 * error):
         text = (
-            f"the two orders have no relation: tau is {mean:.2f} on average of {len(found)} queries (standard error "
-            f"{error:.2f}): an untrained head, other weights, or texts that do not arrive"
+            f"the two orders have no relation: tau is {mean:.3f} on average of {len(found)} queries (standard error "
+            f"{error:.3f}): an untrained head, other weights, or texts that do not arrive"
         )
         yield Finding("unrelated", text, {"tau": mean, "standard_error": error, "queries": len(found)})
