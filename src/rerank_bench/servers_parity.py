@@ -60,7 +60,7 @@ CASES = (
     Case("vLLM 0.32, `--chat-template` of the card", _vllm("card"), server_side=_DEMO),
     Case("vLLM 0.32, no template, prompts rendered here", _vllm(None), server_side=["reranker.api=vllm-score", *_DEMO]),
     Case("vLLM 0.32, no template", _vllm(None), server_side=_DEMO),
-    Case("vLLM 0.32, `--chat-template` of recipe `mteb`", _vllm("mteb"), server_side=_DEMO),
+    Case("vLLM 0.32, `--chat-template` of recipe `sglang`", _vllm("sglang"), server_side=_DEMO),
     Case("vLLM 0.32, `head: recipe_softmax`", _vllm("card"), server_side=[*_DEMO, "reranker.head=recipe_softmax"]),
     Case("Infinity 0.0.78, the weights as a classifier", _infinity, both=["reranker.instruction=none"]),
 )
