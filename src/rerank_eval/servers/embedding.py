@@ -63,6 +63,7 @@ class ServerEmbedder:
         size: Texts in a request; None for 32.
         concurrency: Requests under way at a time; None for 8.
         device: Where vectors are compared.
+        path: Of the endpoint.
 
     Raises:
         ModelError: The server does not embed `KNOWN`.
@@ -81,8 +82,9 @@ class ServerEmbedder:
         size: int | None = None,
         concurrency: int | None = None,
         device: torch.device | None = None,
+        path: str = PATH,
     ) -> None:
-        self._address, self._model, self._limits = address, model, limits
+        self._address, self._model, self._limits, self._path = address, model, limits, path
         self._size, self._concurrency = size or _TEXTS, concurrency or _CONCURRENCY
         self.device = device or torch.device("cpu")
         self.max_length = 0 if limits is None else limits.max_length
@@ -133,8 +135,8 @@ class ServerEmbedder:
 
     async def _one(self, connection: Connection, texts: list[str]) -> NDArray[np.float32]:
         async with connection.turn:
-            body = await connection.post(PATH, {"model": self._model, "input": texts, "encoding_format": "float"})
-        vectors = connection.read(PATH, lambda: read_vectors(body, len(texts), self._dim))
+            body = await connection.post(self._path, {"model": self._model, "input": texts, "encoding_format": "float"})
+        vectors = connection.read(self._path, lambda: read_vectors(body, len(texts), self._dim))
         self._dim = vectors.shape[1]
         return vectors
 

@@ -29,7 +29,7 @@ from rerank_eval.retrievers.embedding_store import EmbeddingStore, TemporaryStor
 from rerank_eval.retrievers.encoders import PackedEncoder, set_instruction
 from rerank_eval.retrievers.family import Chosen
 from rerank_eval.servers.client import Address
-from rerank_eval.servers.embedding import Limits, ServerEmbedder
+from rerank_eval.servers.embedding import PATH, Limits, ServerEmbedder
 from rerank_eval.servers.facts import Served
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Server:
             size=min((one for one in (config.request_size, served.facts.largest) if one), default=None),
             concurrency=config.concurrency,
             device=resolve_device(device),
+            path=f"{served.facts.prefix}/embeddings" if served.facts.software == "infinity" else PATH,
         )
         prompts = {} if ref.checkpoint is None else saved_prompts(ref.checkpoint)
         encoder = PackedEncoder(embedder, instruct=_instructed(ref), prompts=prompts)
