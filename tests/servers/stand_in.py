@@ -48,6 +48,7 @@ class StandIn:
     largest: int | None = None
     delay: float = 0.0
     drop_every: int = 0
+    restart_at: int = 0
     busy_first: int = 0
     retry_after: str | None = None
     fail_on: str | None = None
@@ -191,6 +192,10 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 -
                 extra = {} if stand_in.retry_after is None else {"Retry-After": stand_in.retry_after}
                 self._answer(429, {"message": "too many requests"}, extra)
             elif stand_in.drop_every and seen % stand_in.drop_every == 0:
+                self.close_connection = True
+                self.connection.close()
+            elif seen == stand_in.restart_at:  # the connection breaks, and a model comes back that says the opposite
+                stand_in.score = lambda query, document: -overlap(query, document)
                 self.close_connection = True
                 self.connection.close()
             elif stand_in.fail_on and stand_in.fail_on in json.dumps(body):

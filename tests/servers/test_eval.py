@@ -105,6 +105,21 @@ def test_a_run_goes_on_where_the_server_died(
     assert broken.read_bytes() == unbroken.read_bytes()
 
 
+def test_another_model_in_mid_run_is_refused_and_leaves_nothing(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with StandIn("vllm", restart_at=16) as server:
+        assert evaluate(server, "reranker.concurrency=1") == 4
+        assert 0 < pairs(server) < QUERIES * TOP_K
+        assert "was started anew and scores known pairs otherwise" in " ".join(capfd.readouterr().err.split())
+    with StandIn("vllm") as again:
+        assert evaluate(again, "reranker.concurrency=2") == 0
+    with StandIn("vllm") as whole:
+        assert evaluate(whole, "results_dir=whole") == 0
+    runs = (next(project.glob(f"{name}/runs/demo*/*/tools/default.test.trec")) for name in ("results", "whole"))
+    assert len({run.read_bytes() for run in runs}) == 1
+
+
 def test_a_query_that_always_fails_is_named_and_the_others_stay(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,12 +105,13 @@ class Connection:
 
     Attributes:
         retries: Requests that were sent again.
+        broken: Those of them that had no answer at all: the server may have been started anew.
         turn: Held by who has requests under way.
     """
 
     def __init__(self, address: Address, tries: int | None = None, concurrency: int = 1) -> None:
         self.address = address
-        self.retries = 0
+        self.retries = self.broken = 0
         self.turn = anyio.CapacityLimiter(concurrency)
         self._tries = TRIES if tries is None else tries
         self._secret = ""
@@ -176,6 +177,7 @@ class Connection:
             except (httpx.RequestError, TimeoutError) as error:
                 if turn == self._tries:
                     raise self._silent(path, error) from None
+                self.broken += 1
             else:
                 if status in _DENIED or 300 <= status < 400:  # noqa: PLR2004 - redirects
                     raise self._denial(status, headers, content)

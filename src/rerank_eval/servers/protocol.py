@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from rerank_eval.engine.errors import EngineError
 
+OTHER_MODEL = 0.1
+"""Difference of known pairs' scores, as a share of their range, from which on another model has made them."""
 SHOWN = 200
 """Characters of a server's answer that an error shows."""
 

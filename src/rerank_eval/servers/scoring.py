@@ -20,7 +20,7 @@ from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError, ServerError
 from rerank_eval.servers.client import Address, Connection, in_thread, waited_for
 from rerank_eval.servers.fitting import Fitted, Fitter
-from rerank_eval.servers.protocol import Answer, Api, Asked
+from rerank_eval.servers.protocol import OTHER_MODEL, Answer, Api, Asked
 
 CONCURRENCY = 16
 KNOWN = QueryGroup(
@@ -125,6 +125,7 @@ class _Done:
     fitted: Fitted
     places: list[int]
     seconds: float
+    broken: int
 
 
 class ServerEngine:
@@ -154,11 +155,26 @@ class ServerEngine:
         self.latencies: list[float] = []
         self._service, self._fitter, self._concurrency = service, fitter, concurrency
         self._order: Order = order or "given"
+        self._known: list[float] = []
 
     def known_scores(self) -> list[float]:
         """Return the scores of known pairs, by which another model or template behind the same name is found out."""
         instructed = [KNOWN_INSTRUCTED] if self._service.reads_instructions else []
-        return [score for group in (KNOWN, *instructed) for score in self._service.score_now(group).scores]
+        found = [score for group in (KNOWN, *instructed) for score in self._service.score_now(group).scores]
+        self._known = self._known or found
+        return found
+
+    def _check_same_model(self) -> None:
+        """Refuse a server that was started anew in mid-run with another model, template or activation."""
+        if self._known:
+            before, now = np.array(self._known), np.array(self.known_scores())
+            off, spread = float(np.abs(before - now).max()), float(np.ptp(before)) or 1.0
+            if off > OTHER_MODEL * spread:
+                raise ModelError(
+                    f"{self._service.address.where}.model: {self._service.address.url} was started anew and scores "
+                    f"known pairs otherwise, by up to {off:.2g}: it has another model, template or activation; nothing "
+                    "that it scored since is kept"
+                )
 
     def score(self, group: QueryGroup) -> Scores:
         """See `Engine.score`."""
@@ -169,6 +185,7 @@ class ServerEngine:
 
         Raises:
             EngineError: The server refuses a request, or its answer is not what it should be.
+            ModelError: It was started anew with another model.
             ServerError: It does not answer; names the query.
         """
         self.unclaimed = []
@@ -176,7 +193,7 @@ class ServerEngine:
         source = iter(groups)
         opened = Connection(self._service.address, concurrency=self._concurrency)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as connection:
-            started = time.perf_counter()
+            started, looked = time.perf_counter(), 0
             try:
                 while True:
                     for group in islice(source, max(0, 2 * self._concurrency - len(waiting))):
@@ -184,7 +201,11 @@ class ServerEngine:
                     if not waiting:
                         return
                     group, future = waiting[0]
-                    scores = self._scores(_result(group, future))
+                    done = _result(group, future)
+                    if done.broken > looked:
+                        self._check_same_model()
+                        looked = done.broken
+                    scores = self._scores(done)
                     waiting.popleft()
                     self.stats += EngineStats(seconds=time.perf_counter() - started)
                     yield scores
@@ -192,7 +213,7 @@ class ServerEngine:
             finally:
                 self.stats += EngineStats(retries=connection.retries)
                 for group, future in waiting:
-                    if (kept := self._finished(future)) is not None:
+                    if (kept := self._finished(future, looked)) is not None:
                         self.unclaimed.append((group, kept))
 
     def _start(self, portal: BlockingPortal, connection: Connection, group: QueryGroup) -> Future[_Done]:
@@ -203,7 +224,7 @@ class ServerEngine:
         async with connection.turn:
             started = time.perf_counter()
             answer = await self._service.score(connection, fitted.group)
-            return _Done(answer, fitted, places, time.perf_counter() - started)
+            return _Done(answer, fitted, places, time.perf_counter() - started, connection.broken)
 
     def _scores(self, done: _Done) -> Scores:
         fitted, values = done.fitted, np.array(done.answer.scores, dtype=np.float64)
@@ -221,11 +242,13 @@ class ServerEngine:
         )
         return scores
 
-    def _finished(self, future: Future[_Done]) -> Scores | None:
+    def _finished(self, future: Future[_Done], looked: int) -> Scores | None:
+        """Return scores that had come back, by a server that is known to be the same."""
         future.cancel()
         if not future.done() or future.cancelled() or future.exception() is not None:
             return None
-        return self._scores(future.result())
+        done = future.result()
+        return None if done.broken > looked else self._scores(done)
 
     def sent(self, group: QueryGroup) -> QueryGroup:
         """Return a group's texts as they go out: a document that would not fit is cut."""

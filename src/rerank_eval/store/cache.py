@@ -12,6 +12,7 @@ from rerank_eval.config.schema import StoreConfig
 from rerank_eval.errors import ModelError, StorageError
 from rerank_eval.files import load_json, sweep, write_json, write_text
 from rerank_eval.names import canonical_json, digest, slug
+from rerank_eval.servers.protocol import OTHER_MODEL
 from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.locks import locked
@@ -20,9 +21,8 @@ logger = logging.getLogger(__name__)
 
 KNOWN = "known-pairs.json"
 """A server's scores of known pairs, beside the identity."""
-OTHER_MODEL, OTHER_DTYPE = 0.1, 1e-3
-"""Differences of known pairs' scores, as a share of their range: above the first it is another model, as in `doctor`;
-above the second more than float32's rounding."""
+OTHER_DTYPE = 1e-3
+"""Difference of known pairs' scores, as a share of their range, above which it is more than float32's rounding."""
 
 
 class ScoreCache:
