@@ -192,25 +192,3 @@ def _words(curve: DepthCurve) -> str:
     if curve.drowns:
         text += f"; deeper is worse at {', '.join(map(str, curve.drowns))}: what is added there is overrated"
     return text
-
-
-def as_data(curves: Sequence[DepthCurve]) -> list[dict[str, Any]]:
-    """Return curves as JSON can hold them."""
-    return [
-        {
-            "title": curve.title,
-            "best": curve.best.depth,
-            "drowns": list(curve.drowns),
-            "depths": [
-                {
-                    "depth": one.depth,
-                    MEASURE: one.ndcg,
-                    "recall": one.recall,
-                    "gain": list(one.gain),
-                    "pairs": one.pairs,
-                }
-                for one in curve.depths
-            ],
-        }
-        for curve in curves
-    ]

@@ -236,7 +236,7 @@ def _cuts(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Iterator[F
         if _SIDES <= cut.sum() <= len(cut) - _SIDES:
             fit = _fit_of(pairs, y, ~cut, tolerance, form)
             off = None if fit is None else links.fit(fit.link, pairs.a.margins, y, tolerance, form.rounding)
-            if off is not None and (off.off[cut] > links.NEAR).mean() >= _MOST_DIFFER and not fit_is_free(off):
+            if off is not None and (off.off[cut] > links.NEAR).mean() >= _MOST_DIFFER and not off.link.free:
                 also = "" if off.link.name == "B = A" else f", where {off.name}"
                 text = (
                     f"the pairs that {name} cuts differ, and no others{also}: {int(cut.sum())} are cut by {name}, "
@@ -259,11 +259,6 @@ def _cuts(pairs: Pairs, y: Floats, tolerance: float, form: Format) -> Iterator[F
         evidence = {"link": link.name, "agree_up_to": below, "differ_from": above, "differ": differ, "longer": longer}
         yield Finding("length", text, evidence)
         return
-
-
-def fit_is_free(fit: Fit) -> bool:
-    """Tell whether a fit has numbers of its own, which a part of the pairs may happen to suit."""
-    return fit.link.free
 
 
 def _cut_by_other(pairs: Pairs, name: str) -> npt.NDArray[np.bool_]:

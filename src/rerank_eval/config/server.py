@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,4 +84,13 @@ class ServerKeys(BaseModel):
 
     def server_keys(self) -> list[str]:
         """Name the keys of a server that are set."""
-        return [name for name in ServerKeys.model_fields if getattr(self, name) not in {None, AUTO}]
+        return [name for name in self.set_beside(()) if name in ServerKeys.model_fields]
+
+    def set_beside(self, read: Container[str]) -> list[str]:
+        """Name the keys that are set to something else than their default, and that nothing reads.
+
+        Args:
+            read: Those that are read.
+        """
+        fields = type(self).model_fields
+        return [name for name, one in fields.items() if name not in read and getattr(self, name) != one.default]

@@ -152,12 +152,11 @@ def find_object(config: RerankerConfig | RetrieverConfig, ref: ModelRef, where: 
         ModelError: A key has a value that nothing reads, the class does not take the options, or the object is not to
             be had.
     """
-    for key, field in type(config).model_fields.items():
-        if key not in _READ and getattr(config, key) != field.default:
-            raise ModelError(
-                f"{where}.{key}: {ref.label} is Python code, which does not read it; take it out, or pass it on by "
-                f"{where}.options"
-            )
+    for key in config.set_beside(_READ):
+        raise ModelError(
+            f"{where}.{key}: {ref.label} is Python code, which does not read it; take it out, or pass it on by "
+            f"{where}.options"
+        )
     source, model = ref.source, config.model
     part = import_object(source, model, f"{where}.model") if source else registry.get(model, f"{where}.model")
     if not isinstance(part, type):

@@ -146,7 +146,7 @@ _UNREMARKABLE: dict[str, Any] = {
 }
 _NAMED = {"instruction", "max_length", "engine", "head", "markers", "options"}
 _FILED = ("dtype", "instruction", "top_k", "recipe", "engine", "head", "max_length", "markers", "options")
-_OF_A_SERVER = {*ServerKeys.model_fields, "recipe", "run", "candidates"}
+_TELLS_MODELS_APART = {*ServerKeys.model_fields, "recipe", "run", "candidates"}
 _SHOWN = 24
 
 
@@ -207,7 +207,7 @@ def make_plan(loaded: LoadedConfig) -> Plan:
 
     def model(section: RetrieverConfig | RerankerConfig, where: str) -> ModelRef:
         key = digest(
-            [type(section).__name__, section.model, section.revision, section.model_dump(include=_OF_A_SERVER)]
+            [type(section).__name__, section.model, section.revision, section.model_dump(include=_TELLS_MODELS_APART)]
         )
         if key not in resolved:
             find = resolve_retriever if isinstance(section, RetrieverConfig) else resolve_section

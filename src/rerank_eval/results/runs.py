@@ -227,10 +227,10 @@ def _stored_at(path: Path) -> list[Stored]:
     return found
 
 
-def stem(path: Path) -> str:
-    """Return a file's name without its endings: `ours` for `ours.trec.gz`."""
+def stem(path: Path, *more: str) -> str:
+    """Return a file's name without its endings, those of runs and `more`: `ours` for `ours.trec.gz`."""
     name = path.name
-    while Path(name).suffix.lower() in _ENDINGS:
+    while Path(name).suffix.lower() in {*_ENDINGS, *more}:
         name = Path(name).stem
     return name or path.name
 

@@ -21,6 +21,7 @@ from rerank_eval.files import at_home
 from rerank_eval.names import did_you_mean, digest, slug
 from rerank_eval.results.frames import read_frame
 from rerank_eval.results.manifest import file_digest
+from rerank_eval.results.runs import stem
 from rerank_eval.results.trec import as_word, read_run
 
 INDEX = "candidates.json"
@@ -59,10 +60,8 @@ class GivenRun:
     @property
     def label(self) -> str:
         """What tables call it: the file's name without endings and placeholders."""
-        name = at_home(self.pattern).name
-        while Path(name).suffix.lower() in {".gz", ".json", ".parquet", ".trec", ".run", ".txt", ".tsv"}:
-            name = Path(name).stem
-        return _PLACE.sub("", name).strip(" ._-") or at_home(self.pattern).parent.name or "run"
+        path = at_home(self.pattern)
+        return _PLACE.sub("", stem(path, ".json")).strip(" ._-") or path.parent.name or "run"
 
     @property
     def source(self) -> str:

@@ -93,6 +93,12 @@ class Api(Protocol):
         ...
 
 
+def moved(before: Sequence[float], now: Sequence[float]) -> float:
+    """Return by how much known pairs' scores have moved at most, as a share of their range before."""
+    off = max(abs(old - new) for old, new in zip(before, now, strict=True))
+    return off / (max(before) - min(before) or 1.0)
+
+
 def by_index(rows: Any, key: str, count: int) -> list[float]:
     """Put scores back into the order in which documents were sent; servers sort them.
 

@@ -20,7 +20,7 @@ from rerank_eval.engine.recipe import Recipe
 from rerank_eval.errors import ModelError, ServerError
 from rerank_eval.servers.client import Address, Connection, in_thread, waited_for
 from rerank_eval.servers.fitting import Fitted, Fitter
-from rerank_eval.servers.protocol import OTHER_MODEL, Answer, Api, Asked
+from rerank_eval.servers.protocol import OTHER_MODEL, Answer, Api, Asked, moved
 
 CONCURRENCY = 16
 KNOWN = QueryGroup(
@@ -166,15 +166,12 @@ class ServerEngine:
 
     def _check_same_model(self) -> None:
         """Refuse a server that was started anew in mid-run with another model, template or activation."""
-        if self._known:
-            before, now = np.array(self._known), np.array(self.known_scores())
-            off, spread = float(np.abs(before - now).max()), float(np.ptp(before)) or 1.0
-            if off > OTHER_MODEL * spread:
-                raise ModelError(
-                    f"{self._service.address.where}.model: {self._service.address.url} was started anew and scores "
-                    f"known pairs otherwise, by up to {off:.2g}: it has another model, template or activation; nothing "
-                    "that it scored since is kept"
-                )
+        if self._known and (share := moved(self._known, self.known_scores())) > OTHER_MODEL:
+            raise ModelError(
+                f"{self._service.address.where}.model: {self._service.address.url} was started anew and scores known "
+                f"pairs otherwise, by up to {share:.2g} of their range: it has another model, template or activation; "
+                "nothing that it scored since is kept"
+            )
 
     def score(self, group: QueryGroup) -> Scores:
         """See `Engine.score`."""

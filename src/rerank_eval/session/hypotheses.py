@@ -6,6 +6,7 @@ what cannot be, the rest confirm.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -255,7 +256,7 @@ class Prober:
         prepared = self.prepared
         try:
             config = prepared.config.model_copy(update=update)
-            engine = load_reranking_engine(config, prepared.ref, self.row.config.device, prepared.prompting)
+            engine = self._load(dataclasses.replace(prepared, config=config))
             return np.array([self._one(engine, pair) for pair in asked.pairs])
         except (RerankEvalError, EngineError, RuntimeError):
             return None

@@ -16,7 +16,7 @@ from rerank_eval.analysis.parity import Pairs, Side
 from rerank_eval.analysis.parity_render import heading, show
 from rerank_eval.analysis.symptoms import Finding, head_finding, symptoms
 from rerank_eval.config.renamed import renamed
-from rerank_eval.engine.interface import Engine, Scores, reads_lists
+from rerank_eval.engine.interface import Engine, Scores
 from rerank_eval.errors import ConfigError, DataError, ParityError
 from rerank_eval.files import write_json
 from rerank_eval.metrics import registry
@@ -181,17 +181,11 @@ class _Parity:
     def _engine(self, row: RunSpec) -> Engine:
         """Return a row's engine; of two models of our own one is in memory at a time."""
         if row.digest not in self._engines:
-            if any(in_process(one) for one in (row, *self._held())) and in_process(row):
+            if in_process(row):
                 self._engines.clear()
                 gc.collect()
             self._engines[row.digest] = load_engine(row, self.cluster)
-        engine = self._engines[row.digest]
-        if reads_lists(engine):
-            raise ConfigError(f"{row.ref.label} is listwise; `compare` compares orders")
-        return engine
-
-    def _held(self) -> list[RunSpec]:
-        return [row for row in (self.row_a, self.row_b) if row.digest in self._engines]
+        return self._engines[row.digest]
 
     def _pairs(self, a: _Scored, b: _Scored) -> Pairs:
         queries = [one for cell in self.sample.values() for one in cell]

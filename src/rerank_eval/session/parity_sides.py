@@ -87,9 +87,9 @@ def _other(request: ParityRequest, one: RunConfig) -> tuple[str, tuple[str, ...]
     if not on_server(request.b):
         return request.b, overrides
     served = {"model": request.b, "checkpoint": None if one.reranker is None else one.reranker.model}
-    for key, field in RerankerConfig.model_fields.items():  # the server was started with dtype, engine and the like
-        if key not in {*_KEPT, *ServerKeys.model_fields, *served} and getattr(one.reranker, key) != field.default:
-            served[key] = field.default
+    read = {*_KEPT, *ServerKeys.model_fields, *served}
+    for key in () if one.reranker is None else one.reranker.set_beside(read):  # the server was started with its own
+        served[key] = RerankerConfig.model_fields[key].default
     changes = [f"reranker.{key}={json.dumps(value)}" for key, value in served.items()]
     return request.a, (*request.overrides, *changes, *request.overrides_b)
 

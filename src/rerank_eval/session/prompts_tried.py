@@ -61,12 +61,9 @@ class Writer:
         self.recipe, self.max_length = prepared.recipe, prepared.max_length
         self._mode: SpecialTokenMode = prepared.config.special_tokens
 
-    def own(self, pair: ProbePair) -> list[int]:
-        """Return a pair's prompt as the reranker sends it."""
-        return self._own(pair)
-
     @cached_property
-    def _own(self) -> Callable[[ProbePair], list[int]]:
+    def own(self) -> Callable[[ProbePair], list[int]]:
+        """Writes a pair's prompt as the reranker sends it."""
         return self._by(self.recipe, self.prepared.policy, self.max_length)
 
     def _by(

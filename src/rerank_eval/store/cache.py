@@ -12,7 +12,7 @@ from rerank_eval.config.schema import StoreConfig
 from rerank_eval.errors import ModelError, StorageError
 from rerank_eval.files import load_json, sweep, write_json, write_text
 from rerank_eval.names import canonical_json, digest, slug
-from rerank_eval.servers.protocol import OTHER_MODEL
+from rerank_eval.servers.protocol import OTHER_MODEL, moved
 from rerank_eval.store import IDENTITY, LOCK, STORE, cell_folder
 from rerank_eval.store.cell import ScoreCacheCell
 from rerank_eval.store.locks import locked
@@ -77,19 +77,18 @@ class ScoreCache:
             if len(before) != len(scores):
                 write_json(path, list(scores))
                 return
-        off = max(abs(old - new) for old, new in zip(before, scores, strict=True))
-        spread = max(before) - min(before) or 1.0
-        if off > OTHER_MODEL * spread:
+        share = moved(before, scores)
+        if share > OTHER_MODEL:
             raise ModelError(
                 f"reranker.model: the server scores known pairs {_listed(scores)}, and scored them {_listed(before)} "
                 f"when {self.folder} was written: it has another model, template or activation now; set "
                 "reranker.revision to a name of your own for it, and its scores are kept apart"
             )
-        if off > OTHER_DTYPE * spread:
+        if share > OTHER_DTYPE:
             logger.warning(
-                "the server's scores of known pairs have moved by up to %.1e since %s was written: another dtype, "
-                "version or device computes now",
-                *(off, self.folder),
+                "the server's scores of known pairs have moved by up to %.1e of their range since %s was written: "
+                "another dtype, version or device computes now",
+                *(share, self.folder),
             )
 
     @contextmanager

@@ -74,11 +74,10 @@ class Server:
             ServerError: It does not answer.
         """
         served, api = _served(ref)
-        for key, field in RerankerConfig.model_fields.items():
-            if key not in _READ and getattr(config, key) != field.default:
-                raise ModelError(
-                    f"reranker.{key}: a server's reranker does not read it; start the server so, and take it out"
-                )
+        for key in config.set_beside(_READ):
+            raise ModelError(
+                f"reranker.{key}: a server's reranker does not read it; start the server so, and take it out"
+            )
         recipe = _recipe(prompting, ref, api)
         reads, max_length = _limit(config, ref, served, recipe)
         service = _service(config, ref, recipe)

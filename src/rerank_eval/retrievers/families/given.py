@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rerank_eval.config.schema import RetrieverConfig
 from rerank_eval.errors import DataError, ModelError
 from rerank_eval.models.ref import ModelRef
 from rerank_eval.names import some
@@ -31,7 +30,7 @@ class GivenBackend:
     def __init__(self, given: GivenRun | Exported) -> None:
         self._given = given
         self._cells: dict[str, str] = {}
-        self._work = {"queries_without_candidates": 0, "unknown_queries": 0}
+        self._work = {"queries_without_candidates": 0}
 
     def search(self, request: SearchRequest) -> dict[str, dict[str, float]]:
         """See `Backend.search`.
@@ -98,9 +97,8 @@ class Given:
     def identity(self, chosen: Chosen) -> dict[str, Any]:
         """See `Family.identity`."""
         config = chosen.config
-        for key, field in RetrieverConfig.model_fields.items():
-            if key not in _READ and getattr(config, key) != field.default:
-                raise ModelError(f"retriever.{key}: candidates from files do not read it; take it out")
+        for key in config.set_beside(_READ):
+            raise ModelError(f"retriever.{key}: candidates from files do not read it; take it out")
         given = given_of(config, "retriever")
         if isinstance(given, Exported) and config.top_k > given.depth:
             raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ from rerank_eval.servers.client import Address
 from rerank_eval.servers.embedding import PATH, Limits, ServerEmbedder
 from rerank_eval.servers.facts import Served
 
-logger = logging.getLogger(__name__)
-
 OTHER_MODEL = 0.02
 """Cosine distance of a known text's two vectors from which on another model is taken to have made one of them; short
 dtypes stay well below it."""
@@ -53,11 +50,10 @@ class Server:
     def identity(self, chosen: Chosen) -> Mapping[str, Any]:
         """See `Family.identity`."""
         config, ref = chosen.config, chosen.ref
-        for key, one in RetrieverConfig.model_fields.items():
-            if key not in _READ and getattr(config, key) != one.default:
-                raise ModelError(
-                    f"retriever.{key}: a server's encoder does not read it; start the server so, and take it out"
-                )
+        for key in config.set_beside(_READ):
+            raise ModelError(
+                f"retriever.{key}: a server's encoder does not read it; start the server so, and take it out"
+            )
         if config.max_length is not None and ref.checkpoint is None:
             raise ModelError(
                 "retriever.max_length: name the served model as retriever.checkpoint, and texts are cut here"
