@@ -151,26 +151,25 @@ class Connection:
         except _NO_JSON:
             return None
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Send JSON and return the answer's.
+    async def post(self, path: str, body: Mapping[str, Any]) -> tuple[Any, int]:
+        """Send JSON and return the answer's, and how many requests had broken when it was sent for the last time.
 
         Raises:
             EngineError: The server refuses this very request, or answers no JSON.
             ServerError: The server does not answer, or refuses the key or the model's name.
         """
-        status, content, _ = await self._persistently("POST", path, body)
+        status, content, broken = await self._persistently("POST", path, body)
         if status != _OK:
             raise self._refusal(status, path, content)
         try:
-            return json.loads(content)
+            return json.loads(content), broken
         except _NO_JSON:
             raise EngineError(f"{self._name(path)} answered no JSON but {self._shown(content)}") from None
 
-    async def _persistently(
-        self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[int, bytes, httpx.Headers]:
-        """Exchange, again where the server may only be busy or starting."""
+    async def _persistently(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes, int]:
+        """Exchange, again where the server may only be busy or starting; return status, content and what had broken."""
         for turn in range(1, self._tries + 1):
+            broken = self.broken
             pause = BACKOFF * 2.0 ** (turn - 1)
             try:
                 status, content, headers = await self._exchange(method, path, body)
@@ -182,10 +181,10 @@ class Connection:
                 if status in _DENIED or 300 <= status < 400:  # noqa: PLR2004 - redirects
                     raise self._denial(status, headers, content)
                 if status not in _BUSY and status < _FAILED:
-                    return status, content, headers
+                    return status, content, broken
                 if turn == self._tries:
                     if status not in _BUSY:
-                        return status, content, headers
+                        return status, content, broken
                     raise ServerError(
                         f"{self._name(path)} answered {status} to {turn} tries ({self._shown(content)}); lower "
                         f"{self.address.where}.concurrency, or run again later: what was scored is kept"

@@ -135,7 +135,9 @@ class ServerEmbedder:
 
     async def _one(self, connection: Connection, texts: list[str]) -> NDArray[np.float32]:
         async with connection.turn:
-            body = await connection.post(self._path, {"model": self._model, "input": texts, "encoding_format": "float"})
+            body, _ = await connection.post(
+                self._path, {"model": self._model, "input": texts, "encoding_format": "float"}
+            )
         vectors = connection.read(self._path, lambda: read_vectors(body, len(texts), self._dim))
         self._dim = vectors.shape[1]
         return vectors

@@ -72,8 +72,12 @@ class Service:
             return group.query + behind, group.documents
         return "", [self.recipe.prompt(group.query, document, group.instruction) for document in group.documents]
 
-    async def score(self, connection: Connection, group: QueryGroup) -> Answer:
+    async def score(self, connection: Connection, group: QueryGroup) -> tuple[Answer, int]:
         """Have a group scored, in as many requests as it takes.
+
+        Returns:
+            The scores; and how many requests had broken when the last of these was sent: by then the server may have
+            been started anew.
 
         Raises:
             EngineError: The server refuses a request, or its answer is not what it should be.
@@ -83,15 +87,17 @@ class Service:
         size = self.request_size or len(documents) or 1
         scores: list[float] = []
         tokens: int | None = 0
+        broken = 0
         for start in range(0, len(documents), size):
             part = documents[start : start + size]
             instruction = group.instruction if self.api.instructed and self.recipe is None else None
             path, body = self.api.request(Asked(self.model, query, part, instruction, self.raw))
             path = self.prefix + path
-            answer = connection.read(path, partial(self.api.answer, await connection.post(path, body), len(part)))
+            found, broken = await connection.post(path, body)
+            answer = connection.read(path, partial(self.api.answer, found, len(part)))
             scores += answer.scores
             tokens = None if tokens is None or answer.tokens is None else tokens + answer.tokens
-        return Answer(scores, tokens)
+        return Answer(scores, tokens), broken
 
     def score_now(self, group: QueryGroup, tries: int | None = None) -> Answer:
         """Have one group scored, and wait for it.
@@ -103,7 +109,8 @@ class Service:
 
         async def work() -> Answer:
             async with Connection(self.address, tries) as connection:
-                return await self.score(connection, group)
+                answer, _ = await self.score(connection, group)
+                return answer
 
         try:
             return in_thread(work)
@@ -220,8 +227,8 @@ class ServerEngine:
     async def _work(self, connection: Connection, fitted: Fitted, places: list[int]) -> _Done:
         async with connection.turn:
             started = time.perf_counter()
-            answer = await self._service.score(connection, fitted.group)
-            return _Done(answer, fitted, places, time.perf_counter() - started, connection.broken)
+            answer, broken = await self._service.score(connection, fitted.group)
+            return _Done(answer, fitted, places, time.perf_counter() - started, broken)
 
     def _scores(self, done: _Done) -> Scores:
         fitted, values = done.fitted, np.array(done.answer.scores, dtype=np.float64)
